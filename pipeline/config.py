@@ -1,0 +1,279 @@
+"""The typed schema of conf/: one dataclass per group, range checks in `__post_init__`.
+
+A typo is an error that names the key. No defaults of substance live here: they stand in conf/, where
+users look. Only this module, `cli` and `sweep` know Hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def _shipped(name: str) -> Path:
+    """conf/ and experiments/ stand beside the package in a checkout and inside it once installed."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+CONF_DIR = _shipped("conf")
+EXPERIMENTS_DIR = _shipped("experiments")
+
+
+def _require(holds: bool, key: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key}={value} is not allowed: expected {expected}.")
+
+
+@dataclass
+class Model:
+    """Which weights. `kind` says where they come from: pypi (a file inside a wheel), file, ollama (a name)."""
+
+    name: str = MISSING
+    kind: str = MISSING
+    path: str | None = None
+    """kind=file: the GGUF on this machine."""
+    package: str | None = None
+    version: str | None = None
+    member: str | None = None
+    """kind=pypi: the wheel's member that is the GGUF."""
+    sha256: str | None = None
+    size_bytes: int | None = None
+    tag: str | None = None
+    """kind=ollama: the name as `ollama pull` takes it."""
+
+    def __post_init__(self) -> None:
+        if self.kind != MISSING:
+            kinds = ("pypi", "file", "ollama")
+            _require(self.kind in kinds, "model.kind", self.kind, "one of " + ", ".join(kinds))
+
+
+@dataclass
+class FlagKnobs:
+    """The knobs behind one infer_os flag, for one engine. A user may change them."""
+
+    on: dict[str, Any] = field(default_factory=dict)
+    off: dict[str, Any] = field(default_factory=dict)
+    refused: str | None = None
+    """Why this engine has nothing behind the flag; switching it on is then an error with this text."""
+
+
+@dataclass
+class Engine:
+    """Which server, and how it is run."""
+
+    name: str = MISSING
+    raw: bool = True
+    """Send the prompt as it is; false lets the server's own chat template do its work."""
+    no_progress_s: float = 60.0
+    """A wait ends when nothing has moved for this long: no token, no byte loaded."""
+    start_limit_s: float = 30.0
+    stop_limit_s: float = 10.0
+    url: str | None = None
+    """An attached engine's address."""
+    allow_remote: bool = False
+    pull: bool = False
+    binary: str | None = None
+    knobs: dict[str, Any] = field(default_factory=dict)
+    """Server settings that no flag moves, set explicitly in every cell (batch sizes, …)."""
+    flags: dict[str, FlagKnobs] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("no_progress_s", "start_limit_s", "stop_limit_s"):
+            value = getattr(self, key)
+            _require(value > 0, f"engine.{key}", value, "a number of seconds above 0")
+
+
+@dataclass
+class Mode:
+    """How the model is used."""
+
+    name: str = MISSING
+    turns: int = 1
+    think_time_s: float = 0.0
+    keep_alive_s: float | None = None
+    """How long the model stays after a turn: null for ever, 0 at once."""
+    history: bool = False
+    preload: bool = False
+    fresh_server: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name != MISSING:
+            _require(self.name in ("oneshot", "interactive"), "mode.name", self.name, "oneshot or interactive")
+        _require(self.turns >= 1, "mode.turns", self.turns, "a whole number from 1")
+        _require(self.name != "oneshot" or self.turns == 1, "mode.turns", self.turns,
+                 "1, since a oneshot trial has one turn (mode=interactive has several)")
+        _require(self.think_time_s >= 0, "mode.think_time_s", self.think_time_s, "seconds, 0 or more")
+        _require(self.keep_alive_s is None or self.keep_alive_s >= 0, "mode.keep_alive_s", self.keep_alive_s,
+                 "null (for ever) or seconds, 0 or more")
+
+
+@dataclass
+class InferOs:
+    """The optimisation flags a server is started with."""
+
+    npu_optimization: bool = False
+    memory_optimization: bool = False
+    cpu_optimization: bool = False
+    gpu_acceleration: bool = False
+    quantization: bool = False
+    parallel_processing: bool = False
+
+    @property
+    def switched_on(self) -> list[str]:
+        """Names of the flags that are on, in the schema's order."""
+        return [f.name for f in fields(self) if getattr(self, f.name)]
+
+
+@dataclass
+class Clear:
+    """How a trial gets back to a known state."""
+
+    name: str = MISSING
+    evict_model: bool = False
+    drop_caches: bool = False
+
+
+@dataclass
+class Settle:
+    """When memory counts as stable. `name` is the rule: a module in pipeline/settle/."""
+
+    name: str = MISSING
+    window_s: float = 2.0
+    range_mib: float = 1.0
+    range_pct: float = 0.5
+    limit_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for key in ("window_s", "range_mib", "range_pct", "limit_s"):
+            value = getattr(self, key)
+            _require(value > 0, f"settle.{key}", value, "a number above 0")
+
+
+@dataclass
+class Design:
+    """Order, repetitions, when to stop. `name` is the rule: a module in pipeline/sweep/design/."""
+
+    name: str = MISSING
+    allow_identical: bool = False
+    """Accept two cells that differ in flags but resolve to the same server settings (an A/A sweep)."""
+    unsupported: str = "refuse"
+    """What to do with a cell this engine or machine cannot honour: refuse the sweep, or skip the cell and list it."""
+    factor: list[str] = field(default_factory=list)
+    """Config keys whose change of the work (prompt, tokens, context) is the experiment's question."""
+    shuffle_seed: int | None = None
+    """Seed of the order; null: drawn, and logged."""
+
+    def __post_init__(self) -> None:
+        _require(self.unsupported in ("refuse", "skip"), "design.unsupported", self.unsupported, "refuse or skip")
+
+
+@dataclass
+class Tracking:
+    """Where results go."""
+
+    uri: str | None = None
+    """null: the local store, mlruns/mlflow.db. Else an MLflow tracking URI."""
+    experiment: str = "slackwater"
+    timeline_points: int = 300
+    """Points per series logged as metrics; the full timeline is an artifact."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.timeline_points <= 300, "tracking.timeline_points", self.timeline_points, "0 to 300")
+
+
+@dataclass
+class Prompt:
+    """What is asked. `template` has one {prompt}; `texts` are used turn by turn."""
+
+    name: str = MISSING
+    template: str = "{prompt}"
+    texts: list[str] = field(default_factory=list)
+    distinct: bool = True
+    """Another text each turn (from the start again after the last), or the first one every time."""
+
+    def __post_init__(self) -> None:
+        _require("{prompt}" in self.template, "prompt.template", repr(self.template), "a text with {prompt} in it")
+        if self.name != MISSING:
+            _require(bool(self.texts) and all(text.strip() for text in self.texts), "prompt.texts", self.texts,
+                     "at least one prompt, none of them empty")
+
+
+@dataclass
+class Meter:
+    """How memory is read."""
+
+    name: str = MISSING
+    rate_hz: float = 100.0
+    window_s: float = 0.2
+    """Length of the reading window at a phase's moment; the value is the window's median."""
+    tree_refresh_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.rate_hz <= 1000, "meter.rate_hz", self.rate_hz, "1 to 1000 readings a second")
+        _require(self.window_s > 0, "meter.window_s", self.window_s, "seconds above 0")
+        _require(self.tree_refresh_s > 0, "meter.tree_refresh_s", self.tree_refresh_s, "seconds above 0")
+
+
+@dataclass
+class Place:
+    """Where a trial stands in its sweep; filled in by the sweeper, never by a person."""
+
+    sweep_id: str = ""
+    cell: str = ""
+    repetition: int = 1
+    block: int = 1
+    order: int = 1
+    """1-based position in the sweep as it was run."""
+    trials: int = 1
+
+
+@dataclass
+class Config:
+    """One cell, resolved."""
+
+    model: Model = MISSING
+    engine: Engine = MISSING
+    mode: Mode = MISSING
+    infer_os: InferOs = MISSING
+    clear: Clear = MISSING
+    settle: Settle = MISSING
+    design: Design = MISSING
+    tracking: Tracking = MISSING
+    prompt: Prompt = MISSING
+    meter: Meter = MISSING
+    question: str = ""
+    """What the sweep is for, in a sentence; an experiment file states it."""
+    repetitions: int = 3
+    stabilization_delay_s: float = 5.0
+    max_tokens: int = 64
+    num_ctx: int = 2048
+    seed: int = 42
+    place: Place = field(default_factory=Place)
+
+    def __post_init__(self) -> None:
+        _require(self.repetitions >= 1, "repetitions", self.repetitions, "a whole number from 1")
+        _require(self.stabilization_delay_s >= 0, "stabilization_delay_s", self.stabilization_delay_s,
+                 "seconds, 0 or more")
+        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "a whole number from 1")
+        _require(self.num_ctx >= 1, "num_ctx", self.num_ctx, "a whole number from 1")
+        _require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
+
+
+GROUPS: dict[str, type] = {
+    "model": Model, "engine": Engine, "mode": Mode, "infer_os": InferOs, "clear": Clear, "settle": Settle,
+    "design": Design, "tracking": Tracking, "prompt": Prompt, "meter": Meter,
+}
+
+
+def prompt_text(prompt: Prompt, turn: int) -> str:
+    """The prompt of turn 1…N as it is sent, template applied."""
+    text = prompt.texts[(turn - 1) % len(prompt.texts)] if prompt.distinct else prompt.texts[0]
+    return prompt.template.replace("{prompt}", text)

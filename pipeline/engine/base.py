@@ -1,0 +1,156 @@
+"""The contract of an engine: what the runner may ask of a server that serves a model.
+
+An engine is one file beside this one, with a class `Engine` in it that keeps this contract, plus one
+file in conf/engine/. Nothing about memory is read here; that is what meters do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pipeline.config import Config
+
+Scalar = bool | int | float | str
+
+EventKind = Literal["request_sent", "load_start", "load_end", "first_token", "token", "last_token"]
+OnEvent = Callable[[EventKind, int], None]
+"""Called where the event happens, with `time.monotonic_ns()` taken there. Must return at once."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt. `options` are the same on every call of a trial."""
+
+    prompt: str
+    max_tokens: int
+    seed: int
+    raw: bool = True
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came back for one prompt. Durations are the server's own, in seconds; None: it did not say."""
+
+    text: str
+    prompt_tokens: int
+    """Prompt tokens as the server counted them, cached ones included."""
+    cached_tokens: int | None
+    output_tokens: int
+    stop_reason: str
+    truncated: bool
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    load_s: float | None = None
+    thinking: str = ""
+
+
+ProofState = Literal["confirmed", "contradicted", "not observable"]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One knob of the server settings, proved in three steps (DESIGN 5.3). None: that step shows nothing."""
+
+    knob: str
+    asked: Scalar
+    arrived: str | None
+    effective: str | None
+    state: ProofState
+    source: str = ""
+    """Where `effective` was read: "log: <line>", "/props", "maps", …"""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes that the engine says it holds: component is weights, repacked, kv, compute, output or prompt_cache."""
+
+    component: str
+    device: str
+    bytes: int
+
+
+class Server(ABC):
+    """A running server that this process started (or, if attached, found). Not thread-safe."""
+
+    pid: int
+    """The process whose descendants are the measured tree."""
+
+    @property
+    @abstractmethod
+    def loaded(self) -> bool:
+        """Is a model in it now?"""
+
+    @abstractmethod
+    def load(self, on_event: OnEvent) -> None:
+        """Make the weights resident; emits load_start and load_end.
+
+        Raises EngineError if the server dies, refuses, or shows no progress for the configured time."""
+
+    @abstractmethod
+    def generate(self, request: Request, on_event: OnEvent) -> Generation:
+        """Send one prompt and stream the answer; loads first if nothing is loaded.
+
+        Emits request_sent, [load_start, load_end], first_token, token per further token, last_token.
+        Raises PromptTooLongError, EngineError (server died, no token for the configured time, error in the stream)."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Drop the model with the server still up; returns when it is gone. Raises EngineError at the time limit."""
+
+    @abstractmethod
+    def proofs(self) -> Sequence[Proof]:
+        """One Proof per server setting, from command line, API, log and maps. Only complete after a load."""
+
+    @abstractmethod
+    def buffers(self) -> Sequence[Buffer]:
+        """What the engine itself says it holds, after a load."""
+
+    @abstractmethod
+    def alive(self) -> str | None:
+        """None while the server runs, else how it ended: "exit status 3", "killed by signal 9"."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the server and everything below it; returns when all of it is reaped. Never raises for a dead server."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cell asks of an engine, resolved before any server is started."""
+
+    settings: Mapping[str, Scalar]
+    """Every knob that reaches the server, explicitly; two cells with equal settings run the same server."""
+    notes: Sequence[str] = field(default_factory=tuple)
+    """Lines a person should read, such as a flag that changes nothing on this machine."""
+
+
+class EngineBase(ABC):
+    """A kind of server, configured for one cell."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """Check the cell against engine, model and machine, and resolve its flags to server settings.
+
+        Starts nothing, costs well under a second. Raises ConfigError that names key, value and what to do."""
+
+    @abstractmethod
+    def start(self, log_path: Path) -> Server:
+        """Start a server, answering and with no model in it, its log going to `log_path`. Call from the main thread.
+
+        Raises EngineError if it does not answer within the configured time."""
+
+    @abstractmethod
+    def provenance(self) -> Mapping[str, str]:
+        """Versions and digests: engine, engine build, model digest, model file."""
+
+    @property
+    @abstractmethod
+    def model_path(self) -> Path | None:
+        """The file with the weights, if this machine has it (what `clear` evicts)."""

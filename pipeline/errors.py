@@ -1,0 +1,32 @@
+"""The package's own exceptions: each carries a message for a person and says how the program ends.
+
+A message has up to three parts: what was seen, what was expected, what to do. Nothing else lives here.
+"""
+
+
+class SlackwaterError(Exception):
+    """Base of every error that is not a bug; printed without a stack trace."""
+
+    exit_code = 1
+
+
+class ConfigError(SlackwaterError):
+    """Wrong input: names the key, the value, what was expected and what to do. Nothing was measured."""
+
+    exit_code = 2
+
+
+class StoreError(ConfigError):
+    """The MLflow store cannot be reached, written or understood."""
+
+
+class EngineError(SlackwaterError):
+    """A server did not do what a trial needs; the trial is recorded as failed with this message."""
+
+
+class PromptTooLongError(EngineError):
+    """The server counts more prompt tokens than its context holds (found at the first load)."""
+
+
+class MeterError(SlackwaterError):
+    """A meter could not be read or its sampler ended; the trial is recorded as failed with this message."""

@@ -1,0 +1,80 @@
+"""What a trial yields: one frozen value, everything after it is a pure function of such values.
+
+Also its JSON form, in which it waits in the spool. Nothing here reads memory or knows MLflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["valid", "suspect", "failed"]
+
+ARTIFACTS = ("timeline.parquet", "timeline.png", "config.yaml", "provenance.json", "response.txt", "server.log")
+"""The artifacts of every trial, under the same names in every run."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One repetition of a cell, as measured. `folder` holds the ARTIFACTS that could be written."""
+
+    sweep_id: str
+    cell: str
+    repetition: int
+    block: int
+    order: int
+    mode: str
+    infer_os: str
+    verdict: Verdict
+    reasons: Sequence[str]
+    """Why it is suspect or failed."""
+    notes: Sequence[str]
+    """What a person should know although it does not touch the number (a busy neighbour, …)."""
+    started_ms: int
+    """Unix time, milliseconds."""
+    ended_ms: int
+    params: Mapping[str, Any]
+    """The resolved config, flattened: "engine.name" → value."""
+    settings: Mapping[str, Any]
+    """The server settings the cell resolved to."""
+    metrics: Mapping[str, Mapping[int, float]]
+    """Metric name → turn → value. Turn 0 for what belongs to the trial and not to a turn."""
+    series: Mapping[str, Sequence[tuple[int, float]]]
+    """Downsampled timeline for charts: name → (milliseconds since the trial began, MiB)."""
+    tags: Mapping[str, str]
+    folder: str
+    schema_version: int = SCHEMA_VERSION
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def value(self, metric: str, turn: int | None = None) -> float | None:
+        """The metric's value at a turn; None asks for the last one (the run's value). None: not measured."""
+        values = self.metrics.get(metric)
+        if not values:
+            return None
+        return values.get(max(values) if turn is None else turn)
+
+    def to_json(self) -> str:
+        """One JSON document; `from_json` is its inverse."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialResult:
+        """Raises ValueError for a document of another schema version."""
+        data = json.loads(text)
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {data.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+        data["metrics"] = {name: {int(turn): value for turn, value in turns.items()}
+                           for name, turns in data["metrics"].items()}
+        data["series"] = {name: [(int(t), float(v)) for t, v in points] for name, points in data["series"].items()}
+        return cls(**data)
+
+    @property
+    def path(self) -> Path:
+        """Folder with the artifacts."""
+        return Path(self.folder)
