@@ -1,0 +1,335 @@
+"""The sampler's own process: reads the followed tree and the system at a fixed rate and appends records to files.
+
+Standard library only and run by path, so that it starts fast and stays small; the package imports the
+walk and the parsers from here. The orchestrator's side (start, tail, stop) is sampler.py.
+"""
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import struct
+import sys
+import time
+
+SAMPLE_COLUMNS = (
+    "tree_anon", "tree_file", "tree_shmem", "tree_swap", "tree_hwm", "tree_processes",
+    "system_total", "system_available", "system_free", "system_cached", "system_swap_used",
+)
+"""Columns of one sample after due_ns and t_ns; bytes, except tree_processes."""
+SAMPLE_FIELDS = ("due_ns", "t_ns", *SAMPLE_COLUMNS)
+PROCESS_FIELDS = ("t_ns", "pid", "anon", "file", "shmem", "swap", "hwm")
+"""Columns of one process in one sample; bytes, except t_ns and pid."""
+SAMPLES_FILE = "samples.bin"
+PROCESSES_FILE = "processes.bin"
+
+_STATUS_KEYS = (b"\nRssAnon:", b"\nRssFile:", b"\nRssShmem:", b"\nVmSwap:", b"\nVmHWM:")
+_MEMINFO_KEYS = (b"MemTotal:", b"\nMemAvailable:", b"\nMemFree:", b"\nCached:", b"\nSReclaimable:",
+                 b"\nSwapTotal:", b"\nSwapFree:")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
+_KCMP_VM = 1
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
+
+
+def field_kib(text: bytes, key: bytes) -> int:
+    """The value of a "Key:   123 kB" line in bytes (×1024); -1 if the line is not there (proc(5))."""
+    at = text.find(key)
+    if at < 0:
+        return -1
+    at += len(key)
+    return int(text[at:text.index(b"kB", at)]) << 10
+
+
+def parse_status(text: bytes) -> tuple[int, int, int, int, int] | None:
+    """(anon, file, shmem, swap, high-water mark) in bytes from /proc/PID/status.
+
+    None for a process without memory: a zombie, or one past its exit (its status lacks RssAnon)."""
+    anon, file, shmem, swap, hwm = (field_kib(text, key) for key in _STATUS_KEYS)
+    if anon < 0:
+        return None
+    return anon, max(file, 0), max(shmem, 0), max(swap, 0), max(hwm, 0)
+
+
+def parse_meminfo(text: bytes) -> tuple[int, int, int, int, int]:
+    """(total, available, free, cached, swap used) in bytes from /proc/meminfo.
+
+    Cached counts reclaimable slab too, as psutil.virtual_memory() and free(1) do."""
+    total, available, free, cached, slab, swap_total, swap_free = (field_kib(text, key) for key in _MEMINFO_KEYS)
+    return total, available, free, cached + max(slab, 0), swap_total - swap_free
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of all threads of a process, from /proc/PID/task/*/children; [] once it is gone."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY)
+        except OSError:
+            continue  # the thread ended since it was listed
+        try:
+            found += map(int, os.read(fd, 65536).split())
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return found
+
+
+def descendants(root_pid: int, reaper_pid: int | None, exclude: frozenset[int]) -> dict[int, int]:
+    """The measured tree, pid → parent pid (0 for the root): the root's descendants and the reaper's other children.
+
+    A process that detached (double fork) leaves the root's tree and is re-parented to the nearest
+    child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so it is looked for there. Neither an excluded
+    process nor anything below it is followed. The root is in it whether or not it is alive."""
+    found = {root_pid: 0}
+    queue = [root_pid]
+    if reaper_pid is not None:
+        for pid in children(reaper_pid):
+            if pid not in exclude and pid not in found:
+                found[pid] = reaper_pid
+                queue.append(pid)
+    while queue:
+        parent = queue.pop()
+        for pid in children(parent):
+            if pid not in exclude and pid not in found:
+                found[pid] = parent
+                queue.append(pid)
+    return found
+
+
+class _Process:
+    """One member of the tree: open descriptors, which the kernel ties to this very process and not to its number."""
+
+    __slots__ = ("children_fd", "children_text", "own_memory", "parent", "pid", "status_fd")
+
+    def __init__(self, pid: int, parent: int) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.children_text = b""
+        self.own_memory = parent == 0
+        self.status_fd = os.open(f"/proc/{pid}/status", os.O_RDONLY)
+        try:
+            self.children_fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY)
+        except OSError:
+            os.close(self.status_fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self.status_fd)
+        os.close(self.children_fd)
+
+
+class Tree:
+    """The followed tree, kept current. Reading it costs one pread per process, plus one for its children."""
+
+    def __init__(self, root_pid: int, reaper_pid: int | None, exclude: frozenset[int]) -> None:
+        self.root_pid = root_pid
+        self.reaper_pid = reaper_pid
+        self.exclude = exclude
+        self.members: dict[int, _Process] = {}
+        self.reaper_fd = -1
+        self.reaper_text = b""
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.kcmp_number = _SYS_KCMP.get(os.uname().machine)
+        if reaper_pid is not None:
+            self.reaper_fd = os.open(f"/proc/{reaper_pid}/task/{reaper_pid}/children", os.O_RDONLY)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Walk the tree and open what is new; what is gone is dropped when its status can no longer be read."""
+        for pid, parent in descendants(self.root_pid, self.reaper_pid, self.exclude).items():
+            if pid not in self.members:
+                try:
+                    self.members[pid] = _Process(pid, parent)
+                except (FileNotFoundError, ProcessLookupError):
+                    continue  # ended between the walk and here
+
+    def changed(self) -> bool:
+        """Has any member, or the reaper, other children than at the last call? (Of its main thread: one pread each.)"""
+        changed = False
+        for process in self.members.values():
+            text = _pread(process.children_fd, 65536)
+            if text != process.children_text:
+                process.children_text = text
+                changed = True
+        if self.reaper_fd >= 0:
+            text = _pread(self.reaper_fd, 65536)
+            if text != self.reaper_text:
+                self.reaper_text = text
+                changed = True
+        return changed
+
+    def read(self) -> list[tuple[int, int, int, int, int, int]]:
+        """(pid, anon, file, shmem, swap, hwm) of each living member, in bytes; forgets those that ended."""
+        rows = []
+        gone = []
+        for pid, process in self.members.items():
+            values = parse_status(_pread(process.status_fd, 4096))
+            if values is None:
+                gone.append(pid)
+            elif process.own_memory or self._has_own_memory(process):
+                rows.append((pid, *values))
+        for pid in gone:
+            self.members.pop(pid).close()
+        return rows
+
+    def _has_own_memory(self, process: _Process) -> bool:
+        """False while a vforked child still runs in its parent's memory, which would be counted twice (kcmp(2))."""
+        if self.kcmp_number is not None:
+            shared = self.libc.syscall(self.kcmp_number, process.pid, process.parent, _KCMP_VM, 0, 0) == 0
+            if shared and process.parent in self.members:
+                return False
+        process.own_memory = True
+        return True
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for process in self.members.values():
+            process.close()
+        if self.reaper_fd >= 0:
+            os.close(self.reaper_fd)
+
+
+def _pread(fd: int, size: int) -> bytes:
+    try:
+        return os.pread(fd, size, 0)
+    except ProcessLookupError:
+        return b""  # reaped
+
+
+def _write(fd: int, record: bytes) -> None:
+    written = os.write(fd, record)
+    if written != len(record):  # a full disk takes a part first; the next write says why
+        os.write(fd, record[written:])
+
+
+class Sampler:
+    """The loop: absolute deadlines, one record per deadline met, deadlines missed by a whole period left out."""
+
+    def __init__(self, folder: str, period_ns: int, refresh_ns: int) -> None:
+        self.period_ns = period_ns
+        self.refresh_ns = refresh_ns
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        self.samples_fd = os.open(os.path.join(folder, SAMPLES_FILE), flags, 0o644)
+        self.processes_fd = os.open(os.path.join(folder, PROCESSES_FILE), flags, 0o644)
+        self.meminfo_fd = os.open("/proc/meminfo", os.O_RDONLY)
+        self.sample_struct = struct.Struct(f"={len(SAMPLE_FIELDS)}q")
+        self.process_struct = struct.Struct(f"={len(PROCESS_FIELDS)}q")
+        self.tree: Tree | None = None
+        self.refreshed_ns = 0
+        self.control = b""
+
+    def run(self) -> None:
+        """Until "stop" or the end of the control pipe. Raises OSError for a disk that is full."""
+        origin = time.monotonic_ns()
+        slot = 0
+        self.sample(origin)
+        _answer("ready")
+        while True:
+            slot += 1
+            due = origin + slot * self.period_ns
+            while True:
+                wait_ns = due - time.monotonic_ns()
+                if not select.select((0,), (), (), max(wait_ns, 0) / 1e9)[0]:
+                    break
+                if not self.obey():
+                    return
+                if wait_ns <= 0:
+                    break
+            late = time.monotonic_ns() - due
+            if late >= self.period_ns:
+                slot += late // self.period_ns
+                due = origin + slot * self.period_ns
+            self.sample(due)
+
+    def sample(self, due_ns: int) -> None:
+        """Read everything once and append it: processes first, so that a sample on disk has its processes there."""
+        t_ns = time.monotonic_ns()
+        anon = file = shmem = swap = hwm = count = 0
+        tree = self.tree
+        if tree is not None:
+            if tree.changed() or t_ns - self.refreshed_ns >= self.refresh_ns:
+                tree.refresh()
+                self.refreshed_ns = t_ns
+            rows = tree.read()
+            for row in rows:
+                anon += row[1]
+                file += row[2]
+                shmem += row[3]
+                swap += row[4]
+                hwm += row[5]
+            count = len(rows)
+            if rows:
+                pack = self.process_struct.pack
+                _write(self.processes_fd, b"".join([pack(t_ns, *row) for row in rows]))
+        system = parse_meminfo(os.pread(self.meminfo_fd, 4096, 0))
+        _write(self.samples_fd,
+               self.sample_struct.pack(due_ns, t_ns, anon, file, shmem, swap, hwm, count, *system))
+
+    def obey(self) -> bool:
+        """Carry out what the control pipe says; False at "stop" and when the orchestrator is gone."""
+        received = os.read(0, 65536)
+        if not received:
+            return False
+        *lines, self.control = (self.control + received).split(b"\n")
+        for line in lines:
+            command, *words = line.decode().split()
+            if command == "stop":
+                return False
+            if self.tree is not None:
+                self.tree.close()
+                self.tree = None
+            if command == "follow":
+                root, reaper, *exclude = map(int, words)
+                self.tree = Tree(root, reaper or None, frozenset(exclude) | {os.getpid()})
+                self.refreshed_ns = time.monotonic_ns()
+                if root not in self.tree.members:
+                    self.tree.close()
+                    self.tree = None
+                    _answer("gone")
+                    continue
+            _answer("done")
+        return True
+
+
+def _answer(word: str) -> None:
+    os.write(1, word.encode() + b"\n")
+
+
+def _die_with_parent(parent: int) -> None:
+    """The signal comes when the *thread* that started us ends (prctl(2)): go only if the process is gone too."""
+
+    def check(*_: object) -> None:
+        if os.getppid() != parent:
+            os._exit(0)
+
+    signal.signal(signal.SIGHUP, check)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
+    libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)  # wake at the deadline, not up to 50 µs after it
+    check()
+
+
+def main(arguments: list[str]) -> int:
+    """FOLDER PERIOD_NS REFRESH_NS PARENT_PID; 0 when stopped or orphaned, 1 with a line on stderr otherwise."""
+    folder, period, refresh, parent = arguments
+    gc.disable()  # nothing here makes cycles, and a collection is a late sample
+    try:
+        _die_with_parent(int(parent))
+        Sampler(folder, int(period), int(refresh)).run()
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        os.write(2, f"{error.strerror}: {error.filename or 'writing the records'}\n".encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
