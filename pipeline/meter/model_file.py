@@ -1,0 +1,122 @@
+"""How much of a model's file lies in the page cache, and how to evict it.
+
+The kernel answers truthfully only to the file's owner or to who may write it (facts: mincore(2), NOTES;
+cachestat(2) as of Linux 6.5). Other parts of the page cache are left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import MeterError
+from pipeline.phases import MIB
+
+_SYS_CACHESTAT = 451  # one number on all architectures but alpha
+
+
+class _Range(ctypes.Structure):
+    _fields_ = [("offset", ctypes.c_uint64), ("length", ctypes.c_uint64)]
+
+
+class _CacheStat(ctypes.Structure):
+    _fields_ = [("cached", ctypes.c_uint64), ("dirty", ctypes.c_uint64), ("writeback", ctypes.c_uint64),
+                ("evicted", ctypes.c_uint64), ("recently_evicted", ctypes.c_uint64)]
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """Resident bytes of the file before and after; None: this user is not told. `reason` is empty when verified."""
+
+    before: int | None
+    after: int | None
+    verified: bool
+    """Less than 1 % of the file is left, and we were in a position to know."""
+    reason: str = ""
+
+
+def resident_bytes(path: Path) -> int | None:
+    """Bytes of the file in the page cache, in whole pages. None: unverifiable for this user.
+
+    To somebody who neither owns the file nor may write it mincore calls every page resident and cachestat
+    is refused, so neither is asked then. Raises MeterError if the file cannot be opened."""
+    fd = _open(path)
+    try:
+        return _resident(fd)
+    finally:
+        os.close(fd)
+
+
+def evict(path: Path) -> Eviction:
+    """Drop the file's pages from the page cache: fdatasync, POSIX_FADV_DONTNEED, verify.
+
+    Pages that a live process maps stay; so do dirty ones, hence the fdatasync. Needs read permission only.
+    Raises MeterError if the file cannot be opened."""
+    fd = _open(path)
+    try:
+        before = _resident(fd)
+        os.fdatasync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        after = _resident(fd)
+        size = os.fstat(fd).st_size
+    except OSError as error:
+        raise MeterError(f"{path} could not be evicted from the page cache: {error.strerror}. Expected a file on a "
+                         "local disk; clear=none leaves the cache as it is.") from error
+    finally:
+        os.close(fd)
+    if after is None:
+        return Eviction(before, after, False, f"unverifiable: this user neither owns {path} nor may write it")
+    if after * 100 > size:
+        return Eviction(before, after, False, f"{after / MIB:.1f} of {size / MIB:.1f} MiB stay: a live process maps "
+                                              "or reads the file")
+    return Eviction(before, after, True)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise MeterError(f"{path} cannot be opened: {error.strerror}. Expected the model's file, readable.") from error
+
+
+def _resident(fd: int) -> int | None:
+    info = os.fstat(fd)
+    if info.st_size == 0:
+        return 0
+    if info.st_uid != os.geteuid() and not os.access(f"/proc/self/fd/{fd}", os.W_OK):
+        return None
+    pages = _cachestat(fd)
+    if pages is None:
+        pages = _mincore(fd, info.st_size)
+    return pages * mmap.PAGESIZE
+
+
+def _cachestat(fd: int) -> int | None:
+    """Cached pages of the whole file; None where the kernel has no cachestat (before 6.5) or a sandbox forbids it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = _CacheStat()
+    if libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(_Range(0, 0)), ctypes.byref(answer), 0) != 0:
+        return None
+    return int(answer.cached)
+
+
+def _mincore(fd: int, size: int) -> int:
+    """Cached pages of the whole file: one byte per page of a mapping, bit 0 set for a resident one (mincore(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    vector = np.zeros(-(-size // mmap.PAGESIZE), dtype=np.uint8)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        if libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_void_p(vector.ctypes.data)) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+    return int((vector & 1).sum(dtype=np.int64))
