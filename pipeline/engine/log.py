@@ -1,0 +1,129 @@
+"""What llama.cpp's log says of the settings in force and the buffers it holds. Pure functions over text.
+
+The same lines come from the embedded engine (with a time prefix) and from Ollama's child (without); the
+names of settings are those of engine/llamacpp.py. Nothing here knows an engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.engine.base import Buffer
+
+_MIB = 1024 * 1024
+
+_PREFIX = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ", re.MULTILINE)
+_BOOT = re.compile(r"^.*using \d+ threads for HTTP server", re.MULTILINE)
+_LOAD = re.compile(r"^load_tensors: loading model tensors", re.MULTILINE)
+_LOADED = re.compile(r"model loaded$", re.MULTILINE)
+_BUFFER = re.compile(
+    r"^(?P<who>\w+): +(?P<device>\S+) +(?P<what>model|output|KV|RS|compute) buffer size = +(?P<mib>[\d.]+) MiB",
+    re.MULTILINE,
+)
+_CACHE_STATE = re.compile(r"cache state: \d+ prompts, (?P<mib>[\d.]+) MiB")
+_COMPONENTS = {"model": "weights", "output": "output", "KV": "kv", "RS": "kv", "compute": "compute"}
+_REPACKED = ("CPU_REPACK", "CPU_KLEIDIAI", "AMX")
+_WORDS = {"enabled": "true", "disabled": "false"}
+
+# (setting, pattern): its group is the value; a later pattern of the same setting wins over an earlier one.
+_BEFORE_LOAD = (
+    ("n_threads_http", r"using (\d+) threads for HTTP server"),
+)
+_AFTER_LOAD = (
+    ("load_mode", r"^load_tensors: .*\(load_mode = (\S+)\)"),
+    ("n_ctx", r"^llama_context: n_ctx +=\s+(\d+)"),
+    ("n_parallel", r"^llama_context: n_seq_max +=\s+(\d+)"),
+    ("n_batch", r"^llama_context: n_batch +=\s+(\d+)"),
+    ("n_ubatch", r"^llama_context: n_ubatch +=\s+(\d+)"),
+    ("kv_unified", r"^llama_context: kv_unified +=\s+(\w+)"),
+    ("flash_attn", r"^llama_context: flash_attn +=\s+(\w+)"),
+    ("flash_attn", r"Flash Attention was auto, set to (\w+)"),
+    ("cache_type_k", r"^llama_kv_cache: size = .* K \((\w+)\):"),
+    ("cache_type_v", r"^llama_kv_cache: size = .* V \((\w+)\):"),
+    ("n_threads", r"llama threadpool init, n_threads = (\d+)"),
+    ("cache_ram_mib", r"prompt cache is enabled, size limit: (\d+) MiB"),
+    ("n_ctx_checkpoints", r"context checkpoints enabled, max = (\d+)"),
+    ("n_gpu_layers", r"offloaded (\d+)/\d+ layers to GPU"),
+)
+# (setting, what its line says, value with the line, value without it: a finished load prints it or not)
+_EITHER = (
+    ("fit", "fitting params to device memory", "true", "false"),
+    ("warmup", "warming up the model with an empty run", "true", "false"),
+    ("cache_idle_slots", "idle slots will be saved to prompt cache", "true", "false"),
+    ("cache_ram_mib", "prompt cache is disabled", "0", None),
+    ("n_ctx_checkpoints", "context checkpoints disabled", "0", None),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A setting in force, and the line that says so."""
+
+    value: str
+    line: str
+
+
+@dataclass(frozen=True)
+class EngineLog:
+    """The last load that a log tells of. Empty, if there was none."""
+
+    settings: Mapping[str, Finding]
+    """Values as on a command line: true/false, numbers, f16."""
+    buffers: Sequence[Buffer]
+
+
+def parse(text: str) -> EngineLog:
+    """Settings and buffers of the last load in `text`; lines of earlier loads and of probes before it are left out."""
+    text = _PREFIX.sub("", text)
+    loads = list(_LOAD.finditer(text))
+    if not loads:
+        return EngineLog({}, ())
+    load = text[loads[-1].start():]
+    boots = list(_BOOT.finditer(text, 0, loads[-1].start()))
+    boot = text[boots[-1].start() if boots else 0:]
+    settings: dict[str, Finding] = {}
+    for part, patterns in ((boot, _BEFORE_LOAD), (load, _AFTER_LOAD)):
+        for name, pattern in patterns:
+            for match in re.finditer(pattern, part, re.MULTILINE):
+                settings[name] = Finding(_WORDS.get(match[1], match[1]), _line_at(part, match.start()))
+    for name, words, value, otherwise in _EITHER:
+        at = boot.find(words)
+        if at >= 0:
+            settings[name] = Finding(value, _line_at(boot, at))
+        elif otherwise is not None and _LOADED.search(load):
+            settings[name] = Finding(otherwise, f"no line says {words!r}")
+    return EngineLog(settings, _buffers(load))
+
+
+def last_lines(text: str, count: int = 6) -> str:
+    """The last lines that say what went wrong: warnings and errors where there are any, else the last ones."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("\t", "|"))]
+    wrong = [line for line in lines if re.match(r"^\d+\.\d\d\.\d{3}\.\d{3} [EW] ", line) or _says_error(line)]
+    chosen = [_PREFIX.sub("", line).strip() for line in (wrong or lines)[-count:]]
+    return "\n".join(dict.fromkeys(chosen))
+
+
+def _says_error(line: str) -> bool:
+    return re.search(r"\b(error|failed|cannot|unable|exception|requires?)\b", line, re.IGNORECASE) is not None
+
+
+def _line_at(text: str, at: int) -> str:
+    start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+    return " ".join(text[start:end if end >= 0 else len(text)].split())
+
+
+def _buffers(load: str) -> list[Buffer]:
+    sizes: dict[tuple[str, str, str], float] = {}
+    for match in _BUFFER.finditer(load):
+        component = "repacked" if match["device"] in _REPACKED else _COMPONENTS[match["what"]]
+        key, mib = (component, match["device"], match["who"]), float(match["mib"])
+        # One line per file of a split model and per KV cache (full and windowed): these add up. The compute
+        # and output buffers are sized again when the server changes its mind: there the last line counts.
+        adds_up = component in ("weights", "repacked", "kv")
+        sizes[key] = sizes.get(key, 0.0) + mib if adds_up else mib
+    states = _CACHE_STATE.findall(load)
+    if states:
+        sizes["prompt_cache", "CPU", ""] = float(states[-1])
+    return [Buffer(component, device, round(mib * _MIB)) for (component, device, _), mib in sizes.items()]

@@ -1,0 +1,217 @@
+"""Server processes: started in a session of their own, watched, and ended with everything below them.
+
+No protocol of any engine lives here, and no memory is read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from pipeline.errors import EngineError
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+parent, number, *command = sys.argv[1:]
+ctypes.CDLL(None, use_errno=True).prctl(1, int(number), 0, 0, 0)  # PR_SET_PDEATHSIG; it outlives the exec
+if os.getppid() != int(parent):
+    os._exit(1)  # the parent died before the signal was armed
+try:
+    os.execv(command[0], command)
+except OSError as error:
+    print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+    os._exit(127)
+"""
+
+# What a server may see of our environment: the rest (LLAMA_ARG_*, OLLAMA_*, OMP_*, MALLOC_*, PYTHON*, proxies)
+# would change what is measured without standing in any config.
+_ALLOWED = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL", "HSA_OVERRIDE_GFX_VERSION", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+})
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The allow-listed part of our environment, with `extra` on top."""
+    kept = {name: value for name, value in os.environ.items() if name in _ALLOWED or name.startswith("LC_")}
+    return kept | dict(extra or {})
+
+
+def find_program(name: str) -> Path | None:
+    """Where an executable lies (a path, or a name on the PATH); None: nowhere, or not executable."""
+    found = shutil.which(os.path.expanduser(name))
+    return Path(found).absolute() if found else None
+
+
+class Child:
+    """A program that we started, the leader of its own session. Not thread-safe."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path) -> None:
+        self._popen = popen
+        self._ended_by_us = False
+        self._oom_kills = _oom_kills()
+        self._seen: dict[int, psutil.Process] = {}
+        self.pid = popen.pid
+        self.log_path = log_path
+
+    def ended(self) -> str | None:
+        """None while it runs, else how it ended: "exit status 3", "killed by signal 9; …"."""
+        code = self._popen.poll()
+        if code is None:
+            return None
+        if code >= 0:
+            return f"exit status {code}"
+        if code != -signal.SIGKILL or self._ended_by_us:
+            return f"killed by signal {-code}"
+        before, now = self._oom_kills, _oom_kills()
+        if before is None or now is None:
+            return "killed by signal 9; the kernel's out-of-memory killer is the usual sender"
+        if now > before:
+            return "killed by signal 9; the kernel's out-of-memory killer struck while it ran"
+        return "killed by signal 9; not by slackwater, and the kernel counts no out-of-memory kill meanwhile"
+
+    def log(self) -> str:
+        """Everything that it and its children have written so far."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.log_path.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def log_bytes(self) -> int:
+        """Length of the log: whether it grows is a sign of progress."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.log_path.stat().st_size
+        return 0
+
+    def command_line(self) -> list[str]:
+        """What the kernel says it was started with (/proc/PID/cmdline); empty once it has ended."""
+        return command_line(self.pid)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Its living children and theirs, also those that were re-parented after their parent ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.pid).children(recursive=True):
+                self._seen[process.pid] = process
+        for process in _session(self.pid):
+            if process.pid != self.pid:
+                self._seen[process.pid] = process
+        # `is_running` compares start times, so that a reused PID is never taken for ours.
+        self._seen = {pid: process for pid, process in self._seen.items() if process.is_running()}
+        return list(self._seen.values())
+
+    def end(self, limit_s: float) -> None:
+        """SIGTERM to all of it, SIGKILL to what is left after `limit_s`; returns when all of it is reaped."""
+        below = self.descendants()
+        if self._popen.poll() is None:
+            self._ended_by_us = True
+            self._popen.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(limit_s)
+        below = list({process.pid: process for process in (*below, *self.descendants())}.values())
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()
+        _reap(below, limit_s)
+
+
+def start(
+    command: Sequence[str], *, environment: Mapping[str, str], log_path: Path, pass_fds: Collection[int] = (),
+    death_signal: signal.Signals = signal.SIGKILL, cwd: Path | None = None,
+) -> Child:
+    """Start `command` (an absolute path first) in its own session, stdout and stderr appended to `log_path`.
+
+    When the thread that calls this ends, the kernel sends `death_signal` to the program (prctl(2),
+    PR_SET_PDEATHSIG): call from the main thread. Raises EngineError if the program cannot be started.
+    """
+    # Grandchildren whose parent died come to us instead of to init, so that they can be found and reaped.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # A first program arms the signal and then becomes `command`: a preexec_fn is unsafe where threads run.
+    armed = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
+    try:
+        with open(log_path, "ab") as log:
+            popen = subprocess.Popen(
+                armed, env=dict(environment), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=tuple(pass_fds), start_new_session=True,
+            )
+    except OSError as error:
+        raise EngineError(f"{command[0]} could not be started: {error.strerror} ({error.filename}).") from error
+    return Child(popen, log_path)
+
+
+def command_line(pid: int) -> list[str]:
+    """Arguments of a process from /proc/PID/cmdline (proc(5)); empty if it is gone or not ours to read."""
+    with contextlib.suppress(OSError):
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return [part.decode(errors="surrogateescape") for part in raw.split(b"\0")[:-1]]
+    return []
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Environment a process was started with, from /proc/PID/environ; empty if it is gone or not ours to read."""
+    with contextlib.suppress(OSError):
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+        pairs = (part.decode(errors="surrogateescape").partition("=") for part in raw.split(b"\0") if part)
+        return {name: value for name, _, value in pairs}
+    return {}
+
+
+def maps_file(pid: int, path: Path) -> bool | None:
+    """Is this file mapped into the process (/proc/PID/maps, by inode and path)? None: not readable."""
+    with contextlib.suppress(OSError):
+        # The device number is left out: on overlay file systems maps shows another one than stat.
+        inode, name = str(path.stat().st_ino), str(path.resolve())
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+            fields = [line.rstrip("\n").split(maxsplit=5) for line in lines]
+        return any(field[4:] == [inode, name] for field in fields)
+    return None
+
+
+def resident_bytes(pid: int) -> int:
+    """RSS from /proc/PID/statm, only to see whether a load moves; 0 if the process is gone."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _oom_kills() -> int | None:
+    """The kernel's count of out-of-memory kills since boot (/proc/vmstat, oom_kill; since Linux 4.13)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
+def _session(leader: int) -> Iterator[psutil.Process]:
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if os.getsid(pid) == leader:
+                yield psutil.Process(pid)
+
+
+def _reap(processes: Sequence[psutil.Process], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    left = list(processes)
+    while left and time.monotonic() < deadline:
+        for process in left:
+            # Only those that were re-parented to us are ours to reap; the others are gone with their parent.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+        left = [process for process in left if process.is_running()]
+        if left:
+            time.sleep(0.002)
