@@ -1,0 +1,118 @@
+"""What statistics need of a trial, and which trials may be compared with which.
+
+Values only: where trials are stored is the business of `track`, what is computed from them of the other modules here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+
+class Trial(Protocol):
+    """One trial as the store knows it. Any value with these attributes will do."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def cell(self) -> str: ...
+    @property
+    def repetition(self) -> int: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def infer_os(self) -> str: ...
+    @property
+    def verdict(self) -> str:
+        """valid, suspect, failed or interrupted; only valid ones enter a comparison."""
+    @property
+    def reasons(self) -> Sequence[str]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def params(self) -> Mapping[str, str]: ...
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric → the last turn's value."""
+    @property
+    def turns(self) -> Mapping[str, Mapping[int, float]]:
+        """Metric → turn → value; turn 0 is for what belongs to the trial and not to a turn."""
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None for what was not measured (absent, NaN, ±inf, or MLflow's stand-in for inf)."""
+    if value is None or not math.isfinite(value) or abs(value) >= 1.7e308:
+        return None
+    return float(value)
+
+
+def value(trial: Trial, metric: str, turn: int | None = None) -> float | None:
+    """The metric of a trial at a turn; `turn=None` asks for the run's value. None: not measured."""
+    if turn is None:
+        return finite(trial.metrics.get(metric))
+    by_turn = trial.turns.get(metric, {})
+    if turn in by_turn:
+        return finite(by_turn[turn])
+    # A metric logged without turns, or with one only, has but one value, and turn 1 is where it belongs.
+    if turn == 1 and not any(t > 1 for t in by_turn):
+        return finite(trial.metrics.get(metric))
+    return None
+
+
+def last_turn(trials: Iterable[Trial]) -> int:
+    """The highest turn any of these trials logged; at least 1."""
+    return max((turn for trial in trials for by_turn in trial.turns.values() for turn in by_turn), default=1) or 1
+
+
+def valid(trials: Iterable[Trial]) -> list[Trial]:
+    """Those that may enter a comparison."""
+    return [trial for trial in trials if trial.verdict == "valid"]
+
+
+def flags_on(trial: Trial) -> frozenset[str]:
+    """Names of the infer_os flags that are on, from the config; from the label if the config was not logged."""
+    flags = {key.removeprefix("infer_os."): text for key, text in trial.params.items() if key.startswith("infer_os.")}
+    if flags:
+        return frozenset(name for name, text in flags.items() if str(text).lower() in ("true", "1", "on"))
+    return frozenset() if trial.infer_os == "off" else frozenset(trial.infer_os.split("+"))
+
+
+def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Cell → {config key: value} for the keys in which cells differ, keys with a prefix in `ignore` left out.
+
+    Keys that change from trial to trial inside a cell say nothing about the cell and are dropped. Of several
+    keys that always change together (a config group brings many) one stands for all: the group's name if it has one.
+    """
+    ignored = (*ignore, "place.")
+    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for trial in trials:
+        for key, text in trial.params.items():
+            if not key.startswith(ignored):
+                seen[key][trial.cell].add(str(text))
+    cells = sorted({trial.cell for trial in trials})
+    partitions: dict[tuple[int, ...], str] = {}
+    for key in sorted(seen, key=lambda key: (not key.endswith(".name"), key.count("."), key)):
+        values = [seen[key].get(cell, {""}) for cell in cells]
+        if any(len(texts) != 1 for texts in values):
+            continue
+        texts = [next(iter(texts)) for texts in values]
+        if len(set(texts)) > 1:
+            partitions.setdefault(tuple(texts.index(text) for text in texts), key)
+    keys = sorted(partitions.values())
+    return {cell: {key: next(iter(seen[key].get(cell, {""}))) for key in keys} for cell in cells}
+
+
+def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:
+    """Block → value of the valid trials (their mean, should a block hold the cell twice); unmeasured ones left out."""
+    blocks: dict[int, list[float]] = defaultdict(list)
+    for trial in valid(trials):
+        number = value(trial, metric, turn)
+        if number is not None:
+            blocks[trial.block].append(number)
+    return {block: sum(numbers) / len(numbers) for block, numbers in sorted(blocks.items())}
