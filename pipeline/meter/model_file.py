@@ -88,7 +88,8 @@ def _resident(fd: int) -> int | None:
     info = os.fstat(fd)
     if info.st_size == 0:
         return 0
-    if info.st_uid != os.geteuid() and not os.access(f"/proc/self/fd/{fd}", os.W_OK):
+    if info.st_uid != os.geteuid() and not os.access(f"/proc/self/fd/{fd}", os.W_OK,
+                                                              effective_ids=True):
         return None
     pages = _cachestat(fd)
     if pages is None:

@@ -155,36 +155,41 @@ class Sampler:
 
     def report(self) -> SamplerReport:
         """Samples, lost slots, lateness and cost until now. Raises MeterError if the sampler has died."""
-        if self._report is not None:
-            return self._report
+        return self._report or self._assess(*self._cost())
+
+    def stop(self) -> SamplerReport:
+        """End the sampler and say how it did; again returns the same. Raises MeterError if it had died."""
+        if self._report is None:
+            cost = self._cost()
+            self._say("stop")
+            try:
+                self._running().wait(_ANSWER_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self.close()
+            self._report = self._assess(*cost)
+        self.close()
+        return self._report
+
+    def _cost(self) -> tuple[float, float]:
+        """(CPU % of one core since ready, resident MiB) of the sampler process."""
         process = self._running()
+        if not self.alive():
+            raise self._death()
         try:
             cpu_ns = _cpu_ns(process.pid) - self._ready_cpu_ns
             status = Path("/proc", str(process.pid), "status").read_bytes()
         except OSError as error:
             raise self._death() from error
         wall_ns = max(time.monotonic_ns() - self._ready_ns, 1)
+        return 100.0 * cpu_ns / wall_ns, max(sampler_program.field_kib(status, b"\nVmRSS:"), 0) / MIB
+
+    def _assess(self, cpu_pct: float, rss_mib: float) -> SamplerReport:
         timeline = self.timeline()
         late_ms = (timeline.t_ns - timeline.due_ns) / 1e6
         return SamplerReport(
             samples=len(late_ms), lost_slots=lost_slots(timeline.due_ns, self.rate_hz),
             lateness_p50_ms=float(np.percentile(late_ms, 50)), lateness_p99_ms=float(np.percentile(late_ms, 99)),
-            cpu_pct=100.0 * cpu_ns / wall_ns, rss_mib=sampler_program.field_kib(status, b"\nVmRSS:") / MIB,
-            rate_hz=self.rate_hz)
-
-    def stop(self) -> SamplerReport:
-        """End the sampler and say how it did; again returns the same. Raises MeterError if it had died."""
-        if self._report is None:
-            if not self.alive():
-                raise self._death()
-            self._report = self.report()
-            self._say("stop")
-            try:
-                self._running().wait(_ANSWER_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                self.close()
-        self.close()
-        return self._report
+            cpu_pct=cpu_pct, rss_mib=rss_mib, rate_hz=self.rate_hz)
 
     def close(self) -> None:
         """End the sampler whatever its state; never raises."""
