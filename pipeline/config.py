@@ -191,19 +191,34 @@ class Tracking:
 
 @dataclass
 class Prompt:
-    """What is asked. `template` has one {prompt}; `texts` are used turn by turn."""
+    """What is asked: texts go turn by turn into a template with one {prompt} in it, both by language."""
 
     name: str = MISSING
-    template: str = "{prompt}"
-    texts: list[str] = field(default_factory=list)
+    language: str = "en"
+    templates: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    text: str | None = None
+    """Your own words, asked every turn instead of `texts`."""
     distinct: bool = True
     """Another text each turn (from the start again after the last), or the first one every time."""
 
     def __post_init__(self) -> None:
-        _require("{prompt}" in self.template, "prompt.template", repr(self.template), "a text with {prompt} in it")
-        if self.name != MISSING:
-            _require(bool(self.texts) and all(text.strip() for text in self.texts), "prompt.texts", self.texts,
-                     "at least one prompt, none of them empty")
+        if self.name == MISSING:
+            return
+        _require(self.language in self.templates, "prompt.language", self.language,
+                 "one of " + ", ".join(sorted(self.templates)))
+        template = self.templates[self.language]
+        _require("{prompt}" in template, f"prompt.templates.{self.language}", repr(template), "a text with {prompt} in it")
+        _require(self.text is None or bool(self.text.strip()), "prompt.text", repr(self.text), "a prompt that is not empty")
+        texts = self.texts.get(self.language, [])
+        _require(bool(texts) and all(text.strip() for text in texts), f"prompt.texts.{self.language}", texts,
+                 "at least one prompt, none of them empty")
+
+    def at(self, turn: int) -> str:
+        """The prompt of turn 1…N as it is sent, template applied."""
+        texts = [self.text] if self.text is not None else self.texts[self.language]
+        text = texts[(turn - 1) % len(texts)] if self.distinct else texts[0]
+        return self.templates[self.language].replace("{prompt}", text)
 
 
 @dataclass
@@ -272,8 +287,3 @@ GROUPS: dict[str, type] = {
     "design": Design, "tracking": Tracking, "prompt": Prompt, "meter": Meter,
 }
 
-
-def prompt_text(prompt: Prompt, turn: int) -> str:
-    """The prompt of turn 1…N as it is sent, template applied."""
-    text = prompt.texts[(turn - 1) % len(prompt.texts)] if prompt.distinct else prompt.texts[0]
-    return prompt.template.replace("{prompt}", text)

@@ -80,3 +80,171 @@ class TreeReading:
     def rss(self) -> int:
         """Resident bytes summed over processes (shared pages counted once per process)."""
         return sum(p.rss for p in self.processes)
+
+
+@dataclass(frozen=True)
+class Span:
+    """An interval of a trial, in `time.monotonic_ns()`."""
+
+    name: str
+    turn: int
+    start_ns: int
+    end_ns: int
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+def spans(marks: Sequence[Mark]) -> list[Span]:
+    """The phases among the marks: each is a pair of marks `<phase>/start` and `<phase>/end` of one turn."""
+    started: dict[tuple[str, int], int] = {}
+    found = []
+    for mark in marks:
+        name, _, edge = mark.name.rpartition("/")
+        if edge == "start":
+            started[name, mark.turn] = mark.t_ns
+        elif edge == "end" and (name, mark.turn) in started:
+            found.append(Span(name, mark.turn, started.pop((name, mark.turn)), mark.t_ns))
+    return found
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Kernel high-water marks of one interval: reset at its start, read at its end (VmHWM, proc(5)); bytes by pid."""
+
+    span: Span
+    high_water: Mapping[int, int]
+    at_start: Mapping[int, int]
+    """Resident bytes of each process right after the reset."""
+
+
+def within(timeline: Timeline, span: Span) -> npt.NDArray[np.bool_]:
+    """Mask, shape (n_samples,): the samples taken inside the span."""
+    mask: npt.NDArray[np.bool_] = (timeline.t_ns >= span.start_ns) & (timeline.t_ns <= span.end_ns)
+    return mask
+
+
+TREE = ("rss", "anon", "file", "shmem", "swap")
+
+
+def _tree_series(timeline: Timeline) -> dict[str, Int64Array]:
+    series = {name: timeline.columns[f"tree_{name}"] for name in TREE if name != "rss"}
+    return {"rss": timeline.tree_rss, **series}
+
+
+def _system_series(timeline: Timeline) -> dict[str, npt.NDArray[np.float64]]:
+    columns = timeline.columns
+    used = columns["system_total"] - columns["system_available"]
+    return {
+        # psutil 7: used = total - available, percent = used / total
+        "system_used_pct": 100.0 * used / np.maximum(columns["system_total"], 1),
+        "system_used_mib": used / MIB,
+        "system_available_mib": columns["system_available"] / MIB,
+        "system_free_mib": columns["system_free"] / MIB,
+        "system_cached_mib": columns["system_cached"] / MIB,
+        "system_swap_used_mib": columns["system_swap_used"] / MIB,
+    }
+
+
+def moment_metrics(timeline: Timeline, span: Span, tree: bool = True) -> dict[str, float]:
+    """The value at a moment: the median of the readings in the span, per meter. Only `samples` if there were none."""
+    mask = within(timeline, span)
+    samples = int(mask.sum())
+    metrics: dict[str, float] = {f"{span.name}/samples": samples}
+    if not samples:
+        return metrics
+    for name, values in _system_series(timeline).items():
+        metrics[f"{span.name}/{name}"] = float(np.median(values[mask]))
+    if tree:
+        for name, values in _tree_series(timeline).items():
+            metrics[f"{span.name}/tree_{name}_mib"] = float(np.median(values[mask])) / MIB
+        metrics[f"{span.name}/tree_processes"] = float(np.median(timeline.columns["tree_processes"][mask]))
+    return metrics
+
+
+def joint_peak(peaks: Peaks, sampled: int, minima: Mapping[int, int] | None = None) -> tuple[int, int]:
+    """Bounds (lower, upper) of the tree's highest joint resident size in the interval, bytes.
+
+    The sum of the high-water marks is an upper bound: processes may have peaked at different instants. The
+    lower one is the larger of the sampled joint maximum and, for each process, its own mark plus what the
+    others never went below. One process: both are its mark (or the sampled maximum, since the kernel's marks
+    are updated from per-CPU batched counters and may fall some pages short)."""
+    marks = peaks.high_water
+    floor = peaks.at_start if minima is None else minima
+    lower = sampled
+    for pid, mark in marks.items():
+        others = sum(min(floor.get(other, 0), marks[other]) for other in marks if other != pid)
+        lower = max(lower, mark + others)
+    return lower, max(lower, sum(marks.values()))
+
+
+def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks]) -> dict[str, float]:
+    """Peak, mean and number of samples over an interval; `peaks` are the high-water marks of its parts.
+
+    `tree_rss_peak_mib` is the lower bound of `joint_peak`, `tree_rss_peak_bound_mib` the upper one."""
+    mask = within(timeline, span)
+    samples = int(mask.sum())
+    name = span.name
+    metrics: dict[str, float] = {f"{name}/samples": samples, f"{name}/duration_s": span.seconds}
+    tree = _tree_series(timeline)
+    if samples:
+        for quantity, values in tree.items():
+            metrics[f"{name}/tree_{quantity}_mean_mib"] = float(np.mean(values[mask])) / MIB
+            metrics[f"{name}/tree_{quantity}_sampled_peak_mib"] = float(np.max(values[mask])) / MIB
+        for quantity in ("system_used_pct", "system_used_mib"):
+            values_ = _system_series(timeline)[quantity][mask]
+            stem, _, unit = quantity.rpartition("_")
+            metrics[f"{name}/{stem}_mean_{unit}"] = float(np.mean(values_))
+            metrics[f"{name}/{stem}_peak_{unit}"] = float(np.max(values_))
+    bounds = []
+    for part in peaks:
+        inside = within(timeline, part.span)
+        sampled = int(tree["rss"][inside].max()) if inside.any() else 0
+        bounds.append(joint_peak(part, sampled))
+    if bounds:
+        metrics[f"{name}/tree_rss_peak_mib"] = max(lower for lower, _ in bounds) / MIB
+        metrics[f"{name}/tree_rss_peak_bound_mib"] = max(upper for _, upper in bounds) / MIB
+    return metrics
+
+
+def reading_metrics(phase: str, reading: TreeReading) -> dict[str, float]:
+    """PSS and USS of the tree at a phase boundary; only if every process could be read."""
+    metrics = {f"{phase}/tree_pss_cost_ms": reading.duration_ns / 1e6}
+    for name in ("pss", "uss"):
+        values = [getattr(process, name) for process in reading.processes]
+        if values and all(value is not None for value in values):
+            metrics[f"{phase}/tree_{name}_mib"] = sum(values) / MIB
+    return metrics
+
+
+def release_metrics(timeline: Timeline, unload_ns: int, before: Span, after: Span) -> dict[str, float]:
+    """How much the tree gave back, and how fast: medians before the unload and in the `released` phase.
+
+    `released/half_life_s` and `released/time_to_99pct_s` run from the request to unload to the first sample
+    at or below half (1 %) of what was to come back; their resolution is the sampling period."""
+    rss = timeline.tree_rss
+    in_before, in_after = within(timeline, before), within(timeline, after)
+    if not in_before.any() or not in_after.any():
+        return {}
+    high, low = float(np.median(rss[in_before])), float(np.median(rss[in_after]))
+    metrics = {
+        "released/returned_mib": (high - low) / MIB,
+        "released/returned_pct": 100.0 * (high - low) / high if high else 0.0,
+        "released/residual_mib": low / MIB,
+    }
+    if high - low > 0.02 * high:
+        during = (timeline.t_ns >= unload_ns) & (timeline.t_ns <= after.end_ns)
+        for name, share in (("half_life_s", 0.5), ("time_to_99pct_s", 0.01)):
+            reached = during & (rss <= low + share * (high - low))
+            if reached.any():
+                metrics[f"released/{name}"] = float(timeline.t_ns[reached][0] - unload_ns) / 1e9
+    return metrics
+
+
+def as_found_metrics(mode: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The original comparison's reading, projected from the same trial: interactive while idle, oneshot straight after."""
+    phase = "initialization" if mode == "interactive" else "post_generation"
+    found = {name: metrics.get(f"{phase}/{name}") for name in ("system_used_pct", "tree_rss_mib")}
+    return {f"as_found/{name}": value for name, value in found.items() if value is not None}

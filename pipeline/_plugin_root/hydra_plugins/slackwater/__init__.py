@@ -1,0 +1,1 @@
+"""Where Hydra looks for plugins: the thin class; the logic is in pipeline/sweep/."""

@@ -1,0 +1,36 @@
+"""The sweeper plugin as Hydra wants it: a class under `hydra_plugins`. What a sweep is stands in pipeline/sweep/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SlackwaterSweeper(Sweeper):
+    """Hands Hydra's pieces to `pipeline.sweep.conduct.conduct`."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra once, before `sweep`."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every trial of the sweep that the overrides describe."""
+        from pipeline.sweep.conduct import conduct
+
+        return conduct(self.hydra_context.config_loader, self.config, self.launcher, self.params, arguments)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="slackwater", provider="slackwater", node={
+    "_target_": "hydra_plugins.slackwater.sweeper.SlackwaterSweeper", "params": None})

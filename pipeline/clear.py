@@ -1,0 +1,29 @@
+"""The clear stage: what leaves the page cache before a trial. The servers' own end belongs to the engines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.config import Clear
+from pipeline.errors import ConfigError
+from pipeline.meter.model_file import Eviction, evict
+
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+
+def check(clear: Clear) -> None:
+    """Raises ConfigError if this user may not do what `clear` asks."""
+    if clear.drop_caches and not os.access(DROP_CACHES, os.W_OK):
+        raise ConfigError(f"clear={clear.name} needs root: {DROP_CACHES} is not ours to write. "
+                          "clear=unload evicts the model file alone and needs no rights.")
+
+
+def clear_caches(clear: Clear, model: Path | None) -> Eviction | None:
+    """Evict the model file, and every clean page if asked (proc_sys_vm(5): 3 = page cache, dentries, inodes).
+
+    None: nothing was asked, or this machine does not have the file. Raises MeterError if it cannot be opened."""
+    if clear.drop_caches:
+        os.sync()  # only clean pages can be dropped
+        DROP_CACHES.write_text("3\n")
+    return evict(model) if clear.evict_model and model is not None else None

@@ -1,0 +1,224 @@
+"""Commands: one verb each. Parses words, calls the rooms, prints what report/ renders, maps errors to exit codes.
+
+Nothing heavy is imported before a verb is known.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from pipeline.errors import ConfigError, SlackwaterError
+
+INTERRUPTED = 130
+
+HELP = """\
+slackwater: honest memory experiments for language models on your own machine
+
+Three ways to use it
+  slackwater run [OVERRIDES…]          measure: a cell, a sweep, an experiment
+  slackwater show [SWEEP]              read again what was measured
+  slackwater ui                        every trial side by side, in MLflow
+
+Examples
+  slackwater run experiment=mode_gap                     one-shot against interactive
+  slackwater run mode=oneshot infer_os=off,on            a sweep over one question
+  slackwater run infer_os.quantization=true,false        a sweep over one flag
+  slackwater run model=gguf model.path=FILE.gguf         your own model
+  slackwater run experiment=mode_gap --dry-run           what would run, and stop there
+
+Commands
+  run      [-m] [--dry-run] [--json] [-q] [-v] [OVERRIDES…]
+  runs     what was measured, one line per sweep         [--json] [--store URI]
+  show     the tables of a sweep (an id, a prefix, last) [--json] [--store URI]
+  sync     send results that a store did not take
+  ui       the MLflow UI on the local store              [--port N]
+
+Settings are files under conf/, one folder per question: mode, infer_os, engine,
+model, prompt, clear, settle, meter, design, tracking. Any of them can be given
+as key=value; key=a,b sweeps. `slackwater run --cfg job` prints them all.
+Experiments are files: ./experiments/NAME.yaml of yours, then the shipped ones.
+
+Exit codes: 0 as asked; 1 something failed while measuring; 2 wrong input,
+nothing was measured; 130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _command(words)
+    except SlackwaterError as error:
+        print(f"slackwater: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our pipe went away (| head); nothing is left to say, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _command(words: list[str]) -> int:
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(f"slackwater runs on Linux only for now; this is {sys.platform}.")
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"slackwater {version('slackwater')}")
+        return 0
+    verb, *rest = words
+    if verb in VERBS:
+        if any(word in ("-h", "--help") for word in rest) and verb != "run":
+            print(HELP, end="")
+            return 0
+        return VERBS[verb](rest)
+    if "=" in verb or verb.startswith(("+", "-")):
+        return _run(words)
+    import difflib
+
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Commands: {', '.join(VERBS)}."
+    raise ConfigError(f"{verb} is not a command. {hint}")
+
+
+def _take(words: list[str], *flags: str) -> tuple[set[str], list[str]]:
+    """The flags that stand among the words, and the other words."""
+    return {word for word in words if word in flags}, [word for word in words if word not in flags]
+
+
+def _run(words: list[str]) -> int:
+    ours, arguments = _take(words, "--dry-run", "--fresh", "--json", "-q", "-v", "-m", "--multirun")
+    from pipeline.sweep.hydra_app import INSPECT, run_hydra
+    from pipeline.sweep.messages import explain
+
+    if "-h" in arguments or "--help" in arguments:
+        print(HELP, end="")
+        return 0
+    from pipeline.sweep.session import SESSION
+    from pipeline.track.location import home
+
+    inspecting = any(argument.split("=")[0] in INSPECT for argument in arguments)
+    terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        from pipeline.sweep.experiments import register
+
+        SESSION.experiment = register(arguments)
+        SESSION.dry_run = "--dry-run" in ours
+        if inspecting:
+            run_hydra(run_trial, arguments, home() / "work")
+            return 0
+        return _sweep(arguments, ours)
+    except SlackwaterError:
+        raise
+    except Exception as error:
+        if _is_bug(error):
+            raise
+        raise explain(error) from error
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_bug(error: Exception) -> bool:
+    """Everything but what Hydra and OmegaConf raise for a person's input."""
+    return not any(type(each).__module__.split(".")[0] in ("hydra", "omegaconf") for each in (error, error.__cause__) if each)
+
+
+def _sweep(arguments: list[str], ours: set[str]) -> int:
+    from pipeline.report import page
+    from pipeline.sweep.hydra_app import run_hydra
+    from pipeline.sweep.session import SESSION
+    from pipeline.track.location import home
+
+    as_json = "--json" in ours
+    shown = page.progress(quiet="-q" in ours or as_json)
+    SESSION.listener = shown
+    interrupted = False
+    try:
+        with shown:
+            run_hydra(run_trial, arguments, home() / "work")
+    except KeyboardInterrupt:
+        interrupted = True
+    if SESSION.dry_run:
+        page.print_plan(SESSION.cells, SESSION.skipped, SESSION.order, as_json)
+        return 0
+    if SESSION.results:
+        page.print_sweep(SESSION.sweep_id, as_json, notes=SESSION.spool_notes, write_back=True)
+    if interrupted:
+        kept = len(SESSION.results)
+        print(f"slackwater: interrupted; {kept} trial{'s' if kept != 1 else ''} kept, nothing of ours runs any more.", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if SESSION.failed else 0
+
+
+def run_trial(composed: Any) -> Any:
+    """The task that Hydra's launcher calls, here or in a worker: one trial, with its picture."""
+    from pipeline.report.timeline_plot import write_png
+    from pipeline.sweep.job import run_job
+    from pipeline.sweep.session import SESSION
+
+    SESSION.draw = write_png
+    return run_job(composed)
+
+
+def _store_words(words: list[str], most: int) -> tuple[bool, str | None, list[str]]:
+    ours, rest = _take(words, "--json")
+    store = None
+    if "--store" in rest:
+        at = rest.index("--store")
+        if at + 1 == len(rest):
+            raise ConfigError("--store needs a URI, such as sqlite:////path/mlflow.db or http://127.0.0.1:5000.")
+        store = rest[at + 1]
+        rest = rest[:at] + rest[at + 2:]
+    if len(rest) > most or any(word.startswith("-") for word in rest):
+        raise ConfigError(f"{' '.join(rest)} is not understood here. `slackwater --help` lists the commands.")
+    return bool(ours), store, rest
+
+
+def _runs(words: list[str]) -> int:
+    from pipeline.report import page
+
+    as_json, store, _ = _store_words(words, 0)
+    page.print_runs(as_json, store)
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    from pipeline.report import page
+
+    as_json, store, rest = _store_words(words, 1)
+    page.print_sweep(rest[0] if rest else "last", as_json, store)
+    return 0
+
+
+def _sync(words: list[str]) -> int:
+    from pipeline.report import page
+
+    _store_words(words, 0)
+    return page.sync()
+
+
+def _ui(words: list[str]) -> int:
+    from pipeline.track.ui import serve
+
+    port = 5000
+    if words[:1] == ["--port"] and len(words) == 2 and words[1].isdigit():
+        port = int(words[1])
+    elif words:
+        raise ConfigError(f"{' '.join(words)} is not understood here: expected --port N.")
+    return serve(port)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"run": _run, "runs": _runs, "show": _show, "sync": _sync, "ui": _ui}

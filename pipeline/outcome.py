@@ -1,0 +1,222 @@
+"""From what a trial recorded to its result: metrics by turn, verdict with reasons, artifacts in its folder.
+
+Reads no memory and knows no store. The verdict's rules stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pipeline import provenance
+from pipeline.config import Config, InferOs
+from pipeline.engine.base import EngineBase, Plan
+from pipeline.errors import PromptTooLongError
+from pipeline.meter.sampler import ProcessRows, SamplerReport
+from pipeline.meter.timeline import downsample, write_parquet
+from pipeline.phases import (
+    MIB,
+    Mark,
+    Span,
+    Timeline,
+    as_found_metrics,
+    interval_metrics,
+    moment_metrics,
+    reading_metrics,
+    release_metrics,
+)
+from pipeline.result import TrialResult, Verdict
+from pipeline.trial import Record
+
+MOMENTS = ("baseline", "initialization", "pre_generation", "post_generation", "stabilized", "released")
+PARTS = ("load", "prefill", "decode")
+
+LOST_SLOTS_PCT = 1.0
+NEIGHBOUR_CORES = 0.5
+"""Other processes' CPU, in cores over the trial, above which a note says that speed will be noisy."""
+
+STALL_PCT = 1.0
+"""Share of a trial in which some task waited for memory (PSI), above which a note says so."""
+
+DrawTimeline = Callable[[Path, Timeline, Sequence[Mark], str], None]
+
+
+def infer_os_label(flags: InferOs) -> str:
+    """The arm in a word: off, on (the shipped preset), or the flags that are on."""
+    on = flags.switched_on
+    if not on:
+        return "off"
+    return "on" if set(on) == {"memory_optimization", "quantization", "cpu_optimization"} else "+".join(on)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """The resolved config as one level: "engine.name" → value. Lists and open dicts stay one value each."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict) and value:
+            found: dict[str, Any] = {}
+            for key, inner in value.items():
+                found.update(walk(f"{prefix}.{key}" if prefix else str(key), inner))
+            return found
+        return {prefix: value}
+
+    tree = asdict(config)
+    tree.pop("place")
+    return walk("", tree)
+
+
+def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None, config: Config) -> dict[str, dict[int, float]]:
+    """Metric name → turn (0 for what belongs to the trial) → value; what could not be measured is absent."""
+    by_turn: dict[str, dict[int, float]] = defaultdict(dict)
+
+    def put(values: Mapping[str, float], turn: int) -> None:
+        for name, value in values.items():
+            by_turn[name][turn] = value
+
+    spans = {(span.name, span.turn): span for span in record.spans}
+    for (name, turn), span in spans.items():
+        if name in MOMENTS:
+            put(moment_metrics(timeline, span, tree=name != "baseline"), turn)
+        elif name in (*PARTS, "during_generation"):
+            inside = [peaks for peaks in record.peaks
+                      if peaks.span.start_ns >= span.start_ns and peaks.span.end_ns <= span.end_ns]
+            put(interval_metrics(timeline, span, inside), turn)
+    for (phase, turn), reading in record.readings.items():
+        put(reading_metrics(phase, reading), turn)
+    for turn, answer in record.generations.items():
+        put(_work_metrics(answer.prompt_tokens, answer.output_tokens, record.marks, spans, turn), turn)
+        for name, seconds in (("prefill", answer.prefill_s), ("decode", answer.decode_s), ("load", answer.load_s)):
+            if seconds is not None:
+                put({f"{name}/server_duration_s": seconds}, turn)
+    for turn, (stable, seconds) in record.settled.items():
+        put({"stabilized/time_to_stable_s": seconds, "stabilized/is_stable": float(stable)}, turn)
+    before, after = spans.get(("stabilized", config.mode.turns)), spans.get(("released", 0))
+    if record.unload_ns is not None and before and after:
+        put(release_metrics(timeline, record.unload_ns, before, after), 0)
+    # the model may already be gone from the last turn (keep_alive): then nothing is left for `released` to give back
+    first = {name: turns[min(turns)] for name, turns in by_turn.items()}
+    put(as_found_metrics(config.mode.name, first), 0)
+    if report is not None:
+        put({"sampler/samples": report.samples, "sampler/lost_slots": report.lost_slots,
+             "sampler/lateness_p50_ms": report.lateness_p50_ms, "sampler/lateness_p99_ms": report.lateness_p99_ms,
+             "sampler/cpu_pct": report.cpu_pct, "sampler/rss_mib": report.rss_mib}, 0)
+    put({f"trial/{purpose}_s": seconds for purpose, seconds in record.spent_s.items()}, 0)
+    if record.eviction is not None:
+        put({f"clear/model_resident_{when}_mib": resident / MIB
+             for when, resident in (("before", record.eviction.before), ("after", record.eviction.after))
+             if resident is not None}, 0)
+    return dict(by_turn)
+
+
+def _work_metrics(prompt_tokens: int, output_tokens: int, marks: Sequence[Mark], spans: Mapping[tuple[str, int], Span],
+                  turn: int) -> dict[str, float]:
+    metrics: dict[str, float] = {"during_generation/prompt_tokens": prompt_tokens,
+                                 "during_generation/output_tokens": output_tokens}
+    at = {mark.name: mark.t_ns for mark in marks if mark.turn == turn}
+    if "first_token" in at and "request_sent" in at:
+        metrics["during_generation/time_to_first_token_s"] = (at["first_token"] - at["request_sent"]) / 1e9
+    decode = spans.get(("decode", turn))
+    if decode is not None and decode.seconds > 0 and output_tokens > 1:
+        metrics["decode/tokens_per_s"] = (output_tokens - 1) / decode.seconds
+    return metrics
+
+
+def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], report: SamplerReport | None,
+               config: Config) -> tuple[Verdict, list[str], list[str]]:
+    """Verdict, its reasons, and notes. Suspect is what touches the number; a busy neighbour is a note."""
+    if record.interrupted:
+        return "failed", ["interrupted"], []
+    if record.error is not None:
+        return "failed", [str(record.error)], []
+    reasons, notes = [], []
+    for phase in (*MOMENTS, "during_generation"):
+        empty = [turn for turn, count in metrics.get(f"{phase}/samples", {}).items() if count == 0]
+        if empty:
+            reasons.append(f"no sample in {phase}" + (f" of turn {empty[0]}" if empty[0] else ""))
+    for turn, (stable, seconds) in record.settled.items():
+        if not stable:
+            reasons.append(f"memory had not settled {seconds:.0f} s after turn {turn}")
+    swapped = max((value for name, turns in metrics.items() if name.endswith("/tree_swap_mib") for value in turns.values()),
+                  default=0.0)
+    if swapped > 0:
+        reasons.append(f"{swapped:.1f} MiB of the server were swapped out")
+    for turn, answer in record.generations.items():
+        if answer.truncated:
+            reasons.append(f"the server cut the prompt of turn {turn} to {answer.prompt_tokens} tokens")
+        if answer.output_tokens != config.max_tokens:
+            notes.append(f"turn {turn}: {answer.output_tokens} tokens of the {config.max_tokens} asked for")
+    if report is not None:
+        lost_pct = 100.0 * report.lost_slots / max(report.samples + report.lost_slots, 1)
+        if lost_pct > LOST_SLOTS_PCT:
+            reasons.append(f"the sampler lost {lost_pct:.1f} % of its slots")
+        if report.lateness_p99_ms > 1000.0 / report.rate_hz:
+            reasons.append(f"the sampler was up to {report.lateness_p99_ms:.0f} ms late (p99), more than its period")
+    if record.eviction is not None and not record.eviction.verified:
+        notes.append(f"model file not verified as evicted: {record.eviction.reason}")
+    if (disturbed := record.disturbed) is not None:
+        if disturbed.other_cpu_cores > NEIGHBOUR_CORES:
+            notes.append(f"neighbours used {disturbed.other_cpu_cores:.1f} cores: speed is noisy, memory is not")
+        if disturbed.memory_some_pct is not None and disturbed.memory_some_pct > STALL_PCT:
+            notes.append(f"some task waited for memory {disturbed.memory_some_pct:.0f} % of the time (PSI)")
+    return ("suspect" if reasons else "valid"), reasons, notes
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What the sampler leaves behind. `report` is None if it died."""
+
+    timeline: Timeline
+    processes: ProcessRows
+    report: SamplerReport | None
+
+
+def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBase, plan: Plan, folder: Path,
+              started_ms: int, ended_ms: int, draw: DrawTimeline | None) -> TrialResult:
+    """The trial's result, its artifacts written into `folder`; whatever was measured before a failure is in it."""
+    timeline = sampled.timeline
+    metrics = metrics_of(record, timeline, sampled.report, config)
+    verdict, reasons, notes = verdict_of(record, metrics, sampled.report, config)
+    provided = {**provenance.machine(), **engine.provenance()}
+    place = config.place
+    _write_artifacts(record, sampled, config, plan, folder, provided, draw)
+    origin = record.spans[0].start_ns if record.spans else 0
+    label = infer_os_label(config.infer_os)
+    return TrialResult(
+        sweep_id=place.sweep_id, cell=place.cell, repetition=place.repetition, block=place.block, order=place.order,
+        mode=config.mode.name, infer_os=label, verdict=verdict, reasons=reasons,
+        notes=[*plan.notes, *notes], started_ms=started_ms, ended_ms=ended_ms, params=flatten(config),
+        settings=dict(plan.settings), metrics=metrics,
+        series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
+        tags={"engine": config.engine.name, "model": config.model.name,
+              **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},
+        folder=str(folder),
+        extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError)},
+    )
+
+
+def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Plan, folder: Path,
+                     provided: Mapping[str, str], draw: DrawTimeline | None) -> None:
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    (folder / "provenance.json").write_text(json.dumps({
+        "command": provenance.command(),
+        "machine": dict(provided),
+        "settings": dict(plan.settings),
+        "proofs": [asdict(proof) for proof in record.proofs],
+    }, indent=2, ensure_ascii=False))
+    texts = [f"--- turn {turn}: prompt ({answer.prompt_tokens} tokens)\n{record.prompts[turn]}\n"
+             f"--- turn {turn}: response ({answer.output_tokens} tokens, {answer.stop_reason})\n"
+             + (f"[thinking] {answer.thinking}\n" if answer.thinking else "") + f"{answer.text}\n"
+             for turn, answer in record.generations.items()]
+    (folder / "response.txt").write_text("".join(texts) or "no response: the trial ended before one came\n")
+    (folder / "server.log").touch()
+    if len(sampled.timeline.t_ns):
+        write_parquet(folder / "timeline.parquet", sampled.timeline, record.marks, sampled.processes)
+        if draw is not None:
+            draw(folder / "timeline.png", sampled.timeline, record.marks,
+                 f"{config.place.cell} r{config.place.repetition}")

@@ -1,0 +1,75 @@
+"""Where a number comes from: versions, machine, revision, command. Facts only, collected once per process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("slackwater", "hydra-core", "omegaconf", "mlflow", "xllamacpp", "psutil", "numpy", "pyarrow")
+
+
+def _first_value(path: str, key: str) -> str:
+    """Value of the first `key : value` line of a /proc file; "" if there is none."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == key), "")
+
+
+def _package_versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _revision() -> str:
+    """Git revision of the checkout this runs from, with a + if it was changed; "" outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
+                              capture_output=True, text=True, timeout=5, check=True)
+        status = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+                                capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+@functools.cache
+def machine() -> Mapping[str, str]:
+    """This machine and this program, as strings; the same for every trial of a process."""
+    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    facts = {
+        "host": platform.node(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cpu": _first_value("/proc/cpuinfo", "model name"),
+        "cores_usable": str(len(os.sched_getaffinity(0))),
+        "memory_total": _first_value("/proc/meminfo", "MemTotal"),
+        "swap_total": _first_value("/proc/meminfo", "SwapTotal"),
+        "transparent_hugepages": thp.read_text().strip() if thp.exists() else "",
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "libc": " ".join(platform.libc_ver()),
+        "python": platform.python_version(),
+        "revision": _revision(),
+    }
+    return {**facts, **{f"package.{name}": found for name, found in _package_versions().items()}}
+
+
+def command() -> str:
+    """The command line that runs this again, quoted for a shell."""
+    return "slackwater " + shlex.join(sys.argv[1:])

@@ -1,0 +1,99 @@
+"""Cells: from Hydra's overrides to named, checked points of a sweep. Starts no server.
+
+A cell is checked whole before the first trial: config, engine, model, machine. Running them is `conduct.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import GROUPS, Config
+from pipeline.engine import load_engine
+from pipeline.engine.base import Plan
+from pipeline.errors import ConfigError
+from pipeline.outcome import flatten, infer_os_label
+from pipeline.settle.base import load_rule
+
+ONE_PER_SWEEP = ("repetitions", "design", "tracking", "question")
+"""Keys that belong to the sweep and not to a cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a sweep: a resolved config and what it asks of its engine."""
+
+    name: str
+    overrides: Sequence[str]
+    config: Config
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A cell that this engine or machine cannot honour."""
+
+    name: str
+    reason: str
+
+
+def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> list[str]:
+    """A short name each, unique within the sweep: mode, flags, then whatever else varies as key=value."""
+    pairs = [dict(override.lstrip("+").split("=", 1) for override in cell if "=" in override) for cell in overrides]
+    keys = {key for cell in pairs for key in cell}
+    named = ("mode", "infer_os", "experiment")
+    varied = sorted(key for key in keys if len({cell.get(key) for cell in pairs}) > 1
+                    and key.split(".")[0] not in named)
+    varied += sorted(key for key in keys if key.startswith("mode.") and len({cell.get(key) for cell in pairs}) > 1)
+    names = []
+    for config, cell in zip(configs, pairs, strict=True):
+        rest = [f"{key if key in GROUPS else key.split('.')[-1]}={cell.get(key)}" for key in varied]
+        names.append("-".join([config.mode.name, infer_os_label(config.infer_os), *rest]))
+    return names
+
+
+def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> tuple[list[Cell], list[Skipped]]:
+    """Plan every cell. Raises ConfigError for the first that cannot be; with `design.unsupported=skip` it is listed."""
+    first = flatten(configs[0])
+    for config in configs[1:]:
+        for key, value in flatten(config).items():
+            if key.split(".")[0] in ONE_PER_SWEEP and value != first.get(key):
+                raise ConfigError(f"{key} cannot be swept ({first.get(key)}, {value}): it belongs to the sweep, not to a cell.")
+    cells: list[Cell] = []
+    skipped: list[Skipped] = []
+    for config, name, cell_overrides in zip(configs, cell_names(configs, overrides), overrides, strict=True):
+        try:
+            load_rule(config)
+            cell = Cell(name, cell_overrides, config, load_engine(config).plan())
+            _refuse_twin(cell, cells)
+        except ConfigError as error:
+            if config.design.unsupported != "skip" or not config.infer_os.switched_on:
+                raise
+            skipped.append(Skipped(name, str(error)))
+        else:
+            cells.append(cell)
+    if not cells:
+        raise ConfigError("no cell of this sweep can run here:\n" + "\n".join(f"  {cell.name}: {cell.reason}" for cell in skipped))
+    return cells, skipped
+
+
+def _work_and_server(cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    everything = flatten(cell.config)
+    rest = {key: value for key, value in everything.items() if not key.startswith("infer_os.")}
+    return rest, dict(cell.plan.settings)
+
+
+def _refuse_twin(cell: Cell, others: Sequence[Cell]) -> None:
+    """Two arms that differ in flags but run the same server would compare nothing (DESIGN 5.3)."""
+    for other in others:
+        if _work_and_server(cell) != _work_and_server(other):
+            continue
+        if cell.config.infer_os == other.config.infer_os:
+            raise ConfigError(f"the sweep has the cell {cell.name} twice; use repetitions to measure a cell again.")
+        if not cell.config.design.allow_identical:
+            raise ConfigError(
+                f"{cell.name} and {other.name} run the same server: on this machine "
+                f"{' and '.join(sorted(set(cell.config.infer_os.switched_on) ^ set(other.config.infer_os.switched_on)))} "
+                "changes none of its settings, so there is nothing to compare. "
+                "design.allow_identical=true runs it anyway (an A/A sweep).")

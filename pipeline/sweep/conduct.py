@@ -1,0 +1,136 @@
+"""Conducts a sweep: from overrides to blocks of trials, one launch per block, to the summary run.
+
+Called by the sweeper plugin in the orchestrator; one trial is `job.py`, wherever the launcher runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.progress import SweepFinished, SweepStarted, TrialFinished
+from pipeline.result import TrialResult
+from pipeline.sweep.cells import Cell, check_cells
+from pipeline.sweep.design import load_design
+from pipeline.sweep.session import SESSION
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.plugins.launcher import Launcher
+
+
+class StopSweep(BaseException):
+    """Leaves a launcher at once: no further trial can succeed. Carries the message for the user."""
+
+
+def typed(composed: DictConfig) -> Config:
+    """The composed config as the schema's dataclasses. Raises ConfigError where a range check fails."""
+    bare = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", "experiment")])
+    config = OmegaConf.to_object(bare)
+    if not isinstance(config, Config):
+        raise ConfigError("the composed config is not slackwater's: conf/config.yaml must begin with base_config.")
+    return config
+
+
+def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
+    """Every cell of the sweep as a list of overrides; Hydra's sweep grammar, the command line wins over the file."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    typed_by_hand = {argument.lstrip("+~").split("=", 1)[0] for argument in arguments}
+    # `infer_os.quantization=true,false` replaces the file's sweep over `infer_os`, not only its own key
+    kept = [f"{key}={value}" for key, value in params.items()
+            if not any(given == key or given.startswith(f"{key}.") for given in typed_by_hand)]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*kept, *arguments])
+    for override in overrides:
+        if override.get_key_element().lstrip("+~").split(".")[0] == "place":
+            raise ConfigError("place.* is filled in by the sweep itself and cannot be set.")
+    cells: list[list[str]] = BasicSweeper.split_arguments(overrides, None)[0]
+    return cells
+
+
+def new_sweep_id(experiment: str) -> str:
+    """Name and time to the second: sorts by time, reads well, and a prefix is enough to name it."""
+    return f"{experiment or 'run'}-{time.strftime('%y%m%d-%H%M%S')}"
+
+
+def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, Any],
+            arguments: Sequence[str]) -> list[TrialResult]:
+    """Check every cell, then run them block by block. Results are in SESSION as well, also after an interruption."""
+    overrides = combinations(loader, params, arguments)
+    configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
+    SESSION.cells, SESSION.skipped = check_cells(configs, overrides)
+    first = SESSION.cells[0].config
+    seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
+    SESSION.order = load_design(first.design.name)(len(SESSION.cells), first.repetitions, seed)
+    if SESSION.dry_run:
+        return []
+
+    from pipeline.track.store import open_store
+
+    store = open_store(first.tracking)
+    SESSION.sweep_id = store.free_sweep_id(new_sweep_id(SESSION.experiment))
+    names = [SESSION.cells[index].name for block in SESSION.order for index in block]
+    SESSION.listener.on_event(SweepStarted(
+        sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
+        trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment))
+    run_id = store.start_sweep(SESSION.sweep_id, experiment=SESSION.experiment, question=first.question,
+                               plan=_plan_record(first, seed, names))
+    stopped = ""
+    try:
+        _run_blocks(launcher, len(names))
+    except StopSweep as stop:
+        stopped = str(stop)
+        raise ConfigError(stopped) from None
+    except KeyboardInterrupt:
+        SESSION.interrupted = True
+        raise
+    finally:
+        counts = {verdict: sum(result.verdict == verdict for result in SESSION.results)
+                  for verdict in ("valid", "suspect", "failed")}
+        SESSION.listener.on_event(SweepFinished(SESSION.sweep_id, **counts, interrupted=SESSION.interrupted))
+        store.finish_sweep(run_id, interrupted=SESSION.interrupted or bool(stopped), **counts)
+    return SESSION.results
+
+
+def _run_blocks(launcher: Launcher, trials: int) -> None:
+    done = 0
+    for number, block in enumerate(SESSION.order, start=1):
+        jobs = [_job_overrides(SESSION.cells[index], number, done + position, trials)
+                for position, index in enumerate(block, start=1)]
+        returns = launcher.launch(jobs, initial_job_idx=done)
+        done += len(block)
+        seen = {result.order for result in SESSION.results}
+        for returned in returns:
+            result = returned.return_value  # raises what the job raised: a bug, not a failed trial
+            if result.order not in seen:
+                # a launcher with processes of its own: hear of it when the block is done
+                SESSION.results.append(result)
+                SESSION.listener.on_event(TrialFinished(result))
+
+
+def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]:
+    place = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block, "block": block, "order": order,
+             "trials": trials}
+    return [*cell.overrides, *(f"place.{key}={_quoted(value)}" for key, value in place.items())]
+
+
+def _quoted(value: str | int) -> str:
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"' if isinstance(value, str) else str(value)
+
+
+def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "cells": [{"cell": cell.name, "overrides": list(cell.overrides), "settings": dict(cell.plan.settings)}
+                  for cell in SESSION.cells],
+        "skipped": [{"cell": cell.name, "reason": cell.reason} for cell in SESSION.skipped],
+        "design": first.design.name, "shuffle_seed": seed, "repetitions": first.repetitions, "order": list(names),
+        "cwd": os.getcwd(),
+    }

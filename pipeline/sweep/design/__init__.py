@@ -1,0 +1,23 @@
+"""Designs: in which order the trials of a sweep run. One file each, with a function `blocks`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Protocol
+
+from pipeline.errors import ConfigError
+
+
+class Blocks(Protocol):
+    """Cell indices 0…cells-1, block by block: shape (repetitions, trials of that block). Pure, given the seed."""
+
+    def __call__(self, cells: int, repetitions: int, seed: int) -> list[list[int]]: ...
+
+
+def load_design(name: str) -> Blocks:
+    """The design that `design.name` names. Raises ConfigError for one that does not exist."""
+    if not name.isidentifier() or find_spec(f"{__name__}.{name}") is None:
+        raise ConfigError(f"design.name={name} is not a design: there is no pipeline/sweep/design/{name}.py.")
+    design: Blocks = import_module(f"{__name__}.{name}").blocks
+    return design

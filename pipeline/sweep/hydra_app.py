@@ -1,0 +1,57 @@
+"""Runs Hydra's own main with our schema, plugin and experiments; everything Hydra offers stays reachable."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CONF_DIR, GROUPS, PACKAGE, Config
+from pipeline.errors import ConfigError
+
+PLUGIN_ROOT = PACKAGE / "_plugin_root"
+
+INSPECT = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc", "--version")
+"""Hydra's flags that print something and run nothing."""
+
+WITH_VALUE = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+              "--experimental-rerun", "--resolve")
+
+
+def register_schema() -> None:
+    """Put the schema where conf/*.yaml look for it: base_config, and base_<group> in each group."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=Config, provider="slackwater")
+    for group, schema in GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=schema, provider="slackwater")
+
+
+def run_hydra(task: Callable[[Any], Any], arguments: list[str], spool: Path) -> None:
+    """Compose and sweep as the arguments say. Raises what composing raises (see messages.explain)."""
+    _check_flags(arguments)
+    # Hydra scans sys.path for hydra_plugins; a worker of another launcher finds it through PYTHONPATH
+    if str(PLUGIN_ROOT) not in sys.path:
+        sys.path.append(str(PLUGIN_ROOT))
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(PLUGIN_ROOT) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([path for path in paths if path] + [str(PLUGIN_ROOT)])
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    import hydra
+    from omegaconf import OmegaConf
+
+    register_schema()
+    OmegaConf.register_new_resolver("slackwater_spool", lambda: str(spool), replace=True)
+    sys.argv = ["slackwater", *arguments]
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+
+
+def _check_flags(arguments: list[str]) -> None:
+    for argument in arguments:
+        if argument.startswith("-") and argument.split("=")[0] not in (*INSPECT, *WITH_VALUE):
+            raise ConfigError(f"{argument} is not a flag of run. Flags: --dry-run, --fresh, --json, -q, -v, -m, and Hydra's "
+                              "--cfg, --info, --package, --resolve, --config-dir.")

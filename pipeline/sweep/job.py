@@ -1,0 +1,77 @@
+"""One trial as a Hydra job: run it, judge it, keep it locally, log it. Runs where the launcher puts it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pipeline.engine import load_engine
+from pipeline.engine.base import EngineBase
+from pipeline.errors import MeterError
+from pipeline.meter import tree
+from pipeline.meter.sampler import Sampler, SamplerReport
+from pipeline.outcome import Sampled, result_of
+from pipeline.progress import TrialFinished, TrialStarted
+from pipeline.result import TrialResult
+from pipeline.sweep.conduct import StopSweep, typed
+from pipeline.sweep.session import SESSION
+from pipeline.track.store import open_store
+from pipeline.trial import Record, Trial
+
+WORK = ("during_generation/prompt_tokens", "during_generation/output_tokens")
+
+
+def run_job(composed: DictConfig) -> TrialResult:
+    """Run the trial that the config describes. A trial that fails is a result, not an exception.
+
+    Raises KeyboardInterrupt after an interrupted trial was kept, StopSweep if no trial can succeed."""
+    config = typed(composed)
+    place = config.place
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    engine = load_engine(config)
+    plan = engine.plan()
+    store = open_store(config.tracking)
+    SESSION.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))
+    started_ms = time.time_ns() // 1_000_000
+    with Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s) as sampler:
+        record = Trial(config, engine, sampler, folder, SESSION.listener).run()
+        report = _stop(sampler, record)
+        sampled = Sampled(sampler.timeline(), sampler.processes(), report)
+    ended_ms = time.time_ns() // 1_000_000
+    result = same_work(result_of(record, sampled, config, engine, plan, folder, started_ms, ended_ms, SESSION.draw),
+                       SESSION.results)
+    SESSION.results.append(result)
+    note = store.keep(result)
+    if note:
+        SESSION.spool_notes.append(note)
+    SESSION.listener.on_event(TrialFinished(result))
+    if record.interrupted:
+        raise KeyboardInterrupt
+    if result.extra.get("prompt_too_long") and all(earlier.verdict == "failed" for earlier in SESSION.results):
+        raise StopSweep(result.reasons[0])
+    return result
+
+
+def _stop(sampler: Sampler, record: Record) -> SamplerReport | None:
+    try:
+        return sampler.stop()
+    except MeterError as error:
+        record.error = record.error or error
+        return None
+
+
+def same_work(result: TrialResult, earlier: Sequence[TrialResult]) -> TrialResult:
+    """The result, suspect if it did other work than the cell's first valid trial (DESIGN 5.4)."""
+    first = next((other for other in earlier if other.cell == result.cell and other.verdict == "valid"), None)
+    if first is None or result.verdict == "failed":
+        return result
+    reasons = [f"{name.rpartition('/')[2]} {dict(result.metrics[name])}, the cell's other trials {dict(first.metrics[name])}"
+               for name in WORK if result.metrics.get(name) != first.metrics.get(name)]
+    if not reasons:
+        return result
+    return replace(result, verdict="suspect", reasons=[*result.reasons, *reasons])

@@ -1,0 +1,114 @@
+"""Hydra's and OmegaConf's complaints, said so that a person can act on them. No config is composed elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pipeline.config import CONF_DIR, GROUPS, Config
+from pipeline.errors import ConfigError, SlackwaterError
+
+
+def settings(schema: type = Config, prefix: str = "") -> Iterator[str]:
+    """Every key that exists: "mode", "mode.turns", "repetitions", …"""
+    for field in fields(schema):
+        key = f"{prefix}{field.name}"
+        if key == "place":
+            continue
+        yield key
+        group = GROUPS.get(key)
+        if group is not None and is_dataclass(group):
+            yield from settings(group, f"{key}.")
+
+
+def options(group: str) -> list[str]:
+    """The files of a group, by name."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+def explain(error: Exception) -> SlackwaterError:
+    """The same complaint in one clear sentence; an error of ours passes unchanged."""
+    if isinstance(error, SlackwaterError):
+        return error
+    text = "\n".join(dict.fromkeys(str(each).strip() for each in _chain(error)))
+    for pattern, say in _KNOWN:
+        match = re.search(pattern, text, re.DOTALL)
+        if match:
+            return ConfigError(say(**match.groupdict()))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ConfigError("the config cannot be composed: " + " ".join(lines[:3]))
+
+
+def unknown_setting(key: str) -> str:
+    """What to say of a key that does not exist."""
+    close = difflib.get_close_matches(key, list(settings()), n=1, cutoff=0.6)
+    if close:
+        now = _default(close[0])
+        return f"{key} is not a setting. Did you mean {close[0]}?" + (f" (now {now})" if now else "")
+    return f"{key} is not a setting. `slackwater run --cfg job` prints all there are."
+
+
+def _default(key: str) -> str:
+    """The value a key has if nobody sets it; "" if that cannot be said in a word."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        value = OmegaConf.select(compose("config", overrides=["hydra/sweeper=basic"]), key)
+    return str(value) if isinstance(value, str | int | float | bool) else ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_option(group: str, option: str) -> str:
+    if option.lower() in ("false", "true", "none", "null"):
+        return (f"{group}: {option.lower()} is not known: an unquoted off, on, yes or no is a boolean in YAML. "
+                f'Write {group}: "off" with quotes. Known: {", ".join(options(group))}.')
+    return f"{group}={option} is not known. {_title(group)}: {', '.join(options(group))}."
+
+
+def _title(group: str) -> str:
+    plural = {"infer_os": "infer_os", "tracking": "Tracking", "clear": "Ways to clear", "settle": "Settle rules",
+              "mode": "Modes"}
+    return plural.get(group, group.capitalize() + "s")
+
+
+def _wrong_value(value: str, key: str, wanted: str) -> str:
+    words = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
+    return f"{key}={value} is not allowed: expected {words.get(wanted, wanted)}."
+
+
+def _not_parsed(rest: str) -> str:
+    first = rest.strip().splitlines()[0]
+    return (f"an override cannot be read: {first} Overrides look like key=value; a value with spaces, commas, "
+            "= or brackets needs quotes twice: 'prompt.text=\"…\"'.")
+
+
+_KNOWN: tuple[tuple[str, Any], ...] = (
+    (r"Could not find '(?P<group>[\w/]+)/(?P<option>[^'/]+)'", _unknown_option),
+    (r"Could not override '(?P<key>[^']+)'", unknown_setting),
+    (r"Could not append to config.*?'(?P<key>[\w.]+)' is already", lambda key: f"{key} exists already: leave out the +."),
+    (r"Key '(?P<name>\w+)' not in '(?P<where>\w+)'\s+full_key: (?P<key>[\w.]+)", lambda name, where, key: unknown_setting(key)),
+    (r"Key '(?P<key>[\w.]+)' is not in struct", unknown_setting),
+    (r"Value '(?P<value>[^']*)' of type '\w+' could not be converted to (?P<wanted>\w+)\s+full_key: (?P<key>[\w.]+)",
+     _wrong_value),
+    (r"Value '(?P<value>[^']*)' is not a valid (?P<wanted>\w+).*?full_key: (?P<key>[\w.]+)", _wrong_value),
+    (r"Value '(?P<value>[^']*)' of type '\w+' is not compatible with type hint '(?P<wanted>[^']+)'\s+full_key: (?P<key>[\w.]+)",
+     _wrong_value),
+    (r"Missing mandatory value: (?P<key>[\w.]+)", lambda key: f"{key} must be given: {key}=…"),
+    (r"Structured config of type `\w+` has missing mandatory value: (?P<key>\w+)",
+     lambda key: f"{key} must be given; for model=gguf: model.path=FILE"),
+    (r"Multiple values for (?P<group>\w+)", lambda group: f"{group} was given twice, or with a +: write {group}=NAME once."),
+    (r"Unsupported item value in defaults[^\n]*", lambda: "a defaults list has an unquoted off, on, yes or no, which "
+     'YAML reads as a boolean: write it in quotes, infer_os: "off".'),
+    (r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)(?P<rest>.*)", lambda rest: _not_parsed(rest)),
+)

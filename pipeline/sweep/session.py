@@ -1,0 +1,51 @@
+"""What one run of the program shares between the command line, the sweeper and the trials it runs in-process.
+
+Hydra builds the sweeper itself and drops what it returns, so this is where both meet. A launcher that runs
+trials in other processes leaves this empty there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.progress import Event, Listener
+from pipeline.result import TrialResult
+
+if TYPE_CHECKING:
+    from pipeline.outcome import DrawTimeline
+    from pipeline.sweep.cells import Cell, Skipped
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def on_event(self, event: Event) -> None:
+        """Take one event."""
+
+
+@dataclass
+class Session:
+    """One sweep of this process, from its options to its outcome."""
+
+    listener: Listener = field(default_factory=Silent)
+    dry_run: bool = False
+    experiment: str = ""
+    draw: DrawTimeline | None = None
+    sweep_id: str = ""
+    cells: list[Cell] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    order: list[list[int]] = field(default_factory=list)
+    """Cell indices, block by block."""
+    results: list[TrialResult] = field(default_factory=list)
+    spool_notes: list[str] = field(default_factory=list)
+    """Results that the store did not take and that wait in the spool."""
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed."""
+        return sum(result.verdict == "failed" for result in self.results)
+
+
+SESSION = Session()

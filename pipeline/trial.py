@@ -1,0 +1,308 @@
+"""The stages of one trial, in order (docs/structure.md, "The life of a trial").
+
+What is read, and when, is the same in every mode; what differs is what a mode does to the server. How to
+read lives in meter/, how to serve in engine/, what the readings mean in phases.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.clear import clear_caches
+from pipeline.config import Config
+from pipeline.engine.base import EngineBase, EventKind, Generation, Proof, Request, Server
+from pipeline.errors import EngineError, MeterError, SlackwaterError
+from pipeline.meter import tree
+from pipeline.meter.model_file import Eviction
+from pipeline.meter.sampler import Sampler
+from pipeline.meter.system import Disturbance, disturbance, snapshot
+from pipeline.phases import Mark, Peaks, Span, TreeReading
+from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount
+from pipeline.settle.base import Settling, load_rule
+
+POLL_S = 0.05
+"""How often a wait looks at memory; far above the sampler's period, far below a person's patience."""
+
+SHOW_S = 0.1
+"""How often the live display is told about memory while tokens arrive."""
+
+
+@dataclass
+class Record:
+    """Everything one trial has measured so far; whole or not, it becomes a TrialResult."""
+
+    marks: list[Mark] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    peaks: list[Peaks] = field(default_factory=list)
+    readings: dict[tuple[str, int], TreeReading] = field(default_factory=dict)
+    generations: dict[int, Generation] = field(default_factory=dict)
+    prompts: dict[int, str] = field(default_factory=dict)
+    proofs: Sequence[Proof] = ()
+    settled: dict[int, tuple[bool, float]] = field(default_factory=dict)
+    """By turn: stable or not, and the seconds it took."""
+    unload_ns: int | None = None
+    eviction: Eviction | None = None
+    spent_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds by purpose; what is in none of them is the pipeline's own overhead."""
+    disturbed: Disturbance | None = None
+    error: SlackwaterError | None = None
+    interrupted: bool = False
+
+
+class Trial:
+    """One repetition of a cell on a running sampler. `run` is the table of stages; the rest is one method per stage."""
+
+    def __init__(self, config: Config, engine: EngineBase, sampler: Sampler, folder: Path, listener: Listener) -> None:
+        self.config, self.engine, self.sampler, self.listener = config, engine, sampler, listener
+        self.folder = folder
+        self.own = (os.getpid(), sampler.pid)
+        self.record = Record()
+        self.server: Server | None = None
+        self.rule = load_rule(config)
+        self.exclude: frozenset[int] = frozenset()
+        self.history: list[str] = []
+        self.tokens = 0
+        self.request_ns = 0
+        self.part: tuple[str, int, Mapping[int, int]] | None = None
+        self.shown_ns = 0
+
+    def run(self) -> Record:
+        """All stages. Never raises what a trial can suffer: a failure or Ctrl-C ends it early and is in the record."""
+        try:
+            before = snapshot(own_pids=self.own)
+            self.clear()
+            self.start()
+            if self.config.mode.preload:
+                self.load()
+            for turn in range(1, self.config.mode.turns + 1):
+                self.measure("pre_generation", turn)
+                self.generate(turn)
+                self.measure("post_generation", turn)
+                self.settle(turn)
+            self.release()
+            self.record.disturbed = disturbance(before, snapshot(self.members(), self.own))
+        except (EngineError, MeterError) as error:
+            self.record.error = error
+        except KeyboardInterrupt:
+            self.record.interrupted = True
+        finally:
+            self.end()
+        return self.record
+
+    # The stages
+
+    def clear(self) -> None:
+        """No server of ours is left; the model file leaves the page cache if asked. System memory is recorded."""
+        self.enter("clear")
+        with self.spend("clear"):
+            self.record.eviction = clear_caches(self.config.clear, self.engine.model_path)
+        self.window("baseline", 0)
+
+    def start(self) -> None:
+        """The server is up and answering with no model in it, and what is measured from here on is its tree."""
+        self.enter("start")
+        # what already hangs below us is a helper of ours; what appears from here on is the server's
+        self.exclude = frozenset(tree.members(os.getpid())) - {os.getpid()}
+        with self.spend("start"):
+            self.server = self.engine.start(self.folder / "server.log")
+        self.sampler.follow(self.server.pid, os.getpid(), self.exclude)
+        self.measure("initialization", 0)
+
+    def load(self) -> None:
+        """The weights become resident before the first prompt."""
+        self.enter("load", 1)
+        with self.spend("load"):
+            self.running.load(lambda kind, t_ns: self.on_event(kind, t_ns, 1))
+        self.proved()
+
+    def measure(self, phase: str, turn: int) -> None:
+        """One reading window at a named moment, and PSS at its end."""
+        self.enter("measure", turn)
+        self.window(phase, turn)
+        self.read_tree(phase, turn)
+
+    def generate(self, turn: int) -> None:
+        """One prompt and its answer; kernel peaks are reset at the start and read at every boundary inside."""
+        self.enter("generate", turn)
+        config = self.config
+        asked = config.prompt.at(turn)
+        prompt = "\n".join([*self.history, asked]) if config.mode.history else asked
+        self.record.prompts[turn] = prompt
+        request = Request(prompt=prompt, max_tokens=config.max_tokens, seed=config.seed, raw=config.engine.raw)
+        self.tokens = 0
+        with self.spend("generate"):
+            answer = self.running.generate(request, lambda kind, t_ns: self.on_event(kind, t_ns, turn))
+        self.record.generations[turn] = answer
+        self.history += [asked, answer.text]
+        self.proved()
+
+    def settle(self, turn: int) -> None:
+        """Wait until the tree's RSS is stable; the wait for the next prompt contains it."""
+        self.enter("settle", turn)
+        mode = self.config.mode
+        since_ns = self.last("during_generation", turn).end_ns
+        next_prompt_ns = since_ns + int(mode.think_time_s * 1e9)
+        fixed_s = self.config.stabilization_delay_s if self.config.settle.name == "fixed" else 0.0
+        with self.spend("settle"):
+            unload_s = mode.keep_alive_s
+            if unload_s is not None and unload_s <= max(mode.think_time_s, fixed_s):
+                self.wait_until(since_ns + int(unload_s * 1e9))
+                self.running.unload()
+                if self.config.settle.name != "fixed":
+                    since_ns = time.monotonic_ns()
+            stable = self.wait_stable(since_ns)
+        now_ns = time.monotonic_ns()
+        self.record.settled[turn] = (stable, (now_ns - since_ns) / 1e9)
+        window_ns = int(self.config.meter.window_s * 1e9)
+        self.span("stabilized", turn, max(now_ns - window_ns, since_ns), now_ns)
+        self.read_tree("stabilized", turn)
+        if turn < mode.turns:
+            with self.spend("think"):
+                self.wait_until(next_prompt_ns)
+
+    def release(self) -> None:
+        """Unload with the server still up: how much comes back, and how fast."""
+        self.enter("release")
+        with self.spend("release"):
+            self.record.unload_ns = time.monotonic_ns()
+            self.running.unload()
+            self.record.marks.append(Mark("unloaded", time.monotonic_ns()))
+            self.wait_until(time.monotonic_ns() + int(self.config.meter.window_s * 1e9))
+        self.window("released", 0)
+        self.read_tree("released", 0)
+
+    def end(self) -> None:
+        """The server's own end. Ctrl-C waits meanwhile: an orderly end is bounded, an orphan is not."""
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with self.spend("stop"):
+                self.sampler.unfollow()
+                if self.server is not None:
+                    self.server.stop()
+        except MeterError as error:
+            self.record.error = self.record.error or error
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    # What the stages are made of
+
+    @property
+    def running(self) -> Server:
+        assert self.server is not None, "start comes before every stage that needs a server"
+        return self.server
+
+    def enter(self, stage: Stage, turn: int = 0) -> None:
+        self.listener.on_event(StageEntered(stage, turn, self.config.mode.turns))
+
+    @contextmanager
+    def spend(self, purpose: str) -> Iterator[None]:
+        began = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.record.spent_s[purpose] += (time.monotonic_ns() - began) / 1e9
+
+    def span(self, name: str, turn: int, start_ns: int, end_ns: int) -> None:
+        self.record.spans.append(Span(name, turn, start_ns, end_ns))
+        self.record.marks += [Mark(f"{name}/start", start_ns, turn), Mark(f"{name}/end", end_ns, turn)]
+
+    def last(self, name: str, turn: int) -> Span:
+        return next(span for span in reversed(self.record.spans) if (span.name, span.turn) == (name, turn))
+
+    def window(self, phase: str, turn: int) -> None:
+        start_ns = time.monotonic_ns()
+        with self.spend("window"):
+            self.wait_until(start_ns + int(self.config.meter.window_s * 1e9))
+        self.span(phase, turn, start_ns, time.monotonic_ns())
+
+    def wait_until(self, t_ns: int) -> None:
+        while (left_ns := t_ns - time.monotonic_ns()) > 0:
+            time.sleep(min(left_ns / 1e9, POLL_S))
+            self.show()
+
+    def wait_stable(self, since_ns: int) -> bool:
+        limit_ns = since_ns + int(max(self.config.settle.limit_s, self.config.stabilization_delay_s) * 1e9)
+        while True:
+            self.show()
+            seen = self.sampler.since(since_ns)
+            now_ns = time.monotonic_ns()
+            if self.rule(Settling(seen.t_ns, seen.tree_rss, since_ns, now_ns), self.config):
+                return True
+            if now_ns > limit_ns:
+                return False
+            if (ended := self.running.alive()) is not None:
+                raise EngineError(f"{self.config.engine.name} ended while memory settled: {ended}. See server.log.")
+            time.sleep(min(POLL_S, max(limit_ns - now_ns, 0) / 1e9))
+
+    def members(self) -> list[int]:
+        return tree.members(self.running.pid, os.getpid(), self.exclude)
+
+    def read_tree(self, phase: str, turn: int) -> None:
+        with self.spend("read"):
+            self.record.readings[phase, turn] = tree.read_tree(self.members(), with_pss=True)
+
+    def proved(self) -> None:
+        if not self.record.proofs:
+            with self.spend("prove"):
+                self.record.proofs = tuple(self.running.proofs())
+            wrong = [proof for proof in self.record.proofs if proof.state == "contradicted"]
+            if wrong:
+                raise EngineError("the server did not take what it was asked: " + "; ".join(
+                    f"{proof.knob} asked {proof.asked}, effective {proof.effective} ({proof.source})" for proof in wrong))
+
+    def on_event(self, kind: EventKind, t_ns: int, turn: int) -> None:
+        """Marks of the request, in the thread that reads the stream; peaks are read where one part ends."""
+        if kind == "token":
+            self.tokens += 1
+            self.show(TokenCount(self.tokens, self.config.max_tokens))
+            return
+        self.record.marks.append(Mark(kind, t_ns, turn))
+        if kind == "request_sent":
+            self.request_ns = t_ns
+            self.open_part("prefill", t_ns)
+        elif kind == "load_start":
+            self.open_part("load", t_ns)
+        elif kind == "load_end":
+            self.close_part(t_ns, turn)
+            self.open_part("prefill", t_ns)
+        elif kind == "first_token":
+            self.tokens = 1
+            self.close_part(t_ns, turn)
+            self.open_part("decode", t_ns)
+        elif kind == "last_token":
+            self.close_part(t_ns, turn)
+            self.span("during_generation", turn, self.request_ns, t_ns)
+
+    def open_part(self, name: str, t_ns: int) -> None:
+        members = self.members()
+        tree.reset_peaks(members)
+        self.part = (name, t_ns, tree.read_peaks(members))
+
+    def close_part(self, t_ns: int, turn: int) -> None:
+        if self.part is None:
+            return
+        name, start_ns, at_start = self.part
+        self.part = None
+        self.span(name, turn, start_ns, t_ns)
+        self.record.peaks.append(Peaks(self.record.spans[-1], tree.read_peaks(self.members()), at_start))
+
+    def show(self, event: TokenCount | None = None) -> None:
+        """Tell the live display, at most every SHOW_S; it sees samples, never a reading of its own."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self.shown_ns < SHOW_S * 1e9:
+            return
+        self.shown_ns = now_ns
+        seen = self.sampler.since(now_ns - int(1e9))
+        if len(seen.t_ns):
+            last: Mapping[str, int] = {name: int(values[-1]) for name, values in seen.columns.items()}
+            self.listener.on_event(Reading(last["tree_anon"], last["tree_file"], last["tree_shmem"], last["tree_swap"],
+                                           last["tree_hwm"], int(seen.t_ns[-1])))
+        if event is not None:
+            self.listener.on_event(event)

@@ -1,0 +1,117 @@
+"""Phase metrics of timelines whose truth is known because they were written by hand."""
+
+import numpy as np
+import pytest
+
+from pipeline.phases import (
+    MIB,
+    Mark,
+    Peaks,
+    ProcessReading,
+    Span,
+    Timeline,
+    TreeReading,
+    as_found_metrics,
+    interval_metrics,
+    joint_peak,
+    moment_metrics,
+    reading_metrics,
+    release_metrics,
+    spans,
+)
+
+MS = 1_000_000
+
+
+def timeline(anon_mib: list[float], file_mib: float = 0.0, period_ms: int = 10) -> Timeline:
+    n = len(anon_mib)
+    t = np.arange(n, dtype=np.int64) * period_ms * MS
+    constant = {name: np.zeros(n, dtype=np.int64) for name in
+                ("tree_shmem", "tree_swap", "tree_hwm", "system_free", "system_cached", "system_swap_used")}
+    return Timeline(t, t, {
+        **constant,
+        "tree_anon": np.array([int(v * MIB) for v in anon_mib], dtype=np.int64),
+        "tree_file": np.full(n, int(file_mib * MIB), dtype=np.int64),
+        "tree_processes": np.ones(n, dtype=np.int64),
+        "system_total": np.full(n, 1000 * MIB, dtype=np.int64),
+        "system_available": np.full(n, 750 * MIB, dtype=np.int64),
+    })
+
+
+def test_a_moment_is_the_median_so_that_one_odd_reading_does_not_count() -> None:
+    metrics = moment_metrics(timeline([100, 100, 900, 100, 100], file_mib=7), Span("stabilized", 1, 0, 40 * MS))
+    assert metrics["stabilized/tree_anon_mib"] == 100
+    assert metrics["stabilized/tree_rss_mib"] == 107
+    assert metrics["stabilized/samples"] == 5
+    assert metrics["stabilized/system_used_pct"] == pytest.approx(25.0)
+
+
+def test_a_moment_without_a_sample_says_so_and_invents_nothing() -> None:
+    assert moment_metrics(timeline([100]), Span("released", 0, 5 * MS, 6 * MS)) == {"released/samples": 0}
+
+
+def test_the_baseline_has_no_tree_to_report() -> None:
+    metrics = moment_metrics(timeline([0, 0]), Span("baseline", 0, 0, 10 * MS), tree=False)
+    assert "baseline/system_used_pct" in metrics
+    assert not [name for name in metrics if "/tree_" in name]
+
+
+def test_a_spike_between_two_samples_is_in_the_peak_because_the_kernel_saw_it() -> None:
+    span = Span("during_generation", 1, 0, 30 * MS)
+    metrics = interval_metrics(timeline([100, 100, 100, 100]), span, [Peaks(span, {7: 164 * MIB}, {7: 100 * MIB})])
+    assert metrics["during_generation/tree_rss_peak_mib"] == 164
+    assert metrics["during_generation/tree_rss_sampled_peak_mib"] == 100
+    assert metrics["during_generation/tree_rss_mean_mib"] == 100
+
+
+def test_the_peak_is_the_samples_maximum_where_the_kernels_mark_falls_short() -> None:
+    span = Span("decode", 1, 0, 10 * MS)
+    metrics = interval_metrics(timeline([100, 164]), span, [Peaks(span, {7: 163 * MIB}, {7: 100 * MIB})])
+    assert metrics["decode/tree_rss_peak_mib"] == 164
+
+
+def test_processes_that_peak_in_turn_give_an_interval_and_not_a_sum() -> None:
+    peaks = Peaks(Span("decode", 1, 0, 1), {1: 128 * MIB, 2: 128 * MIB}, {1: 2 * MIB, 2: 1 * MIB})
+    lower, upper = joint_peak(peaks, sampled=130 * MIB)
+    assert lower == 130 * MIB
+    assert upper == 256 * MIB
+
+
+def test_a_steady_parent_is_counted_under_its_childs_spike() -> None:
+    peaks = Peaks(Span("decode", 1, 0, 1), {1: 50 * MIB, 2: 300 * MIB}, {1: 50 * MIB, 2: 100 * MIB})
+    assert joint_peak(peaks, sampled=150 * MIB) == (350 * MIB, 350 * MIB)
+
+
+def test_release_counts_what_came_back_and_when_half_of_it_had() -> None:
+    levels = [200.0] * 10 + [100.0] * 2 + [50.0] * 10
+    metrics = release_metrics(timeline(levels), 90 * MS, Span("stabilized", 1, 0, 80 * MS), Span("released", 0, 150 * MS, 210 * MS))
+    assert metrics["released/returned_mib"] == 150
+    assert metrics["released/returned_pct"] == 75
+    assert metrics["released/residual_mib"] == 50
+    assert metrics["released/half_life_s"] == pytest.approx(0.010)
+    assert metrics["released/time_to_99pct_s"] == pytest.approx(0.030)
+
+
+def test_nothing_released_has_no_half_life() -> None:
+    metrics = release_metrics(timeline([200.0] * 20), 90 * MS, Span("stabilized", 1, 0, 80 * MS), Span("released", 0, 150 * MS, 190 * MS))
+    assert metrics["released/returned_mib"] == 0
+    assert "released/half_life_s" not in metrics
+
+
+def test_as_found_reads_interactive_idle_and_oneshot_straight_after() -> None:
+    metrics = {"initialization/tree_rss_mib": 32.0, "post_generation/tree_rss_mib": 194.0, "initialization/system_used_pct": 2.3}
+    assert as_found_metrics("interactive", metrics) == {"as_found/tree_rss_mib": 32.0, "as_found/system_used_pct": 2.3}
+    assert as_found_metrics("oneshot", metrics) == {"as_found/tree_rss_mib": 194.0}
+
+
+def test_pss_is_reported_only_if_every_process_could_be_read() -> None:
+    one = ProcessReading(1, "a", 10 * MIB, 0, 0, 0, 10 * MIB, 9 * MIB, 8 * MIB)
+    hidden = ProcessReading(2, "b", 10 * MIB, 0, 0, 0, 10 * MIB, None, None)
+    assert reading_metrics("released", TreeReading(0, [one, one], 5))["released/tree_pss_mib"] == 18
+    assert "released/tree_pss_mib" not in reading_metrics("released", TreeReading(0, [one, hidden], 5))
+
+
+def test_phases_are_pairs_of_marks_of_the_same_turn() -> None:
+    marks = [Mark("post_generation/start", 1, 1), Mark("first_token", 2, 1), Mark("post_generation/end", 3, 1),
+             Mark("post_generation/start", 7, 2)]
+    assert spans(marks) == [Span("post_generation", 1, 1, 3)]

@@ -1,0 +1,70 @@
+"""Cells, their names, and the order in which a design runs them."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import Design, InferOs, Mode
+from pipeline.errors import ConfigError
+from pipeline.outcome import infer_os_label
+from pipeline.sweep.cells import cell_names
+from pipeline.sweep.design import load_design
+from pipeline.sweep.design.blocked import blocks
+
+
+class FakeConfig:
+    def __init__(self, mode: str, **flags: bool) -> None:
+        self.mode = Mode(name=mode)
+        self.infer_os = InferOs(**flags)
+
+
+def names(*cells: tuple[Any, list[str]]) -> list[str]:
+    return cell_names([config for config, _ in cells], [overrides for _, overrides in cells])
+
+
+def test_each_block_runs_every_cell_once() -> None:
+    for block in blocks(cells=4, repetitions=5, seed=1):
+        assert sorted(block) == [0, 1, 2, 3]
+
+
+def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
+    assert blocks(6, 4, seed=7) == blocks(6, 4, seed=7)
+    assert blocks(6, 4, seed=7) != blocks(6, 4, seed=8)
+
+
+def test_blocks_differ_from_one_another_so_that_no_cell_is_always_first() -> None:
+    firsts = [block[0] for block in blocks(4, 40, seed=3)]
+    assert set(firsts) == {0, 1, 2, 3}
+
+
+def test_a_design_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"design\.name=latin"):
+        load_design("latin")
+
+
+def test_the_flags_preset_and_single_flags_have_short_labels() -> None:
+    assert infer_os_label(InferOs()) == "off"
+    assert infer_os_label(InferOs(memory_optimization=True, quantization=True, cpu_optimization=True)) == "on"
+    assert infer_os_label(InferOs(quantization=True)) == "quantization"
+
+
+def test_cells_are_named_by_mode_and_flags() -> None:
+    assert names((FakeConfig("oneshot"), ["mode=oneshot", "infer_os=off"]),
+                 (FakeConfig("oneshot", quantization=True), ["mode=oneshot", "infer_os.quantization=true"]),
+                 ) == ["oneshot-off", "oneshot-quantization"]
+
+
+def test_what_else_varies_is_in_the_name_and_what_does_not_is_not() -> None:
+    assert names((FakeConfig("oneshot"), ["mode=oneshot", "num_ctx=1024", "max_tokens=8"]),
+                 (FakeConfig("oneshot"), ["mode=oneshot", "num_ctx=2048", "max_tokens=8"]),
+                 ) == ["oneshot-off-num_ctx=1024", "oneshot-off-num_ctx=2048"]
+
+
+def test_turns_swept_within_a_mode_are_in_the_name() -> None:
+    assert names((FakeConfig("interactive"), ["mode.turns=2"]), (FakeConfig("interactive"), ["mode.turns=3"]),
+                 ) == ["interactive-off-turns=2", "interactive-off-turns=3"]
+
+
+def test_a_design_says_refuse_or_skip_and_nothing_else() -> None:
+    with pytest.raises(ConfigError, match="refuse or skip"):
+        Design(name="blocked", unsupported="ignore")
