@@ -1,0 +1,109 @@
+# The two commands are `make run` and `make test`; `make` alone lists the rest.
+# Every target sets up first what it needs, and the second call finds it there. Only relative names are used, so
+# that a checkout may stand at a path with spaces and `make -C CHECKOUT run` works.
+
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SHELLFLAGS := -euc
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+UV_VERSION := 0.13.9
+LOCK_OPTIONS ?=
+
+# A user's pip settings (mirror, certificate, proxy) hold here too, except for what would break a virtual environment.
+export PIP_USER := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+# An environment knows its own path: one that was moved, or has lost its Python, is made anew.
+ifneq ($(shell $(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+.PHONY: help setup run test check bench ui lock clean
+
+help: ## this list
+	@printf 'slackwater: honest memory experiments for local LLM servers\n\n'
+	sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 16
+
+setup: $(READY) ## make .venv from requirements.lock (the other targets do it by themselves)
+
+run: $(READY) ## compare the modes and infer_os off/on on a real model: experiments/mode_gap.yaml
+	@$(PY) -m pipeline run experiment=mode_gap
+
+test: $(READY) ## all tests (the wheel test too where CI or SLACKWATER_TEST_WHEEL is set)
+	@$(PY) -m pytest
+
+check: $(READY) ## ruff, mypy --strict, import-linter, and whether the lock satisfies pyproject.toml
+	@$(PY) -m ruff check
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m pip check
+
+bench: $(READY) ## the numbers the project promises (overhead, settling, start-up); wants a quiet machine
+	@$(PY) -m tests.bench
+
+ui: $(READY) ## the MLflow UI on the local store, on this machine only
+	@$(PY) -m pipeline ui
+
+# pip says all it has to say into the log; a person sees a line per step, and a counter on a terminal.
+$(READY): requirements.lock pyproject.toml
+	@log=$(VENV)/setup.log
+	stop() { printf 'make: %s\n' "$$*" >&2; exit 1; }
+	failed() { tail -n 15 $$log >&2; stop "set-up stopped at: $$1. All that was said is in $$log; \`make setup\` tries again."; }
+	[ "$$(uname -s)" = Linux ] || stop "slackwater runs on Linux only for now, and this is $$(uname -s)."
+	modern='import sys; sys.exit(sys.version_info < (3, 11))'
+	python=
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.11 python3.12 python3.13 python3.14); do
+	    if "$$candidate" -c "$$modern" 2>/dev/null; then python=$$candidate; break; fi
+	done
+	[ "$$python" ] || stop "Python 3.11 or newer is needed, and $(or $(PYTHON),python3) is not (found: $$($(or $(PYTHON),python3) --version 2>&1 || true)). Name one: make PYTHON=/path/to/python3.12 $(or $(firstword $(MAKECMDGOALS)),run)"
+	"$$python" -c 'import ensurepip, venv' 2>/dev/null || stop "$$python has no venv module (Debian and Ubuntu: apt install python3-venv)."
+	if [ "$$($(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then
+	    printf '[1/4] .venv: bringing it up to requirements.lock\n'
+	    rm -f $(READY)
+	else
+	    printf '[1/4] .venv: a new environment with %s\n' "$$("$$python" --version)"
+	    "$$python" -m venv --clear $(VENV) || stop "$$python could not make $(VENV) (its words are above)."
+	fi
+	: > $$log
+	pip="$(PY) -m pip install --require-hashes --no-deps --no-compile --progress-bar off"
+	printf '[2/4] pip and setuptools, as locked\n'
+	awk '/^[a-z]/ { keep = /^(pip|setuptools)==/ } keep' requirements.lock > $(VENV)/tools.txt
+	$$pip -r $(VENV)/tools.txt >> $$log 2>&1 || failed 'pip and setuptools'
+	total=$$(grep -c '^[a-z]' requirements.lock)
+	printf '[3/4] %s locked packages: 250 MB to fetch, 0.9 GB on disk, half a minute or more\n' "$$total"
+	{ $$pip --no-build-isolation -r requirements.lock 2>&1 && echo done; } | {
+	    n=0; last=
+	    while IFS= read -r line; do
+	        last=$$line
+	        printf '%s\n' "$$line" >> $$log
+	        case $$line in
+	        'Collecting '*) n=$$((n + 1))
+	            if [ -t 1 ]; then printf '\r      found %s of %s ' $$n "$$total"
+	            elif [ $$((n % 25)) = 0 ]; then printf '      found %s of %s\n' $$n "$$total"; fi ;;
+	        'Installing collected'*)
+	            if [ -t 1 ]; then printf '\r'; fi; printf '      unpacking them          \n' ;;
+	        esac
+	    done
+	    [ "$$last" = done ]
+	} || failed 'the locked packages'
+	printf '[4/4] slackwater itself, from this folder\n'
+	$(PY) -m pip install --no-deps --no-index --no-build-isolation --no-compile -e . >> $$log 2>&1 || failed 'slackwater itself'
+	pwd -P > $(READY)
+
+lock: ## write requirements.lock anew from pyproject.toml (LOCK_OPTIONS=--upgrade for newer versions)
+	@tmp=$$(mktemp -d)
+	trap 'rm -rf "$$tmp"' EXIT
+	$(or $(PYTHON),python3) -m venv "$$tmp"
+	"$$tmp/bin/python" -m pip install -q "uv==$(UV_VERSION)"
+	"$$tmp/bin/python" -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -q $(LOCK_OPTIONS) -o requirements.lock
+	! grep -n '://' requirements.lock || { echo 'make: requirements.lock names a host; see above' >&2; exit 1; }
+
+clean: ## remove .venv, caches and build outputs; results in mlruns/ stay
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find conf experiments pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
