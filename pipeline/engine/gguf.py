@@ -166,7 +166,7 @@ def read_header(path: Path) -> Header:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, size: int, mtime_ns: int) -> Header:
-    with open(path, "rb", buffering=_BUFFER_BYTES) as stream:
+    with path.open("rb", buffering=_BUFFER_BYTES) as stream:
         magic = stream.read(4)
         if magic != b"GGUF":
             raise ConfigError(f"model file {path} is no GGUF: it begins with {magic!r}, a GGUF with b'GGUF'. "

@@ -84,11 +84,11 @@ def resolve(engine: Engine, infer_os: InferOs, knobs: Mapping[str, Knob], cores:
         settings |= on if is_on else off
         if is_on and on == off:
             values = ", ".join(f"{name}={value}" for name, value in on.items())
-            notes.append(f"infer_os.{flag} changes nothing here: on {cores} usable cores, on and off are both {values}.")
+            notes.append(f"infer_os.{flag} changes nothing here: on {cores} usable cores on and off are both {values}")
     missing = sorted(set(knobs) - set(settings))
     if missing:
-        raise ConfigError(f"engine.knobs lacks {', '.join(missing)}: engine {engine.name} sets every knob explicitly, so "
-                          f"that no server default can differ between cells. {NOTHING_STARTED}")
+        raise ConfigError(f"engine.knobs lacks {', '.join(missing)}: engine {engine.name} sets every knob explicitly, "
+                          f"so that no server default can differ between cells. {NOTHING_STARTED}")
     return Resolved({name: settings[name] for name in knobs}, notes)
 
 

@@ -1,4 +1,4 @@
-"""What this machine offers a server: cores and memory, as limits for the check before anything is started.
+"""What this machine offers a server: cores and memory, as limits for the checks before anything is started.
 
 Measurements are not taken here; that is what meters do.
 """
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.errors import ConfigError
-
 
 def usable_cores() -> int:
     """CPUs this process may run on (sched_getaffinity(2)): what a server started by it may use."""
@@ -23,19 +21,6 @@ def usable_cores() -> int:
 def memory_limit() -> int:
     """Bytes a process of ours may hold at most: the machine's RAM or the tightest cgroup limit above us."""
     return min([psutil.virtual_memory().total, *_cgroup_limits()])
-
-
-def require_memory(need: int, what: str) -> str | None:
-    """Raises ConfigError if `need` bytes exceed `memory_limit()`; returns a note if they exceed what is free now."""
-    limit, free = memory_limit(), psutil.virtual_memory().available
-    if need > limit:
-        raise ConfigError(
-            f"{what} needs about {need / 2**30:.1f} GiB, but this machine has {limit / 2**30:.1f} GiB. "
-            "Choose a smaller num_ctx or a smaller model. Nothing was started."
-        )
-    if need > free:
-        return f"{what} needs about {need / 2**30:.1f} GiB and only {free / 2**30:.1f} GiB are available now."
-    return None
 
 
 def _cgroup_limits() -> Iterator[int]:

