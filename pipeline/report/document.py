@@ -1,0 +1,119 @@
+"""The JSON document of `runs --json` and `show --json`: stable names, numbers as numbers, null for not measured.
+
+Also the analysis that every report shares, computed once. How it looks to a person is the business of `console`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap
+from pipeline.stats.trials import Trial, finite
+
+SCHEMA_VERSION = 1
+"""Of the document. Names are only added within a version, never changed or removed."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is known of a sweep besides its trials. "" and None: not recorded."""
+
+    sweep_id: str
+    question: str = ""
+    name: str = ""
+    """The experiment's name; "" for a sweep typed by hand."""
+    model: str = ""
+    engine: str = ""
+    engine_version: str = ""
+    num_ctx: int | None = None
+    status: str = "finished"
+    """running, finished, failed (some trial did) or interrupted."""
+    started_ms: int | None = None
+    """Unix time, milliseconds."""
+    ended_ms: int | None = None
+    trials_planned: int | None = None
+    trials_finished: int | None = None
+    """Only for lists of sweeps, where the trials themselves are not read."""
+    trials_valid: int | None = None
+    run_id: str = ""
+    """The summary run in MLflow."""
+    command: str = ""
+    """Runs it again."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further facts for the document (machine, seed, skipped cells with the reason, …)."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that is computed from a sweep's trials."""
+
+    cells: Sequence[CellSummary]
+    gap: Gap
+    effects: Sequence[EffectRow]
+    notes: Sequence[tuple[int, str]]
+    """(order of the trial, note) of valid trials: what a person should know although it touches no number."""
+    blocks: int
+
+
+def analyse(trials: Sequence[Trial]) -> Analysis:
+    """Cells, gap and effects of one sweep's trials. Works for none, one, or only failed ones."""
+    notes = [(t.order, note) for t in sorted(trials, key=lambda t: t.order) if t.verdict == "valid" for note in t.notes]
+    return Analysis(cells(trials), gap(trials), effects(trials), notes, len({t.block for t in trials}))
+
+
+def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
+    """One sweep as a JSON-ready value: schema_version, sweep, trials, cells, gap, effects."""
+    facts = asdict(sweep)
+    facts.update(facts.pop("extra"))
+    found: dict[str, Any] = plain({
+        "schema_version": SCHEMA_VERSION,
+        "sweep": facts,
+        "trials": [_trial(trial) for trial in sorted(trials, key=lambda t: t.order)],
+        "cells": [{**asdict(cell), "n_left_out": cell.n_left_out} for cell in analysis.cells],
+        "gap": {"as_found": [_row(row) for row in analysis.gap.as_found],
+                "unified": [_row(row) for row in analysis.gap.unified]},
+        "effects": [_row(row) for row in analysis.effects],
+    })
+    return found
+
+
+def runs_document(sweeps: Sequence[Sweep], last: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The list of sweeps, newest first, as `sweeps`; beside it the document of the newest one, if given."""
+    listed = [{**{k: v for k, v in asdict(sweep).items() if k != "extra"}, **sweep.extra} for sweep in sweeps]
+    empty = {"sweep": {}, "trials": [], "cells": [], "gap": {"as_found": [], "unified": []}, "effects": []}
+    found: dict[str, Any] = plain({"schema_version": SCHEMA_VERSION, "sweeps": listed, **empty, **(last or {})})
+    return found
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {"run_id": trial.run_id, "cell": trial.cell, "repetition": trial.repetition, "order": trial.order,
+            "block": trial.block, "mode": trial.mode, "infer_os": trial.infer_os, "verdict": trial.verdict,
+            "reasons": list(trial.reasons), "notes": list(trial.notes), "params": dict(trial.params),
+            "metrics": {name: finite(number) for name, number in trial.metrics.items()},
+            "turns": {name: {str(turn): finite(number) for turn, number in by_turn.items()}
+                      for name, by_turn in trial.turns.items() if any(turn > 1 for turn in by_turn)}}
+
+
+def _row(row: Any) -> dict[str, Any]:
+    """A row of a comparison with its statistics on the same level."""
+    fields = asdict(row)
+    stats = fields.pop("stats")
+    return {**fields, **stats}
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: mappings, lists, text, numbers; a number that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    return str(value)

@@ -1,0 +1,208 @@
+"""How numbers, names and verdicts are worded, the same in the terminal and in the report.
+
+Words only: no layout, no colour, no statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pipeline.report.document import Analysis
+from pipeline.stats.measures import HEADLINE
+from pipeline.stats.summary import CellSummary, Comparison, EffectRow, GapRow
+
+PHASES = (
+    ("empty", "initialization", ""), ("before", "pre_generation", ""), ("peak", "during_generation", "_peak"),
+    ("after", "post_generation", ""), ("settled", "stabilized", ""), ("released", "released", ""),
+)
+"""(word for a column, phase, suffix of the quantity) in the order of a trial."""
+
+METRICS = {
+    HEADLINE: "settled", "during_generation/tree_rss_peak_mib": "peak", "post_generation/tree_rss_mib": "after",
+    "released/tree_rss_mib": "released", "stabilized/system_used_pct": "system used",
+    "stabilized/tree_anon_mib": "settled, anonymous", "stabilized/tree_pss_mib": "settled, PSS",
+    "released/half_life_s": "release half-life", "decode/tokens_per_s": "tokens/s",
+    "during_generation/time_to_first_token_s": "first token", "load/duration_s": "load time",
+}
+
+
+def number(x: float | None, decimals: int = 1) -> str:
+    """A reading: one decimal, none from 10,000 on; "–" for not measured."""
+    if x is None:
+        return "–"
+    return f"{x:.{0 if abs(x) >= 10_000 else decimals}f}".replace("-", "−")
+
+
+def magnitude(x: float, decimals: int | None = None) -> str:
+    """A difference without its sign: one decimal, more below 1 so that two digits stay."""
+    x = abs(x)
+    if decimals is None:
+        decimals = 1 if x >= 1 or x == 0 else min(3, 1 - math.floor(math.log10(x)))
+    return f"{x:.{decimals}f}"
+
+
+def signed(x: float, unit: str) -> str:
+    """"+162.1 MiB", "−0.8 points" (points have one decimal, as the meter has)."""
+    text = magnitude(x, 1 if unit == "points" else None)
+    sign = "" if float(text) == 0 else "+" if x > 0 else "−"
+    return f"{sign}{text} {unit}".rstrip()
+
+
+def bounds(lo: float, hi: float, decimals: int) -> str:
+    """"−1.2 … +3.4" if zero is between them, else the two magnitudes, smaller first."""
+    if lo < 0 < hi:
+        return f"−{-lo:.{decimals}f} … +{hi:.{decimals}f}"
+    small, large = sorted((abs(lo), abs(hi)))
+    return f"{small:.{decimals}f} … {large:.{decimals}f}"
+
+
+def _shown(stats: Comparison) -> tuple[float, float, float, str]:
+    """Estimate, lo, hi and unit as people read them: ratios become percent."""
+    assert stats.estimate is not None and stats.lo is not None and stats.hi is not None
+    if stats.scale == "ratio":
+        return 100 * (stats.estimate - 1), 100 * (stats.lo - 1), 100 * (stats.hi - 1), "%"
+    return stats.estimate, stats.lo, stats.hi, stats.unit
+
+
+def _decimals(half_width: float, estimate: float, unit: str) -> int:
+    """So many that the interval shows two digits, but not more than the estimate deserves."""
+    if unit == "points":
+        return 1
+    wanted = 1 if half_width <= 0 else 1 - math.floor(math.log10(half_width))
+    if unit == "%":
+        return max(0, min(wanted, 1))
+    return max(1, min(wanted, 1 if abs(estimate) >= 10 else 2 if abs(estimate) >= 0.1 else 3))
+
+
+def comparison(stats: Comparison, difference: float | None = None, reference: float | None = None) -> str:
+    """A verdict with its uncertainty: "less by 20.9 MiB (20.8 … 21.0), −10.7 %, n = 3".
+
+    `difference` is shown where there is no interval; `reference` turns a difference into percent of it.
+    """
+    if stats.estimate is None or stats.lo is None or stats.hi is None:
+        return stats.verdict if difference is None else f"{signed(difference, stats.unit)}, {stats.verdict}"
+    estimate, lo, hi, unit = _shown(stats)
+    decimals = _decimals((hi - lo) / 2, estimate, unit)
+    if stats.kind in ("less", "more"):
+        by = f"{magnitude(estimate, decimals)} {unit}".rstrip()
+        share = f", {signed(100 * estimate / reference, '%')}" if reference and stats.scale == "difference" else ""
+        return f"{stats.kind} by {by} ({bounds(lo, hi, decimals)}){share}, n = {stats.n_blocks}"
+    if stats.kind == "undecided":
+        return f"{stats.verdict} ({f'{bounds(lo, hi, decimals)} {unit}'.rstrip()})"
+    if stats.kind == "no difference":
+        return f"{stats.verdict}, n = {stats.n_blocks}"
+    return stats.verdict
+
+
+def where_text(where: Mapping[str, str]) -> str:
+    """"num_ctx 4096, model small": the keys by their last word that says something."""
+    return ", ".join(f"{key.removesuffix('.name').rpartition('.')[2]} {text}" for key, text in where.items())
+
+
+def cell_labels(cells: Sequence[CellSummary]) -> dict[str, str]:
+    """Cell → what tells it from the others, shortest first: mode, flags, further keys; its own name if that fails."""
+    parts = {c.cell: [c.mode if len({o.mode for o in cells}) > 1 else "",
+                      c.infer_os if len({o.infer_os for o in cells}) > 1 else "", where_text(c.where)]
+             for c in cells}
+    labels = {cell: " · ".join(part for part in words if part) for cell, words in parts.items()}
+    if len(set(labels.values())) < len(cells):
+        return {c.cell: c.cell for c in cells}
+    return {c.cell: labels[c.cell] or f"{c.mode} · {c.infer_os}" for c in cells}
+
+
+def effect_labels(rows: Sequence[EffectRow]) -> list[str]:
+    """One label per row: the metric, and of flag, mode and further keys those that differ between the rows."""
+    flags, modes = len({row.flag for row in rows}) > 1, len({row.mode for row in rows}) > 1
+    return [", ".join(part for part in (METRICS.get(row.metric, row.metric), row.flag if flags else "",
+                                        row.mode if modes else "", where_text(row.where)) if part)
+            for row in rows]
+
+
+NOTHING = ("identical", "no difference")
+
+
+def answer(analysis: Analysis) -> str:
+    """The sentence that answers the sweep's question, with nothing in it that the trials do not show."""
+    if not any(cell.n_valid for cell in analysis.cells):
+        return "No valid trial: nothing can be said about memory."
+    sentences = [text for text in (_gap_answer(analysis), *_effect_answers(analysis.effects)) if text]
+    return " ".join(sentences) or _level_answer(analysis.cells)
+
+
+def _gap_answer(analysis: Analysis) -> str:
+    rows = [row for row in analysis.gap.unified if row.metric == HEADLINE and row.turn == 1 and _measured(row)]
+    if not rows:
+        return ""
+    # The arm in which the modes differ most speaks for all: if it shows nothing, none does.
+    row = max(rows, key=lambda r: (r.stats.kind not in NOTHING, abs(r.difference or 0.0)))
+    found = next((r for r in analysis.gap.as_found if r.metric == "as_found/tree_rss_mib" and _measured(r)
+                  and r.infer_os == row.infer_os and r.where == row.where), None)
+    difference, stats = row.difference or 0.0, row.stats
+    arm = f" (flags {row.infer_os})" if len(rows) > 1 and stats.kind not in NOTHING else ""
+    if stats.kind in NOTHING:
+        said = "One-shot needs no more than interactive"
+    elif stats.kind == "undecided":
+        _, lo, hi, unit = _shown(stats)
+        said = f"Whether one-shot needs more than interactive is undecided ({bounds(lo, hi, 1)} {unit}{arm})"
+    elif stats.kind == "not enough":
+        said = f"Read once, one-shot differs from interactive by {signed(difference, stats.unit)}{arm}"
+    else:
+        size = stats.estimate if stats.estimate is not None else difference
+        said = f"One-shot needs {magnitude(size)} {stats.unit} {stats.kind} than interactive{arm}"
+    if found is None or abs(found.difference or 0.0) < 3 * abs(difference) + 0.1:
+        return said + "."
+    joint = ": the" if stats.kind in NOTHING else "; the"
+    return (f"{said}{joint} {signed(found.difference or 0.0, found.stats.unit)} as found appear only if one mode is "
+            f"read before the model is loaded and the other after.")
+
+
+def _measured(row: GapRow) -> bool:
+    return row.difference is not None
+
+
+def _effect_answers(rows: Sequence[EffectRow]) -> list[str]:
+    asked = [row for row in rows if row.question and row.difference is not None]
+    texts = []
+    for flag in dict.fromkeys(row.flag for row in asked):
+        own = [row for row in asked if row.flag == flag]
+        subject = "The flags" if flag == "on" else flag
+        plural = flag == "on"
+        for kind in dict.fromkeys(row.stats.kind if row.stats.kind not in NOTHING else "none" for row in own):
+            group = [r for r in own if r.stats.kind == kind or (kind == "none" and r.stats.kind in NOTHING)]
+            modes = "" if len(group) == len(own) else " in " + " and ".join(dict.fromkeys(r.mode for r in group))
+            sizes = [abs(r.stats.estimate if r.stats.estimate is not None else r.difference or 0.0) for r in group]
+            size = _span(sizes, group[0].stats.unit)
+            if kind == "less":
+                texts.append(f"{subject} save{'' if plural else 's'} {size}{modes}.")
+            elif kind == "more":
+                texts.append(f"{subject} cost{'' if plural else 's'} {size} more{modes}.")
+            elif kind == "none":
+                texts.append(f"{subject} change{'' if plural else 's'} nothing that this sweep can see{modes}.")
+            elif kind == "undecided":
+                texts.append(f"What {subject[0].lower() + subject[1:] if plural else subject} "
+                             f"change{'' if plural else 's'} is undecided{modes}.")
+            else:
+                read = _span([r.difference or 0.0 for r in group], group[0].stats.unit, sign=True)
+                texts.append(f"Read once, {subject[0].lower() + subject[1:] if plural else subject} "
+                             f"make{'' if plural else 's'} a difference of {read}{modes}.")
+    return texts
+
+
+def _span(sizes: Sequence[float], unit: str, sign: bool = False) -> str:
+    """"20.9 MiB", or "20.5 to 20.9 MiB" if they are not the same at one decimal."""
+    low, high = min(sizes), max(sizes)
+    show = (lambda x: signed(x, "")) if sign else magnitude
+    return f"{show(low)} {unit}" if show(low) == show(high) else f"{show(low)} to {show(high)} {unit}"
+
+
+def _level_answer(cells: Sequence[CellSummary]) -> str:
+    labels = cell_labels(cells)
+    levels = sorted(((c.median[HEADLINE], c) for c in cells if HEADLINE in c.median), key=lambda pair: pair[0])
+    if not levels:
+        return "The settled phase was not measured."
+    (low, lowest), (high, highest) = levels[0], levels[-1]
+    if len(levels) == 1:
+        return f"{labels[lowest.cell]} settles at {number(low)} MiB of tree RSS, n = {lowest.n_valid}."
+    return (f"Tree RSS settles between {number(low)} MiB ({labels[lowest.cell]}) and {number(high)} MiB "
+            f"({labels[highest.cell]}).")
