@@ -1,0 +1,116 @@
+"""MLflow's client, made quiet, impatient and private before MLflow is imported.
+
+The only place that imports mlflow; lazily, since that takes over a second and 170 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import SlackwaterError, StoreError
+from pipeline.track.location import Location
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # by default a call to a dead server takes 246 s: a sweep keeps its results in the spool instead of waiting
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def prepare() -> None:
+    """Settings that MLflow reads at import; what the user has set stays."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def store_errors(location: Location, doing: str) -> Iterator[None]:
+    """Whatever MLflow, its database layer or the disk raises becomes a StoreError: one store, many exception types."""
+    try:
+        yield
+    except SlackwaterError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StoreError(f"The store {location.shown} failed while {doing}: {reason}") from error
+
+
+def make_client(location: Location) -> MlflowClient:
+    """A client on the store, which is made if there is none. Raises StoreError.
+
+    Call after `check.check`, with `first_use` held: two processes that make one SQLite store break it."""
+    prepare()
+    with store_errors(location, "being opened"):
+        from mlflow.tracking import MlflowClient
+
+        if location.database is not None:
+            _make_whole(location.database)
+        with _no_stray_folders(location):
+            client = MlflowClient(location.uri)
+            # the constructor is lazy for a server: ask something
+            client.search_experiments(max_results=1)
+        return client
+
+
+@contextlib.contextmanager
+def first_use(location: Location) -> Iterator[None]:
+    """One process of this machine at a time; a killed one lets go (flock(2))."""
+    with exclusive(location.spool / ".store.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path) -> Iterator[None]:
+    """Hold the lock file's flock; waits for whoever holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make_whole(database: Path) -> None:
+    """A new SQLite store appears at once or not at all: a Ctrl-C in its 60 migrations must not leave half of one."""
+    if database.exists() and database.stat().st_size:
+        return
+    from mlflow.store.db import utils
+    from sqlalchemy import URL
+
+    unfinished = database.with_name(f".{database.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    engine = utils.create_sqlalchemy_engine(URL.create("sqlite", database=str(unfinished)).render_as_string())  # type: ignore[no-untyped-call]
+    utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+    engine.dispose()
+    unfinished.replace(database)
+
+
+@contextlib.contextmanager
+def _no_stray_folders(location: Location) -> Iterator[None]:
+    """MLflow makes the parent folder it reads in the address, escapes included: keep it from making `100%25 sure/`."""
+    from mlflow.store.db import utils
+
+    name = "_make_parent_dirs_if_sqlite"
+    original = getattr(utils, name, None)
+    if location.database is None or original is None or str(location.database) in location.uri:
+        yield
+        return
+    setattr(utils, name, lambda uri: None)
+    try:
+        yield
+    finally:
+        setattr(utils, name, original)

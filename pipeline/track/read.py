@@ -1,0 +1,138 @@
+"""Sweeps and trials as records, read from any store. Statistics over them live in stats/, tables in report/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.track.location import Location
+from pipeline.track.names import decode_param, split_lines
+from pipeline.track.source import Run, Source
+
+SETTINGS = "settings."
+"""Params below this name are the server settings a cell resolved to; the others are the config."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the store has it."""
+
+    run_id: str
+    sweep_id: str
+    cell: str
+    repetition: int
+    order: int
+    block: int
+    mode: str
+    infer_os: str
+    verdict: str
+    """valid, suspect, failed or interrupted."""
+    reasons: Sequence[str]
+    notes: Sequence[str]
+    started_ms: int
+    ended_ms: int | None
+    params: Mapping[str, Any]
+    """The resolved config, flattened; values as the config had them."""
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    """Metric → the last turn's value."""
+    turns: Mapping[str, Mapping[int, float]]
+    """Metric → turn → value; turn 0 for what belongs to the trial and not to a turn."""
+    tags: Mapping[str, str]
+    artifact_uri: str
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """One sweep as the store has it. `run_id` is None if its trials are there and its summary run is not."""
+
+    run_id: str | None
+    sweep_id: str
+    experiment: str
+    question: str
+    command: str
+    status: str
+    """running, finished, failed or interrupted; unknown without a summary run."""
+    planned_trials: int | None
+    trials: Mapping[str, int]
+    """Verdict → number of trials logged."""
+    started_ms: int
+    ended_ms: int | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifact_uri: str = ""
+
+
+_STATUS = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
+
+
+def read_sweeps(source: Source) -> list[SweepRecord]:
+    """All sweeps, the oldest first. Raises StoreError."""
+    counts = source.verdicts()
+    records = [_sweep(run, counts.get(run.tags.get("sweep_id", ""), {})) for run in source.runs({"kind": "sweep"})]
+    for sweep_id in counts.keys() - {record.sweep_id for record in records}:
+        runs = source.runs({"kind": "trial", "sweep_id": sweep_id}, values=False)
+        if runs:
+            ended_ms = max(run.ended_ms or 0 for run in runs) or None
+            records.append(SweepRecord(None, sweep_id, "", "", "", "unknown", None, counts[sweep_id],
+                                       runs[0].started_ms, ended_ms))
+    return sorted(records, key=lambda record: (record.started_ms, record.sweep_id))
+
+
+def read_trials(source: Source, sweep_id: str | None = None) -> list[TrialRecord]:
+    """The trials of a sweep in the order they ran, or of all sweeps by their start. Raises StoreError."""
+    tags = {"kind": "trial"} | ({"sweep_id": sweep_id} if sweep_id is not None else {})
+    records = [_trial(run) for run in source.runs(tags) if "cell" in run.tags]
+    return sorted(records, key=lambda record: record.order) if sweep_id is not None else records
+
+
+def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) -> SweepRecord:
+    """The sweep called `name`: an id, a prefix only one of them has, or `last`. Raises ConfigError with candidates."""
+    if not records:
+        raise ConfigError(f"There is no sweep in {location.shown} yet. `slackwater run experiment=mode_gap` makes one.")
+    if name == "last":
+        return records[-1]
+    exact = [record for record in records if record.sweep_id == name]
+    found = exact or [record for record in records if record.sweep_id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"No sweep in {location.shown} has an id that begins with {name!r}. The latest are:\n"
+                          f"{_listing(records)}\n`slackwater runs` lists all; `last` is the latest.")
+    raise ConfigError(f"{name!r} begins the ids of {len(found)} sweeps. Give more of the id:\n{_listing(found)}")
+
+
+def _listing(records: Sequence[SweepRecord], limit: int = 8) -> str:
+    lines = [f"  {record.sweep_id}  {datetime.fromtimestamp(record.started_ms / 1000):%Y-%m-%d %H:%M}  "
+             f"{record.experiment or record.question}".rstrip() for record in records[::-1][:limit]]
+    return "\n".join(lines + ([f"  and {len(records) - limit} more"] if len(records) > limit else []))
+
+
+def _sweep(run: Run, trials: Mapping[str, int]) -> SweepRecord:
+    tags = run.tags
+    planned = tags.get("planned_trials", "")
+    return SweepRecord(run.run_id, tags.get("sweep_id", ""), tags.get("experiment", ""), tags.get("question", ""),
+                       tags.get("command", ""), _STATUS.get(run.status, "unknown"),
+                       int(planned) if planned.isdigit() else None, dict(trials), run.started_ms, run.ended_ms,
+                       tags, run.metrics, run.artifact_uri)
+
+
+def _trial(run: Run) -> TrialRecord:
+    tags = run.tags
+    values = {name: decode_param(text) for name, text in run.params.items()}
+    return TrialRecord(
+        run_id=run.run_id, sweep_id=tags.get("sweep_id", ""), cell=tags["cell"], repetition=_whole(tags, "repetition"),
+        order=_whole(tags, "order"), block=_whole(tags, "block"), mode=tags.get("mode", ""),
+        infer_os=tags.get("infer_os", ""), verdict=tags.get("verdict", "interrupted"),
+        reasons=split_lines(tags.get("reasons", "")), notes=split_lines(tags.get("notes", "")),
+        started_ms=run.started_ms, ended_ms=run.ended_ms,
+        params={name: value for name, value in values.items() if not name.startswith(SETTINGS)},
+        settings={name.removeprefix(SETTINGS): value for name, value in values.items() if name.startswith(SETTINGS)},
+        metrics=run.metrics, turns=run.turns, tags=tags, artifact_uri=run.artifact_uri)
+
+
+def _whole(tags: Mapping[str, str], name: str) -> int:
+    return int(tags[name]) if tags.get(name, "").isdigit() else 0

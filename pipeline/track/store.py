@@ -1,0 +1,339 @@
+"""The store: where trials and sweeps are logged and read again. One MLflow experiment, flat runs.
+
+Opened with `open_store`. A result goes to the spool first and leaves it when the store has it, so that a store
+that fails costs no trial. How runs are named is names.py's, what is read back read.py's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import Tracking
+from pipeline.errors import StoreError
+from pipeline.result import ARTIFACTS, TrialResult
+from pipeline.track import names
+from pipeline.track.check import check, connect_sqlite
+from pipeline.track.client import first_use, make_client, store_errors
+from pipeline.track.describe import describe_sweep, describe_trial
+from pipeline.track.location import Location, locate, without_password
+from pipeline.track.owner import is_dead, owner_tags
+from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trials
+from pipeline.track.source import TIMELINE, ClientSource, Nothing, Run, Source, SqlSource
+from pipeline.track.spool import Pending, Spool
+from pipeline.track.summary import SweepSummary
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+Point = tuple[str, float, int, int]
+"""Metric, value, Unix time in milliseconds, step."""
+
+_OURS = "slackwater.artifacts"
+"""Tag of an experiment whose artifacts we put beside the database: they move when it moves."""
+
+_BATCH = 1000
+"""Points per call that MLflow takes."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became of a result: its run, or a note for the person when it waits in the spool."""
+
+    run_id: str | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `sync` did. `notes`: why something stayed in the spool."""
+
+    sent: int
+    notes: Sequence[str]
+
+
+class Store:
+    """One store. Reading works on any; logging needs one opened with `write=True`. Not thread-safe."""
+
+    def __init__(self, location: Location, source: Source, client: MlflowClient | None, experiment_id: str) -> None:
+        self.location = location
+        self.spool = Spool(location.spool, location.shown)
+        self._source = source
+        self._mlflow = client
+        self._experiment_id = experiment_id
+        self._failed = False
+
+    # Reading
+
+    def sweeps(self) -> list[SweepRecord]:
+        """All sweeps, the oldest first. Raises StoreError."""
+        return read_sweeps(self._source)
+
+    def trials(self, sweep_id: str | None = None) -> list[TrialRecord]:
+        """Trials of one sweep in the order they ran, or of all. Raises StoreError."""
+        return read_trials(self._source, sweep_id)
+
+    def find_sweep(self, name: str = "last") -> SweepRecord:
+        """By id, unambiguous prefix or `last`. Raises ConfigError that lists the candidates."""
+        return choose_sweep(self.sweeps(), name, self.location)
+
+    # Logging
+
+    def record(self, result: TrialResult) -> Recorded:
+        """Spool the result, log it, take it out of the spool. A store that fails is a note and costs nothing.
+
+        Raises StoreError only if the spool itself cannot be written."""
+        kept = self.spool.put(result)
+        try:
+            self._answers_again()
+            with self.spool.locked():
+                run_id = self.log_trial(kept)
+                self.spool.remove(kept.path)
+        except StoreError as error:
+            self._failed = True
+            return Recorded(None, f"{error} The trial waits in {kept.folder}; `slackwater sync` sends it.")
+        return Recorded(run_id, self._catch_up())
+
+    def record_sweep(self, summary: SweepSummary) -> Recorded:
+        """The same for the summary of a sweep, at its start (status running) and at its end."""
+        path = self.spool.put_sweep(summary)
+        try:
+            self._answers_again()
+            with self.spool.locked():
+                run_id = self.log_sweep(summary)
+                self.spool.remove(path)
+        except StoreError as error:
+            self._failed = True
+            return Recorded(None, f"{error} The sweep's summary waits in {path}; `slackwater sync` sends it.")
+        note = self._catch_up()
+        if summary.status != "running":
+            self.spool.discard(summary.sweep_id)
+        return Recorded(run_id, note)
+
+    def pending(self) -> list[Pending]:
+        """What waits in this machine's spool for this store."""
+        return [item for item in self.spool.pending() if item.store in ("", self.location.shown)]
+
+    def sync(self, everything: bool = False) -> Synced:
+        """Log what waits for this store (or, with `everything`, for any) with the times it was measured; idempotent."""
+        sent, notes = 0, []
+        for item in self.spool.pending() if everything else self.pending():
+            try:
+                with self.spool.locked():
+                    if not item.path.exists():
+                        continue
+                    if item.is_trial:
+                        self.log_trial(self.spool.take(item))
+                    else:
+                        self.log_sweep(self.spool.take_sweep(item))
+                    self.spool.remove(item.path)
+                sent += 1
+                self.spool.discard(item.sweep_id)
+            except StoreError as error:
+                notes.append(str(error))
+        return Synced(sent, notes)
+
+    def log_trial(self, result: TrialResult) -> str:
+        """One flat run; returns its id. The same trial is always the same run. Raises StoreError."""
+        with store_errors(self.location, f"logging trial {result.order}"):
+            uuid = names.trial_uuid(result)
+            found = self._source.runs({"kind": "trial", "trial_uuid": uuid}, values=False)
+            if found and found[0].status != "RUNNING" and found[0].tags.get("verdict") != "interrupted":
+                return found[0].run_id
+            tags = {
+                **result.tags, "kind": "trial", "sweep_id": result.sweep_id, "cell": result.cell,
+                "repetition": str(result.repetition), "order": str(result.order), "block": str(result.block),
+                "mode": result.mode, "infer_os": result.infer_os, "verdict": result.verdict,
+                "reasons": names.join_lines(list(result.reasons)), "notes": names.join_lines(list(result.notes)),
+                "trial_uuid": uuid, "mlflow.note.content": describe_trial(result), **self._owner(),
+            }
+            run_id = self._run(found, names.run_name(result), result.started_ms, tags)
+            self._log_params(run_id, result)
+            self._log_points(run_id, _points(result))
+            for name in ARTIFACTS:
+                if (result.path / name).is_file():
+                    self._client.log_artifact(run_id, str(result.path / name))
+            interrupted = bool(result.extra.get("interrupted"))
+            status = "KILLED" if interrupted else "FAILED" if result.verdict == "failed" else "FINISHED"
+            self._client.set_terminated(run_id, status, result.ended_ms)
+            return run_id
+
+    def log_sweep(self, summary: SweepSummary) -> str:
+        """The sweep's summary run, made or brought up to date; returns its id. Raises StoreError."""
+        with store_errors(self.location, "logging the sweep"):
+            found = self._source.runs({"kind": "sweep", "sweep_id": summary.sweep_id}, values=False)
+            tags = {
+                **summary.tags, "kind": "sweep", "sweep_id": summary.sweep_id, "experiment": summary.experiment,
+                "question": summary.question, "command": summary.command, "planned_trials": str(summary.planned_trials),
+                "mlflow.note.content": describe_sweep(summary), **self._owner(),
+            }
+            name = f"{summary.experiment or summary.sweep_id} sweep"
+            run_id = self._run(found, names.cut(name, names.KEY_LIMIT), summary.started_ms, tags)
+            for artifact, text in {"plan.json": names.encode_json(summary.plan), **summary.texts}.items():
+                self._client.log_text(run_id, text, artifact)
+            moment = summary.ended_ms or summary.started_ms
+            self._log_points(run_id, [(names.key(metric), value, moment, 0) for metric, value in summary.metrics.items()
+                                      if math.isfinite(value)])
+            if summary.status == "running":
+                self._client.update_run(run_id, status="RUNNING")
+            else:
+                status = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[summary.status]
+                self._client.set_terminated(run_id, status, summary.ended_ms)
+            return run_id
+
+    def reap(self) -> int:
+        """Close runs that a dead process of this machine left RUNNING, as interrupted. Returns how many."""
+        count = 0
+        with store_errors(self.location, "closing interrupted runs"):
+            for run in self._source.runs({"host": self._owner()["host"]}, status="RUNNING", values=False):
+                if run.tags.get("kind") in ("trial", "sweep") and is_dead(run.tags, run.started_ms):
+                    self._client.set_tag(run.run_id, "verdict", "interrupted")
+                    self._client.set_terminated(run.run_id, "KILLED", self._last_sign(run))
+                    count += 1
+        return count
+
+    # What logging is made of
+
+    @property
+    def _client(self) -> MlflowClient:
+        if self._mlflow is None:
+            raise StoreError(f"The store {self.location.shown} was opened for reading only: open it with write=True.")
+        return self._mlflow
+
+    @staticmethod
+    def _owner() -> dict[str, str]:
+        return owner_tags()
+
+    def _run(self, found: Sequence[Run], name: str, started_ms: int, tags: Mapping[str, str]) -> str:
+        """A new run, or the one that is there with these tags."""
+        if not found:
+            return str(self._client.create_run(self._experiment_id, started_ms, names.tags_of(tags), name).info.run_id)
+        from mlflow.entities import RunTag
+
+        run_id = found[0].run_id
+        self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in names.tags_of(tags).items()])
+        return run_id
+
+    def _log_params(self, run_id: str, result: TrialResult) -> None:
+        from mlflow.entities import Param
+
+        values = {**result.params, **{SETTINGS + name: value for name, value in result.settings.items()}}
+        if isinstance(values.get("tracking.uri"), str):
+            values["tracking.uri"] = without_password(values["tracking.uri"])
+        params = {names.key(name): names.encode_param(value) for name, value in values.items()}
+        self._client.log_batch(run_id, params=[Param(key, text) for key, text in params.items()])
+
+    def _log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """All points of all metrics; into SQLite at once, which is ten times faster than through MLflow's objects."""
+        if self.location.database is not None:
+            self._insert_points(run_id, points)
+            return
+        from mlflow.entities import Metric
+
+        for begin in range(0, len(points), _BATCH):
+            self._client.log_batch(run_id, metrics=[Metric(*point) for point in points[begin:begin + _BATCH]])
+
+    def _insert_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """The rows that MLflow's SqlAlchemyStore._log_metrics would write: `metrics`, and in `latest_metrics` the last
+        by step, time and value. check.py has made sure of the schema."""
+        assert self.location.database is not None
+        latest: dict[str, Point] = {}
+        for point in points:
+            name, value, t_ms, step = point
+            known = latest.get(name)
+            if known is None or (step, t_ms, value) > (known[3], known[2], known[1]):
+                latest[name] = point
+        with connect_sqlite(self.location.database, write=True) as database, database:
+            for verb, table, rows in (("IGNORE", "metrics", points), ("REPLACE", "latest_metrics", latest.values())):
+                database.executemany(f"INSERT OR {verb} INTO {table} (run_uuid, is_nan, key, value, timestamp, step) "
+                                     "VALUES (?, 0, ?, ?, ?, ?)", [(run_id, *row) for row in rows])
+
+    def _last_sign(self, run: Run) -> int:
+        """When a dead run was last known to live: the end of its sweep's last trial, else its own start."""
+        trials = self._source.runs({"kind": "trial", "sweep_id": run.tags.get("sweep_id", "")}, values=False)
+        ends = [trial.ended_ms for trial in trials if trial.ended_ms]
+        return max([run.started_ms, *(ends if run.tags["kind"] == "sweep" else [])])
+
+    def _answers_again(self) -> None:
+        """After a failure, ask shortly before logging again: MLflow's own attempts take longer."""
+        if self._failed:
+            check(self.location, write=True)
+
+    def _catch_up(self) -> str | None:
+        if not self._failed:
+            return None
+        synced = self.sync()
+        self._failed = bool(synced.notes)
+        return f"The store answers again: {synced.sent} waiting results were sent." if synced.sent else None
+
+
+def _points(result: TrialResult) -> list[Point]:
+    """Metrics at their turn, series at their time; MLflow's shown value is the one of the highest step."""
+    points = [(names.key(name), float(value), result.ended_ms, turn) for name, turns in result.metrics.items()
+              for turn, value in turns.items() if math.isfinite(value)]
+    for name, series in result.series.items():
+        key = names.key(TIMELINE + name.removeprefix(TIMELINE))
+        points += [(key, float(value), result.started_ms + t_ms, t_ms) for t_ms, value in series
+                   if math.isfinite(value)]
+    return points
+
+
+def open_store(tracking: Tracking, write: bool = True) -> Store:
+    """The store that the config names, checked first; made if there is none (`write` only).
+
+    Opening for writing closes the runs that dead processes of this machine left behind. Opening an SQLite store for
+    reading imports no MLflow. Raises StoreError: unreachable, not writable, not MLflow's, of another schema."""
+    location = locate(tracking)
+    there = check(location, write)
+    if not write:
+        if not there:
+            return Store(location, Nothing(), None, "")
+        reader = SqlSource(location) if _has_reader(location) else ClientSource(location, make_client(location))
+        return Store(location, reader, None, "")
+    with first_use(location):
+        client = make_client(location)
+        experiment_id = _experiment(location, client, tracking.experiment)
+    source = SqlSource(location) if _has_reader(location) else ClientSource(location, client)
+    store = Store(location, source, client, experiment_id)
+    store.spool.clean()
+    store.reap()
+    return store
+
+
+def _has_reader(location: Location) -> bool:
+    # MySQL and SQL Server quote the column `key` differently; nobody has asked for them yet
+    return location.database is not None or location.uri.startswith("postgresql")
+
+
+def _experiment(location: Location, client: MlflowClient, name: str) -> str:
+    """The id of the MLflow experiment, made if it is not there. Raises StoreError."""
+    with store_errors(location, f"opening the MLflow experiment {name!r}"):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            place = None if location.artifacts is None else location.artifacts.as_uri()
+            ours = {_OURS: "beside the database"} if location.database is not None else None
+            return str(client.create_experiment(name, place, ours))
+        if found.lifecycle_stage == "deleted":
+            raise StoreError(f"The MLflow experiment {name!r} in {location.shown} was deleted. Restore it (mlflow "
+                             f"experiments restore -x {found.experiment_id}), or choose another: "
+                             "tracking.experiment=NAME.")
+        if not location.is_server and found.artifact_location.startswith("mlflow-artifacts:"):
+            raise StoreError(f"The MLflow experiment {name!r} in {location.shown} was made through a server, which "
+                             "keeps its artifacts. Name the server (tracking.uri=http://…), or another experiment "
+                             "(tracking.experiment=NAME).")
+        if location.database is not None and location.artifacts is not None and _OURS in found.tags:
+            _relocate(location.database, found.artifact_location, location.artifacts.as_uri())
+        return str(found.experiment_id)
+
+
+def _relocate(database: Path, old: str, new: str) -> None:
+    """A store that was moved or copied keeps its artifacts beside it, but MLflow has written down absolute paths."""
+    if old == new:
+        return
+    with connect_sqlite(database, write=True) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "
+                               f"WHERE {column} = :old OR {column} LIKE :old || '/%'", {"old": old, "new": new})
