@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -104,7 +105,6 @@ def _run(words: list[str]) -> int:
         print(HELP, end="")
         return 0
     from pipeline.sweep.session import SESSION
-    from pipeline.track.location import home
 
     inspecting = any(argument.split("=")[0] in INSPECT for argument in arguments)
     terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
@@ -114,7 +114,7 @@ def _run(words: list[str]) -> int:
         SESSION.experiment = register(arguments)
         SESSION.dry_run = "--dry-run" in ours
         if inspecting:
-            run_hydra(run_trial, arguments, home() / "work")
+            run_hydra(run_trial, arguments, Path.cwd())
             return 0
         return _sweep(arguments, ours)
     except SlackwaterError:
@@ -137,28 +137,35 @@ def _is_bug(error: Exception) -> bool:
 
 
 def _sweep(arguments: list[str], ours: set[str]) -> int:
+    import tempfile
+
     from pipeline.report import page
     from pipeline.sweep.hydra_app import run_hydra
     from pipeline.sweep.session import SESSION
-    from pipeline.track.location import home
 
     as_json = "--json" in ours
-    shown = page.progress(quiet="-q" in ours or as_json)
-    SESSION.listener = shown
+    if not (as_json or "-q" in ours):
+        from pipeline.report.live import Progress
+
+        SESSION.listener = Progress()
     interrupted = False
     try:
-        with shown:
-            run_hydra(run_trial, arguments, home() / "work")
+        # Hydra insists on a folder of its own
+        with tempfile.TemporaryDirectory(prefix="slackwater-") as folder:
+            run_hydra(run_trial, arguments, Path(folder))
     except KeyboardInterrupt:
         interrupted = True
     if SESSION.dry_run:
-        page.print_plan(SESSION.cells, SESSION.skipped, SESSION.order, as_json)
+        page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
+                  [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
+                  [note for cell in SESSION.cells for note in cell.plan.notes], as_json)
         return 0
-    if SESSION.results:
-        page.print_sweep(SESSION.sweep_id, as_json, notes=SESSION.spool_notes, write_back=True)
+    if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
+        page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, SESSION.store_notes)
     if interrupted:
         kept = len(SESSION.results)
-        print(f"slackwater: interrupted; {kept} trial{'s' if kept != 1 else ''} kept, nothing of ours runs any more.", file=sys.stderr)
+        print(f"slackwater: interrupted; {kept} trial{'s' if kept != 1 else ''} kept, no server of ours runs any more.",
+              file=sys.stderr)
         return INTERRUPTED
     return 1 if SESSION.failed else 0
 
@@ -191,7 +198,7 @@ def _runs(words: list[str]) -> int:
     from pipeline.report import page
 
     as_json, store, _ = _store_words(words, 0)
-    page.print_runs(as_json, store)
+    page.runs(as_json, store)
     return 0
 
 
@@ -199,7 +206,7 @@ def _show(words: list[str]) -> int:
     from pipeline.report import page
 
     as_json, store, rest = _store_words(words, 1)
-    page.print_sweep(rest[0] if rest else "last", as_json, store)
+    page.show(rest[0] if rest else "last", as_json, store)
     return 0
 
 

@@ -155,11 +155,11 @@ def moment_metrics(timeline: Timeline, span: Span, tree: bool = True) -> dict[st
     metrics: dict[str, float] = {f"{span.name}/samples": samples}
     if not samples:
         return metrics
-    for name, values in _system_series(timeline).items():
-        metrics[f"{span.name}/{name}"] = float(np.median(values[mask]))
+    for name, levels in _system_series(timeline).items():
+        metrics[f"{span.name}/{name}"] = float(np.median(levels[mask]))
     if tree:
-        for name, values in _tree_series(timeline).items():
-            metrics[f"{span.name}/tree_{name}_mib"] = float(np.median(values[mask])) / MIB
+        for name, sizes in _tree_series(timeline).items():
+            metrics[f"{span.name}/tree_{name}_mib"] = float(np.median(sizes[mask])) / MIB
         metrics[f"{span.name}/tree_processes"] = float(np.median(timeline.columns["tree_processes"][mask]))
     return metrics
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import clear
 from pipeline.config import GROUPS, Config
 from pipeline.engine import load_engine
 from pipeline.engine.base import Plan
@@ -65,6 +66,7 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
     for config, name, cell_overrides in zip(configs, cell_names(configs, overrides), overrides, strict=True):
         try:
             load_rule(config)
+            clear.check(config.clear)
             cell = Cell(name, cell_overrides, config, load_engine(config).plan())
             _refuse_twin(cell, cells)
         except ConfigError as error:

@@ -5,13 +5,16 @@ Called by the sweeper plugin in the orchestrator; one trial is `job.py`, whereve
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from pipeline import provenance
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.progress import SweepFinished, SweepStarted, TrialFinished
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
 
+    from pipeline.track.summary import SweepStatus
+
 
 class StopSweep(BaseException):
     """Leaves a launcher at once: no further trial can succeed. Carries the message for the user."""
@@ -31,7 +36,9 @@ class StopSweep(BaseException):
 
 def typed(composed: DictConfig) -> Config:
     """The composed config as the schema's dataclasses. Raises ConfigError where a range check fails."""
-    bare = OmegaConf.masked_copy(composed, [key for key in composed if key not in ("hydra", "experiment")])
+    bare = composed.copy()
+    with open_dict(bare):
+        bare.pop("hydra", None)
     config = OmegaConf.to_object(bare)
     if not isinstance(config, Config):
         raise ConfigError("the composed config is not slackwater's: conf/config.yaml must begin with base_config.")
@@ -55,9 +62,11 @@ def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Seq
     return cells
 
 
-def new_sweep_id(experiment: str) -> str:
+def new_sweep_id(experiment: str, taken: Collection[str]) -> str:
     """Name and time to the second: sorts by time, reads well, and a prefix is enough to name it."""
-    return f"{experiment or 'run'}-{time.strftime('%y%m%d-%H%M%S')}"
+    base = f"{experiment or 'run'}-{time.strftime('%y%m%d-%H%M%S')}"
+    candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, Any],
@@ -73,29 +82,32 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         return []
 
     from pipeline.track.store import open_store
+    from pipeline.track.summary import SweepSummary
 
-    store = open_store(first.tracking)
-    SESSION.sweep_id = store.free_sweep_id(new_sweep_id(SESSION.experiment))
+    store = SESSION.store = open_store(first.tracking)
+    SESSION.sweep_id = new_sweep_id(SESSION.experiment, {record.sweep_id for record in store.sweeps()})
     names = [SESSION.cells[index].name for block in SESSION.order for index in block]
+    SESSION.summary = SweepSummary(
+        sweep_id=SESSION.sweep_id, experiment=SESSION.experiment, question=first.question,
+        command=provenance.command(), planned_trials=len(names), plan=_plan_record(first, seed, names),
+        started_ms=time.time_ns() // 1_000_000, tags=dict(provenance.machine()))
+    store.record_sweep(SESSION.summary)
     SESSION.listener.on_event(SweepStarted(
         sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
         trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment))
-    run_id = store.start_sweep(SESSION.sweep_id, experiment=SESSION.experiment, question=first.question,
-                               plan=_plan_record(first, seed, names))
-    stopped = ""
+    status: SweepStatus = "interrupted"
     try:
         _run_blocks(launcher, len(names))
+        status = "failed" if SESSION.failed else "finished"
     except StopSweep as stop:
-        stopped = str(stop)
-        raise ConfigError(stopped) from None
-    except KeyboardInterrupt:
-        SESSION.interrupted = True
-        raise
+        status = "failed"
+        raise ConfigError(str(stop)) from None
     finally:
+        SESSION.summary = replace(SESSION.summary, status=status, ended_ms=time.time_ns() // 1_000_000)
+        store.record_sweep(SESSION.summary)
         counts = {verdict: sum(result.verdict == verdict for result in SESSION.results)
                   for verdict in ("valid", "suspect", "failed")}
-        SESSION.listener.on_event(SweepFinished(SESSION.sweep_id, **counts, interrupted=SESSION.interrupted))
-        store.finish_sweep(run_id, interrupted=SESSION.interrupted or bool(stopped), **counts)
+        SESSION.listener.on_event(SweepFinished(SESSION.sweep_id, **counts, interrupted=status == "interrupted"))
     return SESSION.results
 
 
@@ -116,7 +128,7 @@ def _run_blocks(launcher: Launcher, trials: int) -> None:
 
 
 def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]:
-    place = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block, "block": block, "order": order,
+    place: dict[str, str | int] = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block, "block": block, "order": order,
              "trials": trials}
     return [*cell.overrides, *(f"place.{key}={_quoted(value)}" for key, value in place.items())]
 

@@ -20,7 +20,8 @@ def experiments() -> dict[str, Path]:
 
 def load_experiment(name: str) -> dict[str, Any]:
     """The file's content, checked. Raises ConfigError for a name that does not exist (all are listed) or a bad file."""
-    import yaml
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     known = experiments()
     if name not in known:
@@ -30,10 +31,10 @@ def load_experiment(name: str) -> dict[str, Any]:
                           "Yours are the files ./experiments/NAME.yaml.")
     path = known[name]
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path} holds no settings; expected lines such as `repetitions: 3` and a `question:`.")
     params = (content.get("hydra") or {}).get("sweeper", {}).get("params", {})
     entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
@@ -42,7 +43,7 @@ def load_experiment(name: str) -> dict[str, Any]:
         if isinstance(value, bool) and group in GROUPS:
             word = "on" if value else "off"
             raise ConfigError(f'{path}: {group}: {word} without quotes is a boolean in YAML. Write {group}: "{word}".')
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def chosen(arguments: list[str]) -> str:

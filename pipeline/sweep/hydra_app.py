@@ -30,8 +30,10 @@ def register_schema() -> None:
         store.store(group=group, name=f"base_{group}", node=schema, provider="slackwater")
 
 
-def run_hydra(task: Callable[[Any], Any], arguments: list[str], spool: Path) -> None:
-    """Compose and sweep as the arguments say. Raises what composing raises (see messages.explain)."""
+def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) -> None:
+    """Compose and sweep as the arguments say; `folder` exists, Hydra makes nothing in it.
+
+    Raises what composing raises (see messages.explain)."""
     _check_flags(arguments)
     # Hydra scans sys.path for hydra_plugins; a worker of another launcher finds it through PYTHONPATH
     if str(PLUGIN_ROOT) not in sys.path:
@@ -42,11 +44,10 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], spool: Path) -> 
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     import hydra
-    from omegaconf import OmegaConf
 
     register_schema()
-    OmegaConf.register_new_resolver("slackwater_spool", lambda: str(spool), replace=True)
-    sys.argv = ["slackwater", *arguments]
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+    sys.argv = ["slackwater", *arguments, f'hydra.sweep.dir="{quoted}"']
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
 
 

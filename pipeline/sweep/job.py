@@ -5,15 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.engine import load_engine
-from pipeline.engine.base import EngineBase
 from pipeline.errors import MeterError
-from pipeline.meter import tree
 from pipeline.meter.sampler import Sampler, SamplerReport
 from pipeline.outcome import Sampled, result_of
 from pipeline.progress import TrialFinished, TrialStarted
@@ -32,23 +28,26 @@ def run_job(composed: DictConfig) -> TrialResult:
     Raises KeyboardInterrupt after an interrupted trial was kept, StopSweep if no trial can succeed."""
     config = typed(composed)
     place = config.place
-    folder = Path(HydraConfig.get().runtime.output_dir)
     engine = load_engine(config)
     plan = engine.plan()
-    store = open_store(config.tracking)
+    store = SESSION.store or open_store(config.tracking)
+    folder = store.spool.stage(place.sweep_id, place.order, place.cell, place.repetition)
     SESSION.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))
     started_ms = time.time_ns() // 1_000_000
     with Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s) as sampler:
         record = Trial(config, engine, sampler, folder, SESSION.listener).run()
         report = _stop(sampler, record)
         sampled = Sampled(sampler.timeline(), sampler.processes(), report)
+    sampler.discard()
     ended_ms = time.time_ns() // 1_000_000
     result = same_work(result_of(record, sampled, config, engine, plan, folder, started_ms, ended_ms, SESSION.draw),
                        SESSION.results)
+    recorded = store.record(result)
     SESSION.results.append(result)
-    note = store.keep(result)
-    if note:
-        SESSION.spool_notes.append(note)
+    if recorded.run_id is not None:
+        SESSION.run_ids[result.order] = recorded.run_id
+    if recorded.note is not None:
+        SESSION.store_notes.append(recorded.note)
     SESSION.listener.on_event(TrialFinished(result))
     if record.interrupted:
         raise KeyboardInterrupt

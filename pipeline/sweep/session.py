@@ -15,6 +15,8 @@ from pipeline.result import TrialResult
 if TYPE_CHECKING:
     from pipeline.outcome import DrawTimeline
     from pipeline.sweep.cells import Cell, Skipped
+    from pipeline.track.store import Store
+    from pipeline.track.summary import SweepSummary
 
 
 class Silent:
@@ -38,9 +40,12 @@ class Session:
     order: list[list[int]] = field(default_factory=list)
     """Cell indices, block by block."""
     results: list[TrialResult] = field(default_factory=list)
-    spool_notes: list[str] = field(default_factory=list)
-    """Results that the store did not take and that wait in the spool."""
-    interrupted: bool = False
+    run_ids: dict[int, str] = field(default_factory=dict)
+    """Order of a trial → its run in the store."""
+    store: Store | None = None
+    summary: SweepSummary | None = None
+    store_notes: list[str] = field(default_factory=list)
+    """What the store said while results were logged: some wait in the spool, or it answers again."""
 
     @property
     def failed(self) -> int:

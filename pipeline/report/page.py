@@ -1,0 +1,186 @@
+"""The printed pages: gathers what a command shows, from a sweep just run or from a store, and renders it once.
+
+What the numbers are is document.py's, how they look console.py's; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.config import Tracking
+from pipeline.report.console import print_runs as render_runs
+from pipeline.report.console import print_sweep as render_sweep
+from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
+from pipeline.result import TrialResult
+from pipeline.stats.trials import Trial
+from pipeline.track.read import SweepRecord, TrialRecord
+from pipeline.track.store import Store, open_store
+from pipeline.track.summary import SweepSummary
+
+NEXT = (("slackwater show", "this page again"), ("slackwater ui", "every trial, side by side"))
+
+MACHINE = ("host", "kernel", "cpu", "cores_usable", "memory_total", "revision")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trial just run, as the statistics want it; the store's record of it has the same names."""
+
+    result: TrialResult
+    run_id: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.result, name)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric → the last turn's value."""
+        return {name: turns[max(turns)] for name, turns in self.result.metrics.items() if turns}
+
+    @property
+    def turns(self) -> Mapping[str, Mapping[int, float]]:
+        """Metric → turn → value."""
+        return self.result.metrics
+
+    @property
+    def verdict(self) -> str:
+        """As the store says it: an interrupted trial is interrupted, not failed."""
+        return "interrupted" if self.result.extra.get("interrupted") else self.result.verdict
+
+
+def _subject(trials: Sequence[Any]) -> dict[str, Any]:
+    """What all trials have in common and a reader wants to know first."""
+    if not trials:
+        return {}
+    first = trials[0]
+    contexts = {trial.params.get("num_ctx") for trial in trials}
+    return {"model": str(first.tags.get("model", "")), "engine": str(first.tags.get("engine", "")),
+            "engine_version": str(first.tags.get("engine_version", "")),
+            "num_ctx": int(first.params["num_ctx"]) if len(contexts) == 1 and "num_ctx" in first.params else None}
+
+
+def sweep_of_record(record: SweepRecord, trials: Sequence[TrialRecord]) -> Sweep:
+    """A sweep as the store has it."""
+    return Sweep(sweep_id=record.sweep_id, question=record.question, name=record.experiment, status=record.status,
+                 started_ms=record.started_ms, ended_ms=record.ended_ms, trials_planned=record.planned_trials,
+                 trials_finished=sum(record.trials.values()), trials_valid=record.trials.get("valid", 0),
+                 run_id=record.run_id or "", command=record.command,
+                 extra={key: record.tags[key] for key in MACHINE if key in record.tags}, **_subject(trials))
+
+
+def _sweep_of_summary(summary: SweepSummary, trials: Sequence[Measured]) -> Sweep:
+    valid = sum(trial.verdict == "valid" for trial in trials)
+    return Sweep(sweep_id=summary.sweep_id, question=summary.question, name=summary.experiment, status=summary.status,
+                 started_ms=summary.started_ms, ended_ms=summary.ended_ms, trials_planned=summary.planned_trials,
+                 trials_finished=len(trials), trials_valid=valid, command=summary.command,
+                 extra={key: summary.tags[key] for key in MACHINE if key in summary.tags}, **_subject(trials))
+
+
+def _skipped(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(one["cell"]), str(one["reason"])) for one in plan.get("skipped", [])]
+
+
+def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], run_ids: Mapping[int, str],
+           as_json: bool, notes: Sequence[str]) -> None:
+    """The page of a sweep just run, printed and kept with its summary run as summary.json and summary.txt."""
+    trials = [Measured(result, run_ids.get(result.order, "")) for result in results]
+    sweep, analysis = _sweep_of_summary(summary, trials), analyse(trials)
+    skipped = _skipped(summary.plan)
+    whole = document(sweep, trials, analysis)
+    whole["sweep"]["skipped"] = [{"cell": cell, "reason": reason} for cell, reason in skipped]
+    text = json.dumps(whole, ensure_ascii=False, indent=2)
+    recorder = Console(width=80, record=True, file=_Nowhere(), color_system=None)
+    render_sweep(recorder, sweep, analysis, NEXT, skipped)
+    told = store.record_sweep(summary_with(summary, {"summary.json": text, "summary.txt": recorder.export_text()}))
+    if as_json:
+        print(text)
+        return
+    console = Console(highlight=False)
+    render_sweep(console, sweep, analysis, NEXT, skipped)
+    for note in dict.fromkeys([*notes, *([told.note] if told.note else [])]):
+        console.print(f"note: {note}", markup=False)
+
+
+def summary_with(summary: SweepSummary, texts: Mapping[str, str]) -> SweepSummary:
+    """The summary with these artifacts."""
+    from dataclasses import replace
+
+    return replace(summary, texts={**summary.texts, **texts})
+
+
+class _Nowhere:
+    """A file that keeps nothing: rich records what it would have written."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return None
+
+
+def show(name: str, as_json: bool, uri: str | None) -> None:
+    """Print a sweep from the store. Raises ConfigError for a name that fits none or several."""
+    store = open_store(Tracking(uri=uri), write=False)
+    record = store.find_sweep(name)
+    trials: Sequence[Trial] = store.trials(record.sweep_id)
+    sweep, analysis = sweep_of_record(record, store.trials(record.sweep_id)), analyse(trials)
+    if as_json:
+        print(json.dumps(document(sweep, trials, analysis), ensure_ascii=False, indent=2))
+    else:
+        render_sweep(Console(highlight=False), sweep, analysis, NEXT[1:])
+
+
+def runs(as_json: bool, uri: str | None) -> None:
+    """Print the list of sweeps, the newest first."""
+    records = open_store(Tracking(uri=uri), write=False).sweeps()[::-1]
+    sweeps = [sweep_of_record(record, []) for record in records]
+    if as_json:
+        print(json.dumps(runs_document(sweeps), ensure_ascii=False, indent=2))
+    else:
+        render_runs(Console(highlight=False), sweeps)
+
+
+def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]], order: Sequence[Sequence[int]],
+         notes: Sequence[str], as_json: bool) -> None:
+    """Print what a sweep would run: `cells` are (name, server settings), `order` cell indices block by block."""
+    if as_json:
+        print(json.dumps({"schema_version": SCHEMA_VERSION, "cells": [{"cell": name, "settings": dict(settings)}
+                                                                      for name, settings in cells],
+                          "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
+                          "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes)},
+                         ensure_ascii=False, indent=2))
+        return
+    console = Console(highlight=False)
+    trials = sum(map(len, order))
+    console.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {trials} trial{'s' * (trials != 1)} in {len(order)} "
+                  f"block{'s' * (len(order) != 1)}. Nothing was started.")
+    for number, block in enumerate(order, start=1):
+        console.print(f"block {number}  " + ", ".join(cells[index][0] for index in block), markup=False)
+    keys = sorted({key for _, settings in cells for key in settings})
+    varied = [key for key in keys if len({str(settings.get(key)) for _, settings in cells}) > 1]
+    if varied:
+        console.print("\nServer settings that differ")
+        for key in varied:
+            by_value: dict[str, list[str]] = {}
+            for name, settings in cells:
+                by_value.setdefault(str(settings.get(key)), []).append(name)
+            for value, names in by_value.items():
+                console.print(f"  {key} = {value}  ({', '.join(names)})", markup=False)
+    for name, reason in skipped:
+        console.print(f"left out: {name}: {reason}", markup=False)
+    for note in dict.fromkeys(notes):
+        console.print(f"note: {note}", markup=False)
+
+
+def sync() -> int:
+    """Send what waits in the spool to the stores it was measured for; 0 if nothing is left waiting."""
+    synced = open_store(Tracking()).sync()
+    print(f"{synced.sent} result{'s' if synced.sent != 1 else ''} sent.")
+    for note in synced.notes:
+        print(f"note: {note}")
+    return 1 if synced.notes else 0

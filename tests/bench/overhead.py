@@ -1,0 +1,90 @@
+"""What the pipeline itself costs: per trial, at start-up, for a wrong word; and how much a cell's repetitions spread.
+
+Run by `make bench`; prints figures and the numbers they are held against. On a shared machine take medians.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKLOAD = ("start", "load", "generate", "settle", "think", "window", "release")
+"""What a trial is for; the rest of its wall time is the pipeline's: clear, reads, proofs, stop, plots, logging, Hydra."""
+
+
+def slackwater(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=cwd, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+
+
+def seconds(*arguments: str, cwd: Path, times: int = 7) -> float:
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        slackwater(*arguments, cwd=cwd)
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def say(what: str, found: float, unit: str, limit: float) -> bool:
+    held = found <= limit
+    print(f"{what:<58} {found:8.2f} {unit:<4} limit {limit:g} {unit}  {'ok' if held else 'MISSED'}", flush=True)
+    return held
+
+
+def trials(cwd: Path, *arguments: str) -> list[dict[str, Any]]:
+    store = f"sqlite:///{cwd}/mlflow.db"
+    done = slackwater("run", "-m", *arguments, f"tracking.uri={store}", "-q", cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = slackwater("show", "--json", "--store", store, cwd=cwd)
+    found: list[dict[str, Any]] = json.loads(shown.stdout)["trials"]
+    return found
+
+
+def overheads(found: list[dict[str, Any]]) -> list[float]:
+    """Seconds per trial from one trial's start to the next one's, less the workload; the first trial is left out."""
+    costs = []
+    for trial, following in zip(found[1:], found[2:], strict=False):
+        wall = (following["started_ms"] - trial["started_ms"]) / 1e3
+        costs.append(wall - sum(trial["metrics"].get(f"trial/{name}_s", 0.0) for name in WORKLOAD))
+    return costs
+
+
+def imported_by_help(cwd: Path) -> list[str]:
+    code = ("import sys; sys.argv=['slackwater','--help']; from pipeline.cli import main; main(); "
+            "print([m for m in ('mlflow','scipy','hydra','numpy','xllamacpp') if m in sys.modules], file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stderr.replace("'", '"'))
+    return found
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as name:
+        cwd = Path(name)
+        held = [say("slackwater --help", seconds("--help", cwd=cwd), "s", 0.6)]
+        held.append(say("a config error", seconds("run", "mode=twoshot", cwd=cwd), "s", 1.5))
+        print(f"imported by --help: {imported_by_help(cwd) or 'none of mlflow, scipy, hydra, numpy, xllamacpp'}")
+        found = trials(cwd, "mode=oneshot,interactive", "infer_os=off,on", "repetitions=3", "max_tokens=32")
+        costs = overheads(found)
+        print(f"overhead per trial, {len(costs)} trials: {min(costs):.2f} … {max(costs):.2f} s")
+        held.append(say("overhead per trial, median", median(costs), "s", 0.8))
+        idle = [trial["metrics"]["stabilized/time_to_stable_s"] for trial in found]
+        held.append(say("adaptive settling on an idle server, slowest", max(idle), "s", 3.0))
+        for cell in sorted({trial["cell"] for trial in found}):
+            rss = [trial["metrics"]["stabilized/tree_rss_mib"] for trial in found if trial["cell"] == cell]
+            spread = 100 * (max(rss) - min(rss)) / median(rss)
+            held.append(say(f"spread of stabilized/tree_rss_mib, {cell} (n = {len(rss)})", spread, "%", 0.5))
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Wrong input: one clear error that names the key and says what to do, exit code 2, nothing started, no stack trace."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, run_as_nobody
+
+
+def slackwater(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=cwd, text=True, capture_output=True,
+                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment})
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("slackwater: ")
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["mode=twoshot"], ["mode=twoshot is not known", "interactive, oneshot"]),
+    (["repetitons=5"], ["repetitons is not a setting", "Did you mean repetitions?", "now 3"]),
+    (["mode.trns=5"], ["mode.trns is not a setting", "mode.turns"]),
+    (["repetitions=many"], ["repetitions=many", "a whole number"]),
+    (["stabilization_delay_s=-1"], ["stabilization_delay_s=-1", "0 or more"]),
+    (["repetitions=0"], ["repetitions=0", "from 1"]),
+    (["mode=interactive", "mode.turns=0"], ["mode.turns=0", "from 1"]),
+    (["prompt.text=''"], ["prompt.text", "not empty"]),
+    (["-m", "colour=red,blue"], ["colour is not a setting"]),
+    (["experiment=mode_gop"], ["experiment=mode_gop is not known", "Did you mean mode_gap", "infer_os_effect"]),
+    (["infer_os.npu_optimization=true"], ["npu_optimization", "llamacpp"]),
+    (["infer_os.gpu_acceleration=true"], ["gpu_acceleration", "llamacpp"]),
+    (["num_ctx=9000"], ["num_ctx", "9000", "8192"]),
+    (["engine=ollamma"], ["engine=ollamma is not known", "llamacpp"]),
+    (["model=gguf"], ["model.path"]),
+    (["mode=oneshot", "mode.turns=3"], ["mode.turns=3", "oneshot"]),
+    (["place.order=3"], ["place"]),
+    (["prompt.text=a, b"], ["quotes"]),
+    (["--dryrun"], ["--dryrun", "--dry-run"]),
+    (["+nonsense=1"], ["nonsense"]),
+    (["infer_os.memory_optimization=true,true"], ["twice"]),
+])
+def test_a_wrong_word_is_named_and_nothing_is_started(arguments: list[str], words: list[str], tmp_path: Path,
+                                                      model_file: Path) -> None:
+    refused(slackwater("run", *arguments, cwd=tmp_path), *words)
+
+
+def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
+    refused(slackwater("run", "model=gguf", "model.path=nowhere.gguf", cwd=tmp_path), "nowhere.gguf")
+
+
+def test_a_file_that_is_no_gguf_is_recognised_before_a_server_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "notes.gguf").write_text("just some notes, no weights " * 10)
+    refused(slackwater("run", "model=gguf", "model.path=notes.gguf", cwd=tmp_path), "notes.gguf", "GGUF")
+
+
+def test_a_truncated_gguf_says_how_much_is_missing(tmp_path: Path, model_file: Path) -> None:
+    with model_file.open("rb") as whole:
+        (tmp_path / "half.gguf").write_bytes(whole.read(20_000_000))
+    refused(slackwater("run", "model=gguf", "model.path=half.gguf", cwd=tmp_path), "half.gguf", "truncated")
+
+
+def test_a_checksum_that_does_not_match_is_refused(tmp_path: Path, model_file: Path) -> None:
+    refused(slackwater("run", "model.sha256=" + "0" * 64, cwd=tmp_path), "sha256")
+
+
+def test_a_model_that_cannot_be_fetched_says_what_to_do_without_a_network(tmp_path: Path) -> None:
+    offline = {"SLACKWATER_CACHE": str(tmp_path / "cache"), "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+               "PIP_FIND_LINKS": "", "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "2", "PIP_NO_CACHE_DIR": "1"}
+    refused(slackwater("run", cwd=tmp_path, **offline), "model=gguf")
+
+
+def test_an_unquoted_off_in_a_defaults_list_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text("defaults:\n  - override /infer_os: off\nrepetitions: 1\n")
+    refused(slackwater("run", "experiment=mine", cwd=tmp_path), "mine.yaml", "infer_os", "quotes")
+
+
+def test_an_experiment_that_is_not_yaml_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text("defaults: [}\n")
+    refused(slackwater("run", "experiment=mine", cwd=tmp_path), "mine.yaml")
+
+
+def test_a_store_of_another_schema_is_refused_before_anything_is_measured(tmp_path: Path, model_file: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute("INSERT INTO alembic_version VALUES ('deadbeef')")
+    refused(slackwater("run", f"tracking.uri=sqlite:///{database}", cwd=tmp_path), "schema")
+
+
+def test_a_store_that_cannot_be_written_is_refused_at_once(tmp_path: Path, model_file: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o555)
+    done = run_as_nobody([sys.executable, "-m", "pipeline", "run", f"tracking.uri=sqlite:///{locked}/mlflow.db"],
+                         cwd=Path("/"), PYTHONPATH=str(ROOT), model_file=model_file)
+    refused(done, "locked")
+
+
+def test_dropping_all_caches_needs_root_and_says_what_does_not(tmp_path: Path, model_file: Path) -> None:
+    done = run_as_nobody([sys.executable, "-m", "pipeline", "run", "clear=drop_caches"], cwd=Path("/"),
+                         PYTHONPATH=str(ROOT), model_file=model_file)
+    refused(done, "drop_caches", "root", "clear=unload")
+
+
+def test_a_prompt_longer_than_the_context_is_found_at_the_first_load_with_the_servers_count(
+        tmp_path: Path, model_file: Path) -> None:
+    done = slackwater("run", "mode=oneshot", "num_ctx=256", "prompt.text=" + "tide " * 400, "max_tokens=4",
+                      f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "256" in done.stderr and "tokens" in done.stderr
+
+
+def test_a_command_that_does_not_exist_suggests_one(tmp_path: Path) -> None:
+    refused(slackwater("shwo", cwd=tmp_path), "shwo is not a command", "show")
+
+
+def test_an_unknown_sweep_is_named_and_says_how_to_make_one(tmp_path: Path) -> None:
+    done = slackwater("show", "nothing", "--store", f"sqlite:///{tmp_path}/none.db", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
