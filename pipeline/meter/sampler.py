@@ -43,6 +43,8 @@ class SamplerReport:
     """Of one core, from ready to now."""
     rss_mib: float
     rate_hz: float
+    realtime: bool = False
+    """Was it started ahead of ordinary processes (SCHED_FIFO)? Else a machine with every core busy makes it late."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Sampler:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_ns = 0
         self._ready_cpu_ns = 0
+        self._realtime = False
         self._report: SamplerReport | None = None
 
     def __enter__(self) -> Self:
@@ -107,7 +110,7 @@ class Sampler:
             raise MeterError(f"The sampler could not be started: {error.strerror} ({sys.executable}). "
                              "Expected to run this Python a second time.") from error
         try:
-            self._expect("ready")
+            self._realtime = self._expect("ready", "ready realtime") == "ready realtime"
         except MeterError:
             self.close()
             raise
@@ -189,7 +192,12 @@ class Sampler:
         return SamplerReport(
             samples=len(late_ms), lost_slots=lost_slots(timeline.due_ns, self.rate_hz),
             lateness_p50_ms=float(np.percentile(late_ms, 50)), lateness_p99_ms=float(np.percentile(late_ms, 99)),
-            cpu_pct=cpu_pct, rss_mib=rss_mib, rate_hz=self.rate_hz)
+            cpu_pct=cpu_pct, rss_mib=rss_mib, rate_hz=self.rate_hz, realtime=self._realtime)
+
+    def discard(self) -> None:
+        """Remove the raw records, once a stopped sampler's timeline is kept elsewhere."""
+        for name in (sampler_program.SAMPLES_FILE, sampler_program.PROCESSES_FILE):
+            (self.folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the sampler whatever its state; never raises."""
@@ -244,10 +252,11 @@ class Sampler:
             raise self._death()
         return line.decode().strip()
 
-    def _expect(self, word: str) -> None:
+    def _expect(self, *words: str) -> str:
         answer = self._answer()
-        if answer != word:
-            raise MeterError(f"The sampler answered {answer!r}. Expected {word!r}.")
+        if answer not in words:
+            raise MeterError(f"The sampler answered {answer!r}. Expected {' or '.join(words)}.")
+        return answer
 
     def _death(self) -> MeterError:
         """Why the sampler is no more, as an error to raise."""
