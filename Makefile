@@ -44,7 +44,7 @@ check: $(READY) ## ruff, mypy --strict, import-linter, and whether the lock sati
 	$(PY) -m pip check
 
 bench: $(READY) ## the numbers the project promises (overhead, settling, start-up); wants a quiet machine
-	@$(PY) -m tests.bench
+	@$(PY) -m tests.bench.overhead
 
 ui: $(READY) ## the MLflow UI on the local store, on this machine only
 	@$(PY) -m pipeline ui
@@ -62,9 +62,10 @@ $(READY): requirements.lock pyproject.toml
 	done
 	[ "$$python" ] || stop "Python 3.11 or newer is needed, and $(or $(PYTHON),python3) is not (found: $$($(or $(PYTHON),python3) --version 2>&1 || true)). Name one: make PYTHON=/path/to/python3.12 $(or $(firstword $(MAKECMDGOALS)),run)"
 	"$$python" -c 'import ensurepip, venv' 2>/dev/null || stop "$$python has no venv module (Debian and Ubuntu: apt install python3-venv)."
-	if [ "$$($(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then
+	state=$$($(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null) || state=
+	rm -f $(READY)
+	if [ "$$state" = "$$(pwd -P)" ]; then
 	    printf '[1/4] .venv: bringing it up to requirements.lock\n'
-	    rm -f $(READY)
 	else
 	    printf '[1/4] .venv: a new environment with %s\n' "$$("$$python" --version)"
 	    "$$python" -m venv --clear $(VENV) || stop "$$python could not make $(VENV) (its words are above)."
