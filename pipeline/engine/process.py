@@ -22,6 +22,8 @@ from pipeline.errors import EngineError
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
+_MARK = "SLACKWATER_SERVER"
+
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 parent, number, *command = sys.argv[1:]
@@ -59,8 +61,8 @@ def find_program(name: str) -> Path | None:
 class Child:
     """A program that we started, the leader of its own session. Not thread-safe."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path) -> None:
-        self._popen = popen
+    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path, mark: str) -> None:
+        self._popen, self._mark = popen, mark
         self._ended_by_us = False
         self._oom_kills = _oom_kills()
         self._seen: dict[int, psutil.Process] = {}
@@ -106,11 +108,11 @@ class Child:
         return command_line(self.pid)
 
     def descendants(self) -> list[psutil.Process]:
-        """Its living children and theirs, also those that were re-parented after their parent ended."""
+        """Its living children and theirs, also those that left its session and whose parent has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.pid).children(recursive=True):
                 self._seen[process.pid] = process
-        for process in _session(self.pid):
+        for process in _marked(self._mark):
             if process.pid != self.pid:
                 self._seen[process.pid] = process
         # `is_running` compares start times, so that a reused PID is never taken for ours.
@@ -148,15 +150,17 @@ def start(
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # A first program arms the signal and then becomes `command`: a preexec_fn is unsafe where threads run.
     armed = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
+    # Descendants inherit the environment, so that none of them can get lost, whatever session it moves to.
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
     try:
         with log_path.open("ab") as log:
             popen = subprocess.Popen(
-                armed, env=dict(environment), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                armed, env={**environment, _MARK: mark}, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=tuple(pass_fds), start_new_session=True,
             )
     except OSError as error:
         raise EngineError(f"{command[0]} could not be started: {error.strerror} ({error.filename}).") from error
-    return Child(popen, log_path)
+    return Child(popen, log_path, mark)
 
 
 def command_line(pid: int) -> list[str]:
@@ -203,10 +207,10 @@ def _oom_kills() -> int | None:
     return None
 
 
-def _session(leader: int) -> Iterator[psutil.Process]:
+def _marked(mark: str) -> Iterator[psutil.Process]:
     for pid in psutil.pids():
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            if os.getsid(pid) == leader:
+        if environment_of(pid).get(_MARK) == mark:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 yield psutil.Process(pid)
 
 
