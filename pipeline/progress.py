@@ -15,6 +15,16 @@ Stage = Literal["clear", "start", "load", "measure", "generate", "settle", "rele
 
 
 @dataclass(frozen=True)
+class Fetching:
+    """The model file on its way to this machine, before anything is planned. Bytes; `what` is "fetching", "checking", …"""
+
+    model: str
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class SweepStarted:
     """The plan, before the first trial."""
 
@@ -93,7 +103,7 @@ class SweepFinished:
 
 
 Event = (
-    SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | TrialFinished | SweepFinished
+    Fetching | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | TrialFinished | SweepFinished
 )
 
 

@@ -59,7 +59,8 @@ def bounds(lo: float, hi: float, decimals: int) -> str:
 
 def _shown(stats: Comparison) -> tuple[float, float, float, str]:
     """Estimate, lo, hi and unit as people read them: ratios become percent."""
-    assert stats.estimate is not None and stats.lo is not None and stats.hi is not None
+    if stats.estimate is None or stats.lo is None or stats.hi is None:
+        raise ValueError("a comparison without an interval has no bounds to show")
     if stats.scale == "ratio":
         return 100 * (stats.estimate - 1), 100 * (stats.lo - 1), 100 * (stats.hi - 1), "%"
     return stats.estimate, stats.lo, stats.hi, stats.unit

@@ -36,7 +36,8 @@ class Trial(Protocol):
     @property
     def notes(self) -> Sequence[str]: ...
     @property
-    def params(self) -> Mapping[str, str]: ...
+    def params(self) -> Mapping[str, object]:
+        """The resolved config, flattened: "infer_os.quantization" → value."""
     @property
     def metrics(self) -> Mapping[str, float]:
         """Metric → the last turn's value."""
@@ -114,5 +115,5 @@ def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> d
     for trial in valid(trials):
         number = value(trial, metric, turn)
         if number is not None:
-            blocks[trial.block].append(number)
+            blocks[trial.block or trial.repetition].append(number)
     return {block: sum(numbers) / len(numbers) for block, numbers in sorted(blocks.items())}

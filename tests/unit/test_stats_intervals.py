@@ -28,13 +28,16 @@ def test_ratio_interval_equals_scipy_on_logarithms() -> None:
     on, off = [20.1, 22.4, 19.7, 21.0], [17.9, 20.3, 18.0, 18.2]
     found = intervals.paired(on, off, ratio=True)
     known = stats.ttest_rel(np.log(on), np.log(off)).confidence_interval(0.95)
-    assert found is not None and found.scale == "ratio"
+    assert found is not None
+    assert found.scale == "ratio"
     assert (found.lo, found.hi) == pytest.approx((math.exp(known.low), math.exp(known.high)), rel=1e-9)
 
 
 def test_a_ratio_of_something_not_positive_becomes_a_difference_and_says_so() -> None:
     found = intervals.paired([0.0, 1.0], [1.0, 2.0], ratio=True)
-    assert found is not None and found.scale == "difference" and "ratio" not in found.method
+    assert found is not None
+    assert found.scale == "difference"
+    assert "ratio" not in found.method
 
 
 def test_welch_equals_scipy() -> None:
@@ -51,21 +54,25 @@ def test_a_shared_reference_cell_takes_the_days_out() -> None:
     a, a_reference = [110.0, 111.0, 109.0], [100.0, 101.0, 100.0]
     b, b_reference = [v - 5 + day_two for v in a], [v + day_two for v in a_reference]
     found = intervals.welch_against_reference(a, a_reference, b, b_reference)
-    assert found is not None and found.estimate == pytest.approx(5.0)
+    assert found is not None
+    assert found.estimate == pytest.approx(5.0)
     naive = intervals.welch(a, b)
-    assert naive is not None and naive.estimate == pytest.approx(-2.0)
+    assert naive is not None
+    assert naive.estimate == pytest.approx(-2.0)
 
 
 def test_constant_differences_get_one_step_of_the_meter_and_no_zero_width() -> None:
     found = intervals.paired([120.3, 140.7, 99.9], [100.1, 120.5, 79.7], step=PAGE_MIB)
-    assert found is not None and found.identical
+    assert found is not None
+    assert found.identical
     assert (found.hi - found.lo) / 2 == pytest.approx(PAGE_MIB)
     assert found.estimate == pytest.approx(20.2, abs=1e-6)
 
 
 def test_a_difference_of_one_step_is_not_a_finding() -> None:
     found = intervals.paired([1 + PAGE_MIB] * 5, [1.0] * 5, step=PAGE_MIB)
-    assert found is not None and found.p == pytest.approx(0.05)
+    assert found is not None
+    assert found.p == pytest.approx(0.05)
     half_a_page = intervals.paired([1 + PAGE_MIB / 2] * 5, [1.0] * 5, step=PAGE_MIB)
     assert half_a_page is not None
     assert intervals.verdict(half_a_page, margin=1.0, unit="MiB").kind == "no difference"
@@ -103,7 +110,8 @@ def test_undecided_says_how_many_more_trials_would_decide() -> None:
     assert found is not None
     words = intervals.verdict(found, margin=0.1, unit="MiB")
     # mean 10/3, sd 4.16: zero leaves a 95 % t interval at n = 9 (2.306·4.16/3 = 3.20 < 3.33), not at 8 (3.48)
-    assert words.kind == "undecided" and words.more_trials == 6
+    assert words.kind == "undecided"
+    assert words.more_trials == 6
     assert words.text == "undecided: about 6 more trials"
 
 
@@ -121,7 +129,8 @@ def test_holm_is_the_textbook_example() -> None:
 def test_in_a_family_a_single_result_must_be_stronger() -> None:
     a, b = [97.0, 98.5, 97.2, 98.0, 97.0], [100.0, 98.4, 99.0, 98.9, 99.0]
     found = intervals.paired(a, b)
-    assert found is not None and 0.0125 < found.p < 0.05
+    assert found is not None
+    assert 0.0125 < found.p < 0.05
     assert intervals.verdict(found, margin=0.1, unit="MiB").kind == "less"
     in_family = intervals.verdict(found, margin=0.1, unit="MiB", adjusted_p=4 * found.p, family=4)
     assert in_family.kind == "undecided"
@@ -134,7 +143,8 @@ def test_identical_trials_still_permit_deviating_ones() -> None:
 def test_yuen_ignores_the_outlier_that_students_t_suffers_from() -> None:
     d = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.0, 1.1, 40.0]
     robust, plain = intervals.yuen(d), intervals.of_differences(d)
-    assert robust is not None and plain is not None
+    assert robust is not None
+    assert plain is not None
     # trimmed mean of the middle six, se and df by hand from Yuen (1974)
     w = np.clip(np.sort(d), 0.95, 1.1)
     se = math.sqrt(9 * w.var(ddof=1) / (6 * 5))

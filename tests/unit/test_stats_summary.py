@@ -69,16 +69,19 @@ def test_the_gap_as_found_is_an_artefact_and_the_unified_one_is_none() -> None:
     assert as_found["off"].stats.kind == "more"
     unified = {(row.infer_os, row.metric, row.turn): row for row in found.unified}
     turn_1 = unified["off", HEADLINE, 1]
-    assert turn_1.difference == 0 and turn_1.stats.verdict == "identical (3 of 3)"
+    assert turn_1.difference == 0
+    assert turn_1.stats.verdict == "identical (3 of 3)"
     assert unified["on", PEAK, 1].difference == 0
     last = unified["off", HEADLINE, 3]
-    assert last.difference == pytest.approx(-2.0) and last.stats.kind == "less"
+    assert last.difference == pytest.approx(-2.0)
+    assert last.stats.kind == "less"
     assert last.interactive == pytest.approx(196.1)
 
 
 def test_the_gap_never_compares_before_the_generation() -> None:
     phases = {row.phase for row in summary.gap(two_by_two()).unified}
-    assert phases and "pre_generation" not in phases
+    assert phases
+    assert "pre_generation" not in phases
 
 
 def test_effects_are_on_minus_off_within_each_mode() -> None:
@@ -86,17 +89,21 @@ def test_effects_are_on_minus_off_within_each_mode() -> None:
     row = rows[HEADLINE, "oneshot"]
     assert (row.flag, row.n_on, row.n_off) == ("on", 3, 3)
     assert row.difference == pytest.approx(-20.0)
-    assert row.on == pytest.approx(174.1) and row.off == pytest.approx(194.1)
+    assert row.on == pytest.approx(174.1)
+    assert row.off == pytest.approx(194.1)
     assert row.relative_pct == pytest.approx(-100 * 20 / 194.1)
     assert row.stats.kind == "less"
-    assert row.stats.lo is not None and row.stats.hi is not None
+    assert row.stats.lo is not None
+    assert row.stats.hi is not None
     assert row.stats.lo < -20.0 < row.stats.hi < 0
-    assert row.question and not rows[PEAK, "oneshot"].question
+    assert row.question
+    assert not rows[PEAK, "oneshot"].question
 
 
 def test_speed_is_compared_as_a_ratio() -> None:
     row = next(r for r in summary.effects(two_by_two()) if r.metric == "decode/tokens_per_s" and r.mode == "oneshot")
-    assert row.stats.scale == "ratio" and row.stats.estimate == pytest.approx(0.8)
+    assert row.stats.scale == "ratio"
+    assert row.stats.estimate == pytest.approx(0.8)
     assert row.stats.kind == "less"
 
 
@@ -111,13 +118,15 @@ def test_trials_that_do_not_count_are_left_out_and_listed() -> None:
     assert cell.median[HEADLINE] == pytest.approx(194.125)
     row = next(r for r in summary.effects([spoiled, *trials[1:]]) if r.metric == HEADLINE and r.mode == "oneshot")
     assert (row.n_off, row.n_on, row.stats.n_blocks) == (2, 3, 2)
-    assert row.difference is not None and abs(row.difference + 20) < 0.1
+    assert row.difference is not None
+    assert abs(row.difference + 20) < 0.1
 
 
 def test_cells_give_median_and_spread() -> None:
     trials = [made("oneshot", "off", b, {HEADLINE: {1: v}}) for b, v in enumerate([10.0, 11.0, 13.0, 14.0, 50.0], 1)]
     cell = summary.cells(trials)[0]
-    assert cell.median[HEADLINE] == 13.0 and cell.mad[HEADLINE] == 2.0
+    assert cell.median[HEADLINE] == 13.0
+    assert cell.mad[HEADLINE] == 2.0
     assert cell.jumped_share[HEADLINE] == pytest.approx(0.2)
 
 
@@ -178,7 +187,8 @@ def test_little_or_nothing_measured_is_no_crash(trials: list[Trial]) -> None:
     assert len(summary.cells(trials)) == len({t.cell for t in trials})
     assert all(r.difference is None for r in summary.effects(trials))
     found = summary.gap(trials)
-    assert found.as_found == () and found.unified == ()
+    assert found.as_found == ()
+    assert found.unified == ()
 
 
 def test_one_repetition_gives_a_difference_without_an_interval() -> None:

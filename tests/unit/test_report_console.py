@@ -1,0 +1,122 @@
+"""The page at the end of a sweep, as people and pipes get it."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from pipeline.report import words
+from pipeline.report.console import print_runs, print_sweep
+from pipeline.report.document import Sweep, analyse
+from pipeline.stats.trials import Trial
+from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
+
+SWEEP = Sweep("mode_gap-1", question="Does one-shot need more memory than interactive?", model="smollm2-135m",
+              engine="llamacpp", engine_version="2026.10", num_ctx=2048, trials_planned=12)
+
+
+def page(trials: list[Trial], width: int = 80, sweep: Sweep = SWEEP) -> str:
+    out = io.StringIO()
+    print_sweep(Console(file=out, width=width), sweep, analyse(trials), [("slackwater ui", "every trial")],
+                [("oneshot-npu", "no engine has an NPU path")])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_every_line_fits_and_a_pipe_gets_plain_text(width: int) -> None:
+    text = page(two_by_two(), width)
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for expected in ("Does one-shot", "tree RSS, MiB", "system used, %", "+162.1 MiB", "identical (3 of 3)",
+                     "less by 20.0", "slackwater ui", "no engine has an NPU path"):
+        assert expected in text
+
+
+def test_the_answer_explains_the_artefact_and_names_the_saving() -> None:
+    text = " ".join(page(two_by_two()).split())
+    assert ("One-shot needs no more than interactive: the +162.1 MiB as found appear only if one mode is read before "
+            "the model is loaded and the other after. The flags save 20.0 MiB.") in text
+
+
+def test_a_real_gap_is_not_talked_away() -> None:
+    trials = [made(mode, "off", block, {HEADLINE: {1: 100.0 + 0.01 * block + (30.0 if mode == "oneshot" else 0.0)}})
+              for block in (1, 2, 3) for mode in ("oneshot", "interactive")]
+    assert words.answer(analyse(trials)) == "One-shot needs 30.0 MiB more than interactive."
+
+
+def test_undecided_is_said_and_not_dressed_up() -> None:
+    values = {"oneshot": (120.0, 140.0, 99.0), "interactive": (100.0, 100.0, 102.0)}
+    trials: list[Trial] = [made(mode, "off", block, {HEADLINE: {1: values[mode][block - 1]}})
+                           for block in (1, 2, 3) for mode in values]
+    assert "is undecided" in words.answer(analyse(trials))
+    assert re.search(r"undecided: about \d+ more trials", page(trials))
+
+
+def test_a_saving_of_memory_is_never_called_faster() -> None:
+    assert "faster" not in page(two_by_two())
+    assert "slower" not in page(two_by_two())
+
+
+def test_what_does_not_count_is_listed_with_its_reason() -> None:
+    trials = two_by_two()
+    first = trials[0]
+    assert isinstance(first, Made)
+    text = " ".join(page([replace(first, verdict="failed", order=7, reasons=("died [red]of[/red] signal 9",)),
+                          *trials[1:]]).split())
+    assert "Left out: trial 7 (oneshot · off), failed: died [red]of[/red] signal 9" in text
+    assert "12 trials, 11 valid, 1 failed" in text
+
+
+def test_long_names_are_cut_without_losing_what_tells_cells_apart() -> None:
+    trials: list[Trial] = [made("oneshot", "off", 1, {HEADLINE: {1: 1.0}}, model__name=f"{'x' * 70}-{i}")
+                           for i in range(30)]
+    text = page(trials, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"-{i}" in text or "…" in text for i in range(30))
+    short: list[Trial] = [made("oneshot", "off", 1, {HEADLINE: {1: 1.0}}, num_ctx=str(512 * 2**i)) for i in range(7)]
+    assert all(f"num_ctx {512 * 2**i}" in page(short) for i in range(7))
+
+
+@pytest.mark.parametrize("trials", [[], [made("oneshot", "off", 1, {})], two_by_two(1)[:1],
+                                    [replace(made("oneshot", "off", 1, {}), verdict="failed")]])
+def test_little_or_nothing_is_printed_without_a_crash(trials: list[Trial]) -> None:
+    for width in (20, 60, 80, 200):
+        assert page(trials, width)
+
+
+def test_not_measured_is_a_dash_and_not_a_zero() -> None:
+    line = next(line for line in page([made("oneshot", "off", 1, {HEADLINE: {1: 5.0}})]).splitlines()
+                if line.startswith("oneshot · off"))
+    assert line.split()[-6:] == ["–", "–", "–", "–", "5.0", "–"]
+
+
+def test_colour_only_underlines_what_the_words_say() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, color_system="standard")
+    print_sweep(console, SWEEP, analyse(two_by_two()))
+    assert "\x1b[36mless by 20.0" in out.getvalue()
+
+
+def test_the_list_of_sweeps() -> None:
+    out = io.StringIO()
+    print_runs(Console(file=out, width=80), [
+        Sweep("mode_gap-1", question="Why?", started_ms=0, trials_planned=12, trials_finished=12, trials_valid=11),
+        Sweep("x", status="interrupted", trials_planned=12, trials_finished=3, trials_valid=3)])
+    lines = out.getvalue().splitlines()
+    assert lines[0].split() == ["sweep", "started", "trials", "question"]
+    assert "12/12, 11 valid" in lines[1]
+    assert lines[1].endswith("Why?")
+    assert "3/12 interrupted" in lines[2]
+    empty = io.StringIO()
+    print_runs(Console(file=empty), [])
+    assert "No sweep" in empty.getvalue()
+
+
+@pytest.mark.parametrize(("x", "unit", "text"), [(162.08, "MiB", "+162.1 MiB"), (-0.84, "points", "−0.8 points"),
+                                                 (0.0, "MiB", "0.0 MiB"), (-0.0194, "MiB", "−0.019 MiB")])
+def test_signed_differences(x: float, unit: str, text: str) -> None:
+    assert words.signed(x, unit) == text
