@@ -125,11 +125,14 @@ class InferOs:
     gpu_acceleration: bool = False
     quantization: bool = False
     parallel_processing: bool = False
+    environment: dict[str, str] | None = None
+    """Exactly these variables in the server's environment instead of the knobs behind the flags: the flags as they were
+    published; {} is the server's own defaults. Only for engine=ollama."""
 
     @property
     def switched_on(self) -> list[str]:
         """Names of the flags that are on, in the schema's order."""
-        return [f.name for f in fields(self) if getattr(self, f.name)]
+        return [f.name for f in fields(self) if getattr(self, f.name) is True]
 
 
 @dataclass

@@ -48,7 +48,9 @@ DrawTimeline = Callable[[Path, Timeline, Sequence[Mark], str], None]
 
 
 def infer_os_label(flags: InferOs) -> str:
-    """The arm in a word: off, on (the shipped preset), or the flags that are on."""
+    """The arm in a word: off, on (the shipped preset), the flags that are on, or a published environment."""
+    if flags.environment is not None:
+        return "as_published" if flags.environment else "server_defaults"
     on = flags.switched_on
     if not on:
         return "off"
@@ -71,7 +73,8 @@ def flatten(config: Config) -> dict[str, Any]:
     return walk("", tree)
 
 
-def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None, config: Config) -> dict[str, dict[int, float]]:
+def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
+               config: Config) -> dict[str, dict[int, float]]:
     """Metric name → turn (0 for what belongs to the trial) → value; what could not be measured is absent."""
     by_turn: dict[str, dict[int, float]] = defaultdict(dict)
 
@@ -142,8 +145,7 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     for turn, (stable, seconds) in record.settled.items():
         if not stable:
             reasons.append(f"memory had not settled {seconds:.0f} s after turn {turn}")
-    swapped = max((value for name, turns in metrics.items() if name.endswith("/tree_swap_mib") for value in turns.values()),
-                  default=0.0)
+    swapped = max((max(turns.values()) for name, turns in metrics.items() if name.endswith("/tree_swap_mib")), default=0.0)
     if swapped > 0:
         reasons.append(f"{swapped:.1f} MiB of the server were swapped out")
     for turn, answer in record.generations.items():

@@ -13,7 +13,7 @@ from pipeline.config import Engine, InferOs
 from pipeline.engine.base import Proof, Scalar
 from pipeline.errors import ConfigError
 
-FLAGS = tuple(f.name for f in fields(InferOs))
+FLAGS = tuple(f.name for f in fields(InferOs) if f.type == "bool")
 
 NOTHING_STARTED = "Nothing was started."
 
@@ -113,6 +113,9 @@ def as_text(value: Scalar) -> str:
 
 
 def _check_flags(engine: Engine, infer_os: InferOs) -> None:
+    if infer_os.environment is not None:
+        raise ConfigError(f"infer_os.environment is for a server that reads variables of its own: use engine=ollama, not "
+                          f"engine={engine.name}. {NOTHING_STARTED}")
     unknown = sorted(set(engine.flags) - set(FLAGS))
     if unknown:
         raise ConfigError(f"engine.flags.{unknown[0]} is no flag of infer_os. Flags: {', '.join(FLAGS)}. "

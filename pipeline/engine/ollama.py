@@ -1,0 +1,222 @@
+"""engine=ollama: an `ollama serve` of ours, with the cell's flags in its own environment, and gone when the trial is.
+
+It gets an environment, a port, a session and a model folder of its own; nothing of the user's Ollama is touched.
+What a running server is asked is ollama_server.py; a server that is already there is ollama_attached.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.engine import checks, gguf, ollama_log, ollama_models, ollama_settings, weights
+from pipeline.engine.base import EngineBase, Plan, Scalar
+from pipeline.engine.knobs import NOTHING_STARTED, refuse, resolve
+from pipeline.engine.machine import usable_cores
+from pipeline.engine.ollama_process import Host
+from pipeline.engine.ollama_server import OllamaServer
+from pipeline.engine.ollama_start import (
+    answering,
+    desktop_note,
+    find_binary,
+    listen_address,
+    older,
+    require_supported,
+    start_serve,
+    version_of,
+)
+from pipeline.errors import ConfigError, EngineError
+
+_GPU_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "dxg")
+
+
+class Engine(EngineBase):
+    """A managed Ollama."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._name = model_name(config)
+        self._server: OllamaServer | None = None
+
+    @property
+    def model_path(self) -> Path | None:
+        """The file with the weights; None while it has not been fetched."""
+        if self.config.model.kind == "ollama":
+            stored = ollama_models.find(self._name)
+            return stored.weights.resolve() if stored else None
+        located = weights.located(self.config.model)
+        return located if located and located.exists() else None
+
+    def plan(self) -> Plan:
+        """See EngineBase. A model that has not been fetched yet is planned without its header, noted."""
+        config = self.config
+        binary = find_binary(config.engine)
+        version = version_of(binary)
+        require_supported(version, str(binary))
+        listen_address(config.engine.url)
+        settings, notes = resolved_settings(config)
+        require_generation(config, settings, version)
+        header = self._header(notes)
+        notes += check_cell(config, settings, header)
+        if config.model.kind != "ollama" and not config.engine.raw:
+            notes.append("engine.raw=false: a GGUF file brings Ollama no template; the prompt is sent as it is")
+        if seen := desktop_note():
+            notes.append(seen)
+        path = self.model_path or weights.located(config.model)
+        return Plan({"model": str(path or self._name), "num_ctx": config.num_ctx, **settings}, tuple(notes))
+
+    def fetch(self, progress: weights.Progress) -> None:
+        """Get a missing model: a file as weights.py does, an Ollama name by a pull, if engine.pull says so.
+
+        Raises ConfigError: not to be had."""
+        if self.model_path is not None:
+            return
+        if self.config.model.kind != "ollama":
+            weights.resolve(self.config.model, progress)
+        elif self.config.engine.pull:
+            from pipeline.engine.ollama_pull import pull
+
+            pull(find_binary(self.config.engine), str(self._name), self.config.engine, progress)
+
+    def start(self, log_path: Path) -> OllamaServer:
+        """See EngineBase."""
+        plan, config, path = self.plan(), self.config, self.model_path
+        if path is None:
+            raise EngineError(f"the model {self._name} is not there. It is fetched before the first trial; was it "
+                              "removed meanwhile?")
+        folder = log_path.parent.absolute() / "ollama"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            self._offer(path, folder / "models")
+            self._server = self._serve(plan.settings, folder, log_path, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if int(plan.settings.get("num_gpu", 0)) > 0 and ollama_log.gpus(self._server.host.log_since(0)) == []:
+            self._server.stop()
+            raise EngineError("infer_os.gpu_acceleration=true, but this Ollama found no GPU that it can use (its log: "
+                              '"inference compute" library=cpu). Leave the flag off.')
+        return self._server
+
+    def provenance(self) -> Mapping[str, str]:
+        """See EngineBase; after a trial with what /api/ps claimed."""
+        binary = find_binary(self.config.engine)
+        facts = {"engine_version": f"ollama {version_of(binary)}", "engine_binary": str(binary)}
+        if self._server is not None and self._server.claim is not None:
+            facts["engine_claim_bytes"] = str(self._server.claim)
+        path = self.model_path
+        if path is None:
+            return facts
+        header = gguf.read_header(path)
+        return facts | {
+            "model_name": str(self._name), "model_file": str(path), "model_bytes": str(header.file_bytes),
+            "model_architecture": header.architecture, "model_quantisation": header.quantisation,
+            "model_digest": self._digest(path),
+        }
+
+    def _header(self, notes: list[str]) -> gguf.Header | None:
+        path, model = self.model_path, self.config.model
+        if path is not None:
+            return gguf.read_header(path)
+        if model.kind == "ollama" and not self.config.engine.pull:
+            have = ", ".join(ollama_models.known())
+            raise ConfigError(f"model {self._name} is not on this machine. Get it with `ollama pull {self._name}`, or let "
+                              f"slackwater: engine.pull=true. Models here: {have or 'none'}. {NOTHING_STARTED}")
+        if model.kind == "file" and (located := weights.located(model)):
+            return gguf.read_header(located)  # says what is wrong with the path
+        notes.append(f"model={model.name} is fetched first; its file could not be checked yet")
+        return None
+
+    def _digest(self, path: Path) -> str:
+        stored = ollama_models.find(self._name) if self.config.model.kind == "ollama" else None
+        known = stored.digest if stored else weights.known_digest(path)
+        return f"sha256:{known}" if known else "not known"
+
+    def _offer(self, path: Path, models: Path) -> None:
+        """Make a model folder of ours in which the model stands under its name."""
+        stored = ollama_models.find(self._name) if self.config.model.kind == "ollama" else None
+        if stored is not None:
+            ollama_models.link(stored, models)
+        else:
+            ollama_models.adopt(path, gguf.read_header(path), weights.digest(path), self._name, models)
+
+    def _serve(self, settings: Mapping[str, Scalar], folder: Path, log_path: Path, path: Path) -> OllamaServer:
+        config = self.config
+        ours = {"OLLAMA_NO_CLOUD": "1"}
+        if config.infer_os.environment is None:
+            ours |= {"OLLAMA_KEEP_ALIVE": str(ollama_settings.FOR_EVER), "OLLAMA_CONTEXT_LENGTH": str(config.num_ctx),
+                     "OLLAMA_LOAD_TIMEOUT": f"{config.engine.no_progress_s:g}s"}
+        child = start_serve(find_binary(config.engine), folder, folder / "models", log_path,
+                            listen_address(config.engine.url), ours | ollama_settings.environment(settings))
+
+        def end() -> None:
+            child.end(config.engine.stop_limit_s)
+            shutil.rmtree(folder, ignore_errors=True)
+
+        try:
+            api = answering(child, config.engine.start_limit_s)
+        except BaseException:
+            end()
+            raise
+        return OllamaServer(api, Host(child.pid, log_path, child.ended), str(self._name), path, settings, config.engine,
+                            end)
+
+
+def resolved_settings(config: Config) -> tuple[dict[str, Scalar], list[str]]:
+    """Settings behind the cell's flags, or its published environment, and notes. Raises ConfigError (knobs.resolve)."""
+    published = config.infer_os.environment
+    flags = dataclasses.replace(config.infer_os, environment=None)
+    resolved = resolve(config.engine, flags, ollama_settings.KNOBS, usable_cores())
+    settings, notes = dict(resolved.settings), list(resolved.notes)
+    if published is not None:
+        # The flags as they were published: these variables, and no knob of ours, in the server's environment.
+        settings = {name: value for name, value in settings.items() if name not in ollama_settings.ENVIRONMENT}
+        settings |= {f"env.{name}": value for name, value in published.items()}
+    return settings | {"keep_alive": ollama_settings.FOR_EVER}, notes
+
+
+def require_generation(config: Config, settings: Mapping[str, Scalar], version: str) -> None:
+    """Raises ConfigError for flags that a server of this version has nothing behind."""
+    if not older(version):
+        return
+    if config.infer_os.memory_optimization:
+        raise refuse("memory_optimization", config.engine.name, f"Ollama {version} has no prompt cache, checkpoints or "
+                     "repacking that could be switched off; these came with 0.30")
+    kv_type = settings.get("kv_cache_type", "f16")
+    if kv_type not in ("f16", "q8_0", "q4_0"):
+        raise ConfigError(f"kv_cache_type={kv_type}: Ollama {version} knows f16, q8_0 and q4_0 and ignores others. "
+                          f"{NOTHING_STARTED}")
+
+
+def check_cell(config: Config, settings: Mapping[str, Scalar], header: gguf.Header | None) -> list[str]:
+    """Checks of a cell against model and machine that need no server; notes. Raises ConfigError."""
+    ollama_settings.check(settings, config.num_ctx)
+    checks.check_context(header, config.num_ctx, config.max_tokens)
+    if int(settings.get("num_gpu", 0)) > 0 and not _has_gpu():
+        raise refuse("gpu_acceleration", config.engine.name, "this machine has no GPU (nothing in /dev/nvidia*, "
+                     "/dev/kfd, /dev/dri); Ollama would take the number of layers and ignore it")
+    if header is None:
+        return []
+    slots, batch = int(settings.get("num_parallel", 1)), int(settings["num_batch"])
+    kv_type = str(settings.get("kv_cache_type", "f16"))
+    need = checks.memory_need(header, config.num_ctx, slots, batch, kv_type, kv_type)
+    note = checks.check_memory(need, f"{config.model.name} with num_ctx={config.num_ctx} in {slots} slots")
+    return [note] if note else []
+
+
+def model_name(config: Config) -> ollama_models.Name:
+    """The name under which the server is asked for the model. Raises ConfigError: no name, or none that can be."""
+    if config.model.kind != "ollama":
+        return ollama_models.Name.parse(re.sub(r"[^A-Za-z0-9_.-]", "-", config.model.name).lstrip(".-") or "model")
+    if not config.model.tag:
+        raise ConfigError(f"model={config.model.name} needs model.tag: the name as `ollama pull` takes it, such as "
+                          f"gpt-oss:20b. {NOTHING_STARTED}")
+    return ollama_models.Name.parse(config.model.tag)
+
+
+def _has_gpu() -> bool:
+    return any(True for pattern in _GPU_FILES for _ in Path("/dev").glob(pattern))

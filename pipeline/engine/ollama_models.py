@@ -1,0 +1,183 @@
+"""Models as Ollama stores them: names, manifests and blobs; and a model folder of ours that copies no weights.
+
+A folder of ours holds manifests and links to blobs or GGUF files, so that nothing is ever written into the user's
+folder. Layout: manifest/ and types/model/name.go in Ollama's repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import weights
+from pipeline.engine.gguf import Header
+from pipeline.engine.knobs import NOTHING_STARTED
+from pipeline.errors import ConfigError
+
+_MODEL_LAYER = "application/vnd.ollama.image.model"
+_CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A model's full name, as in registry.ollama.ai/library/gemma3:1b."""
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> Name:
+        """From what `ollama pull` takes, with its defaults. Raises ConfigError for what can be no name."""
+        path, colon, tag = text.rpartition(":")
+        if not colon or "/" in tag:
+            path, tag = text, "latest"
+        parts = path.split("/")
+        if len(parts) > 3 or not all(_PART.match(part) for part in (*parts[1:], parts[0].replace(":", "_"), tag)):
+            raise ConfigError(f"model.tag={text!r} is no name of an Ollama model: expected something like gpt-oss:20b. "
+                              f"{NOTHING_STARTED}")
+        host, namespace, model = ["registry.ollama.ai", "library"][:3 - len(parts)] + parts
+        return cls(host, namespace, model, tag)
+
+    @property
+    def path(self) -> Path:
+        """Where its manifest lies below a model folder."""
+        return Path("manifests", self.host, self.namespace, self.model, self.tag)
+
+    def __str__(self) -> str:
+        short = self.model if (self.host, self.namespace) == ("registry.ollama.ai", "library") else (
+            f"{self.namespace}/{self.model}" if self.host == "registry.ollama.ai" else f"{self.host}/{self.namespace}/{self.model}")
+        return f"{short}:{self.tag}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model in somebody's folder."""
+
+    name: Name
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its weights, as the manifest names them. Raises ConfigError: a model without a GGUF."""
+        layer = next((layer for layer in self.manifest.get("layers", ()) if layer.get("mediaType") == _MODEL_LAYER), None)
+        if layer is None:
+            kinds = ", ".join(sorted({str(layer.get("mediaType")) for layer in self.manifest.get("layers", ())}))
+            raise ConfigError(f"model {self.name} holds no GGUF (its layers: {kinds or 'none'}): only models that run in "
+                              f"Ollama's llama.cpp engine on this machine can be measured. Choose another. {NOTHING_STARTED}")
+        return str(layer["digest"]).removeprefix("sha256:")
+
+    @property
+    def weights(self) -> Path:
+        """The file with its weights."""
+        return blob(self.folder, self.digest)
+
+
+def blob(folder: Path, digest: str) -> Path:
+    """Where a blob lies below a model folder."""
+    return folder / "blobs" / f"sha256-{digest.removeprefix('sha256:')}"
+
+
+def own_store() -> Path:
+    """The folder that engine.pull=true fills; never one of the user's."""
+    return weights.cache_folder() / "ollama"
+
+
+def stores() -> list[Path]:
+    """Folders in which models may lie: the one this user's Ollama is told to use, or its defaults, and ours."""
+    told = os.environ.get("OLLAMA_MODELS")
+    users = [Path(told).expanduser()] if told else [
+        Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/.ollama/models"),
+        Path("/var/lib/ollama")]
+    return [*users, own_store()]
+
+
+def find(name: Name) -> Stored | None:
+    """The model in the first folder that has it. Raises ConfigError where permissions forbid to look."""
+    for folder in stores():
+        path = folder / name.path
+        try:
+            text = path.read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            raise ConfigError(f"the model folder {folder} may not be read by this user ({error.filename}). Give permission "
+                              f"(it often belongs to the group ollama), or point OLLAMA_MODELS to another folder. "
+                              f"{NOTHING_STARTED}") from error
+        try:
+            stored = Stored(name, folder, json.loads(text))
+            found = stored.weights
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"the manifest {path} is not understood ({error!r}). `ollama pull {name}` writes it anew. "
+                              f"{NOTHING_STARTED}") from error
+        if not found.exists():
+            raise ConfigError(f"model {name} is incomplete: its manifest names {found.name}, which is not in {found.parent}. "
+                              f"`ollama pull {name}` fetches it. {NOTHING_STARTED}")
+        if not os.access(found, os.R_OK):
+            raise ConfigError(f"the weights of model {name}, {found}, may not be read by this user. Give permission (they "
+                              f"often belong to the group ollama). {NOTHING_STARTED}")
+        return stored
+    return None
+
+
+def known() -> list[str]:
+    """Names of all models that can be found, for an error that lists them."""
+    return sorted({str(name) for folder in stores() for name in _names(folder)})
+
+
+def link(stored: Stored, folder: Path) -> None:
+    """Make `folder` a model folder with this model in it: its manifest, and links to its blobs."""
+    target = folder / stored.name.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(stored.manifest))
+    (folder / "blobs").mkdir(exist_ok=True)
+    for layer in (stored.manifest.get("config", {}), *stored.manifest.get("layers", ())):
+        if "digest" in layer:
+            source = blob(stored.folder, layer["digest"])
+            _symlink(blob(folder, layer["digest"]), source)
+
+
+def adopt(gguf: Path, header: Header, digest: str, name: Name, folder: Path) -> None:
+    """Make `folder` a model folder that offers a GGUF file under `name`: a manifest of ours, and a link to the file."""
+    billions = sum(tensor.elements for tensor in header.tensors)
+    described = json.dumps({
+        "model_format": "gguf", "model_family": header.architecture, "model_families": [header.architecture],
+        "model_type": f"{billions / 1e6:.2f}M" if billions < 1e9 else f"{billions / 1e9:.1f}B",
+        "file_type": header.quantisation.upper(), "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+    }).encode()
+    config = hashlib.sha256(described).hexdigest()
+    layers: Sequence[Mapping[str, Any]] = [
+        {"mediaType": _MODEL_LAYER, "digest": f"sha256:{digest}", "size": header.file_bytes}]
+    manifest = {"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "layers": layers,
+                "config": {"mediaType": _CONFIG_TYPE, "digest": f"sha256:{config}", "size": len(described)}}
+    target = folder / name.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(manifest))
+    (folder / "blobs").mkdir(exist_ok=True)
+    blob(folder, config).write_bytes(described)
+    _symlink(blob(folder, digest), gguf)
+
+
+def _symlink(link_path: Path, source: Path) -> None:
+    if not link_path.is_symlink():
+        link_path.symlink_to(source.resolve())
+
+
+def _names(folder: Path) -> Iterator[Name]:
+    try:
+        found = sorted((folder / "manifests").glob("*/*/*/*"))
+    except OSError:
+        return
+    for path in found:
+        yield Name(*path.relative_to(folder / "manifests").parts)

@@ -1,0 +1,110 @@
+"""The processes of an Ollama server: who listens on a port, which child holds the model, what its log says.
+
+Starting and ending processes is process.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.engine import process
+
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)
+
+
+@dataclass(frozen=True)
+class Host:
+    """How much of a server can be seen from here."""
+
+    pid: int
+    """The process that serves; 0: not on this machine, or not ours to look into."""
+    log_path: Path | None
+    ended: Callable[[], str | None]
+    """None while it runs, else how it ended."""
+
+    def log_bytes(self) -> int:
+        """Length of its log; 0 without one."""
+        with contextlib.suppress(OSError):
+            return self.log_path.stat().st_size if self.log_path else 0
+        return 0
+
+    def log_since(self, offset: int) -> str:
+        """What it and its children have logged from this byte on; empty without a readable log."""
+        if self.log_path is None:
+            return ""
+        with contextlib.suppress(OSError), open(self.log_path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read().decode(errors="replace")
+        return ""
+
+    def child(self) -> int | None:
+        """The child that holds a model: of several the youngest. Probes for GPUs are none of them."""
+        found = [pid for pid in _children(self.pid) if self.pid and "--model" in process.command_line(pid)]
+        return max(found, key=_started, default=None)
+
+
+def gone(pid: int) -> bool:
+    """Has the process ended and been reaped by its parent?"""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def cpu_ticks(pid: int) -> int:
+    """CPU time of a process in clock ticks (proc(5), stat fields 14 and 15); 0 once it is gone."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return 0
+
+
+def listener(port: int) -> int | None:
+    """The process that listens on a TCP port of this machine; None: none, or not ours to see."""
+    inodes = set(_listening(port))
+    if inodes:
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError):
+                for link in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        if os.readlink(link) in inodes:
+                            return pid
+    return None
+
+
+def log_file(pid: int) -> Path | None:
+    """Where a process writes its stderr, if that is a file we may read; None: a terminal, a journal, not ours."""
+    with contextlib.suppress(OSError):
+        path = Path(os.readlink(f"/proc/{pid}/fd/2"))
+        return path if path.is_file() and os.access(path, os.R_OK) else None
+    return None
+
+
+def _listening(port: int) -> Iterator[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield f"socket:[{fields[9]}]"
+
+
+def _children(pid: int) -> list[int]:
+    """Direct children, from whichever thread they were started."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def _started(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        match = re.search(r"\) (?:\S+ ){19}(\d+)", Path(f"/proc/{pid}/stat").read_text())
+        return int(match[1]) if match else 0
+    return 0

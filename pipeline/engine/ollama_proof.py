@@ -1,0 +1,233 @@
+"""Asked, arrived, effective: what a running Ollama did with each setting of a cell (DESIGN 5.3). Pure functions.
+
+The evidence is gathered by ollama_server.py; nothing here reads a process or a file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.engine import ollama_log
+from pipeline.engine.base import Buffer, Proof, Scalar
+from pipeline.engine.knobs import as_text, prove
+from pipeline.engine.ollama_settings import CHILD_ONLY, ENVIRONMENT
+
+Step = tuple[str | None, str]
+"""A value (None: nothing shows it) and where it was seen."""
+
+_UNIT_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3}
+_NO_SUCH_SETTING = "Ollama before 0.30 has no such setting"
+
+# Knob → llama.cpp's names for it, where they differ.
+_IN_ENGINE = {
+    "num_parallel": ("n_parallel",), "num_batch": ("n_batch", "n_ubatch"), "num_thread": ("n_threads",),
+    "kv_cache_type": ("cache_type_k", "cache_type_v"), "flash_attention": ("flash_attn",), "use_mmap": ("load_mode",),
+}
+
+# What each variable of the original changes in the engine, where the server reads it (envconfig, llm/llama_server.go).
+_BEHIND = {
+    "OLLAMA_MAX_LOADED_MODELS": "how many models stay loaded; no setting of the engine",
+    "OLLAMA_NUM_PARALLEL": "slots of the engine; 1 is the default",
+    "OLLAMA_LOAD_TIMEOUT": "how long a load may stall; no setting of the engine",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What could be read of a server with a model in it; empty: not readable, or not there."""
+
+    serve_environment: Mapping[str, str]
+    config_line: Mapping[str, str] | None
+    child_command: Sequence[str]
+    child_environment: Mapping[str, str]
+    load_text: str
+    """The server's log since the last load began."""
+    in_force: Mapping[str, tuple[str, str]]
+    """Since 0.30: llama.cpp's settings by its own names, and where each was read (in_force.py)."""
+    buffers: Sequence[Buffer]
+    model_path: str | None
+    """The child's --model, links resolved."""
+    keeps: bool | None
+    """Does /api/ps say that the model stays?"""
+    request: Mapping[str, str] = field(default_factory=dict)
+    """Before 0.30: the load request in the log."""
+
+    @property
+    def old(self) -> bool:
+        """Is the engine one of those before 0.30?"""
+        return "runner" in self.child_command[:2]
+
+    def argument(self, *names: str) -> str | None:
+        """Value behind the first of these flags on the child's command line."""
+        for name in names:
+            if name in self.child_command:
+                at = list(self.child_command).index(name) + 1
+                return self.child_command[at] if at < len(self.child_command) else ""
+        return None
+
+
+def proofs(settings: Mapping[str, Scalar], evidence: Evidence) -> list[Proof]:
+    """One Proof per setting, in the settings' order."""
+    published = {name.removeprefix("env."): as_text(value) for name, value in settings.items() if name.startswith("env.")}
+    found = []
+    for name, asked in settings.items():
+        if name.startswith("env."):
+            continue
+        if evidence.old and name in CHILD_ONLY:
+            found.append(Proof(name, asked, evidence.serve_environment.get(ENVIRONMENT[name]), None, "not observable",
+                               _NO_SUCH_SETTING))
+            continue
+        (arrived, _), (effective, source) = _arrived(name, asked, evidence), _effective(name, asked, evidence)
+        found.append(prove(name, asked, arrived, effective, source))
+    return found + published_proofs(published, evidence)
+
+
+def published_proofs(variables: Mapping[str, str], evidence: Evidence) -> list[Proof]:
+    """For each variable that was set as published: does the server read it at all, and what does it change?"""
+    found, changing = [], []
+    for name, asked in variables.items():
+        arrived = evidence.serve_environment.get(name)
+        line = evidence.config_line
+        if line is None:
+            found.append(Proof(f"env.{name}", asked, arrived, None, "not observable", "the server's log is not readable"))
+        elif name not in line:
+            found.append(Proof(f"env.{name}", asked, arrived, None, "not observable",
+                               'not in the "server config" line: the server does not read it, it changes nothing'))
+        else:
+            value = line[name]
+            same = _same_value(asked, value)
+            behind = _BEHIND.get(name, "see the settings of the engine")
+            if name not in _BEHIND:
+                changing.append(name)
+            found.append(Proof(f"env.{name}", asked, arrived, asked if same else value,
+                               "confirmed" if same else "contradicted", f'"server config" {name}:{value}; {behind}'))
+    if variables and evidence.config_line is not None:
+        read = [name for name in variables if name in evidence.config_line]
+        said = (f"{len(read)} of {len(variables)} variables are read ({', '.join(read) or 'none'}); "
+                + (f"{', '.join(changing)} may change the engine" if changing else "none changes a setting of the engine"))
+        found.append(Proof("environment as published", len(variables), None, said, "not observable", '"server config" line'))
+    return found
+
+
+def _arrived(name: str, asked: Scalar, seen: Evidence) -> Step:
+    if name in CHILD_ONLY:
+        return _boolean(seen.child_environment.get(ENVIRONMENT[name]), asked), "/proc/PID/environ of the child"
+    if name == "max_loaded_models":
+        return seen.serve_environment.get(ENVIRONMENT[name]), "/proc/PID/environ"
+    if name == "model":
+        return seen.model_path, "/proc/PID/cmdline of the child"
+    if not seen.child_command or seen.old:
+        variable = ENVIRONMENT.get(name)
+        value = seen.serve_environment.get(variable) if variable else None
+        return _boolean(value, asked), "/proc/PID/environ"
+    return _on_command_line(name, seen), "/proc/PID/cmdline of the child"
+
+
+def _on_command_line(name: str, seen: Evidence) -> str | None:
+    parallel = seen.argument("-np", "--parallel")
+    if name == "num_parallel":
+        return parallel
+    if name == "num_ctx":
+        total = seen.argument("-c", "--ctx-size")
+        return None if total is None else str(int(total) // int(parallel or 1))
+    if name == "num_batch":
+        return _both(seen.argument("-b"), seen.argument("-ub"))
+    if name == "num_thread":
+        return seen.argument("-t", "--threads") or "not passed"
+    if name == "num_gpu":
+        return seen.argument("-ngl") or "not passed"
+    if name == "use_mmap":
+        return {None: "true", "none": "false", "dio": "false"}.get(seen.argument("--load-mode"), "true")
+    if name == "kv_cache_type":
+        return _both(seen.argument("--cache-type-k"), seen.argument("--cache-type-v")) or "not passed"
+    if name == "flash_attention":
+        word = seen.argument("--flash-attn")
+        return {"on": "true", "off": "false", None: "not passed"}.get(word, word)
+    return None
+
+
+def _effective(name: str, asked: Scalar, seen: Evidence) -> Step:
+    if name == "max_loaded_models":
+        value = (seen.config_line or {}).get(ENVIRONMENT[name])
+        return value, f'"server config" {ENVIRONMENT[name]}:{value}'
+    if name == "keep_alive":
+        if seen.keeps is None:
+            return None, "/api/ps"
+        return (as_text(asked) if seen.keeps else "ends"), "/api/ps expires_at"
+    if name == "model":
+        return None, ""
+    if name == "num_gpu":
+        return _layers(asked, seen)
+    if seen.old:
+        return _effective_before_030(name, seen)
+    return _in_engine(name, seen)
+
+
+def _in_engine(name: str, seen: Evidence) -> Step:
+    if name == "num_ctx":
+        total, slots = seen.in_force.get("n_ctx"), seen.in_force.get("n_parallel")
+        return (None, "") if total is None or slots is None else (str(int(total[0]) // int(slots[0])), f"{total[1]}, {slots[1]}")
+    values = [seen.in_force[each] for each in _IN_ENGINE.get(name, (name,)) if each in seen.in_force]
+    if len(values) < len(_IN_ENGINE.get(name, (name,))):
+        return None, ""
+    value = _both(*(value for value, _ in values))
+    if name == "use_mmap":
+        value = {"mmap": "true", "none": "false", "direct_io": "false"}.get(str(value), value)
+    return value, ", ".join(dict.fromkeys(source for _, source in values))
+
+
+def _effective_before_030(name: str, seen: Evidence) -> Step:
+    fields = {"num_parallel": "Parallel", "num_batch": "BatchSize", "num_thread": "NumThreads", "use_mmap": "UseMmap",
+              "kv_cache_type": "KvCacheType", "flash_attention": "FlashAttention", "num_ctx": "KvSize"}
+    key = fields.get(name)
+    if key is None or key not in seen.request:
+        return None, ""
+    value, source = seen.request[key], f"log: msg=load {key}:{seen.request[key]}"
+    if name == "num_ctx":
+        value = str(int(value) // int(seen.request.get("Parallel", "1") or 1))
+    if name == "flash_attention":
+        value = {"enabled": "true", "disabled": "false", "true": "true", "false": "false"}.get(value.lower(), value)
+    if name == "kv_cache_type":
+        value = value or "f16"
+    return value, source
+
+
+def _layers(asked: Scalar, seen: Evidence) -> Step:
+    said = ollama_log.offloaded(seen.load_text)
+    if said is not None:
+        on_gpu, layers, line = said
+        if layers and on_gpu == layers and int(asked) >= layers:
+            return as_text(asked), f"log: {line}"
+        return str(on_gpu), f"log: {line}"
+    if seen.old and "GPULayers" in seen.request:
+        value = seen.request["GPULayers"]
+        return re.split(r"\[", value)[0] or "0", f"log: msg=load GPULayers:{value}"
+    if seen.buffers and all(buffer.device.startswith("CPU") for buffer in seen.buffers):
+        return "0", "log: every buffer is the CPU's"
+    return None, ""
+
+
+def _both(*values: str | None) -> str | None:
+    words = dict.fromkeys("not passed" if value is None else value for value in values)
+    return None if list(words) == ["not passed"] else "/".join(words)
+
+
+def _boolean(value: str | None, asked: Scalar) -> str | None:
+    if isinstance(asked, bool) and value is not None:
+        return {"1": "true", "0": "false"}.get(value, value.lower())
+    return value
+
+
+def _same_value(asked: str, said: str) -> bool:
+    return asked == said or (_seconds(said) is not None and _seconds(asked if _seconds(asked) else f"{asked}s") == _seconds(said))
+
+
+def _seconds(text: str) -> float | None:
+    """A Go duration such as 1m0s in seconds; None: not one."""
+    parts = re.findall(r"([\d.]+)(h|ms|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return math.fsum(float(number) * _UNIT_S[unit] for number, unit in parts)

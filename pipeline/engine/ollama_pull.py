@@ -1,0 +1,62 @@
+"""Fetching a missing model as `ollama pull` does, into a folder of ours: a server that lives only for this.
+
+Only when engine.pull=true asks for it. The registry is Ollama's own affair; no address of one stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Engine
+from pipeline.engine import ollama_models
+from pipeline.engine.ollama_api import Api
+from pipeline.engine.ollama_start import answering, start_serve
+from pipeline.engine.weights import Progress
+from pipeline.errors import ConfigError, EngineError
+
+_STALL_S = 120.0
+
+# What a download may need and a measurement must not have.
+_FOR_THE_REGISTRY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy",
+                     "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def pull(binary: Path, name: str, config: Engine, progress: Progress) -> None:
+    """Fetch a model into `ollama_models.own_store()`; an interrupted pull goes on where it was (Ollama does that).
+
+    Raises ConfigError: no such model, no network, no space, nothing arrives for two minutes."""
+    folder = ollama_models.own_store()
+    folder.mkdir(parents=True, exist_ok=True)
+    extra = {each: os.environ[each] for each in _FOR_THE_REGISTRY if each in os.environ}
+    with tempfile.TemporaryDirectory(prefix="slackwater-pull-") as scratch:
+        child = start_serve(binary, Path(scratch), folder, Path(scratch, "server.log"), "127.0.0.1:0", extra)
+        try:
+            _pull(answering(child, config.start_limit_s), name, progress)
+        except EngineError as error:
+            raise ConfigError(f"model {name} could not be pulled: {error} Check the name (https://ollama.com/library), "
+                              "the network and the proxy settings. Nothing was measured.") from error
+        finally:
+            child.end(config.stop_limit_s)
+
+
+def _pull(api: Api, name: str, progress: Progress) -> None:
+    last, moved = "nothing", time.monotonic()
+
+    def take(line: Mapping[str, Any], _t_ns: int) -> None:
+        nonlocal last, moved
+        last, moved = str(line.get("status", "")), time.monotonic()
+        progress("fetching", int(line.get("completed", 0)), int(line.get("total", 0)))
+
+    def watch() -> float:
+        if time.monotonic() - moved > _STALL_S:
+            raise EngineError(f"nothing arrived for {_STALL_S:g} s.")
+        return 1.0
+
+    api.stream("/api/pull", {"model": name, "stream": True}, take, watch)
+    if last != "success":
+        raise EngineError(f"the pull ended with {last!r} instead of success.")

@@ -1,0 +1,276 @@
+"""A running Ollama, driven over HTTP and watched as processes: load, generate, unload, and the proof of its settings.
+
+How one is started or found is ollama.py and ollama_attached.py; what goes over the wire is ollama_api.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Engine as EngineConfig
+from pipeline.engine import log, ollama_log, ollama_settings, process
+from pipeline.engine.base import Buffer, Generation, OnEvent, Proof, Request, Scalar, Server
+from pipeline.engine.in_force import in_force
+from pipeline.engine.ollama_api import Api, NoSuchModelError, UnreachableError
+from pipeline.engine.ollama_process import Host, cpu_ticks, gone
+from pipeline.engine.ollama_proof import Evidence, proofs
+from pipeline.errors import EngineError, PromptTooLongError
+
+_LOADING_POLL_S = 0.01
+_POLL_S = 0.2
+_UNLOAD_POLL_S = 0.002
+_PREFILL_FACTOR = 10
+"""A prompt may be computed this many times engine.no_progress_s without a line in the log, while the CPU works on it."""
+
+_BLIND_FACTOR = 5
+"""A server that we cannot look into may be silent this many times engine.no_progress_s: its own load limit is 5 min."""
+
+_STAYS_YEARS = 10
+"""keep_alive -1 puts expires_at some 292 years ahead (the largest Go duration)."""
+
+
+class OllamaServer(Server):
+    """One Ollama server and one model on it. Not thread-safe."""
+
+    def __init__(self, api: Api, host: Host, model: str, weights: Path | None, settings: Mapping[str, Scalar],
+                 config: EngineConfig, end: Callable[[], None]) -> None:
+        self.api, self.host, self.pid = api, host, host.pid
+        self._model, self._weights, self._settings, self._config, self._end = model, weights, settings, config, end
+        self._num_ctx = int(settings["num_ctx"])
+        self._loaded = False
+        self._child: int | None = None
+        self._load_at = 0
+        self.claim: int | None = None
+        """Bytes that /api/ps says the loaded model takes: static, from log lines."""
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded and self.alive() is None
+
+    def alive(self) -> str | None:
+        return self.host.ended()
+
+    def load(self, on_event: OnEvent) -> None:
+        """See Server. Progress is the child's memory or the log growing."""
+        if self.loaded:
+            return
+        said: list[Mapping[str, Any]] = []
+        self._talk(ollama_settings.load_body(self._model, self._settings), on_event, lambda line, _: said.append(line))
+        if not said or said[-1].get("done_reason") != "load":
+            raise EngineError(f"Ollama answered a load with {said[-1:]!r}; expected one object with done_reason load.")
+
+    def generate(self, request: Request, on_event: OnEvent) -> Generation:
+        """See Server. Ollama cannot be made to ignore an end of text: an answer may be shorter than asked."""
+        on_event("request_sent", time.monotonic_ns())
+        answer, since = _Answer(on_event), self.host.log_bytes()
+        body = ollama_settings.generate_body(self._model, self._settings, request)
+        self._talk(body, on_event, answer.take)
+        last = answer.last
+        if last is None:
+            raise self._error("ended its answer without a last line (it does so after 30 identical tokens, and when its "
+                              "engine is replaced)")
+        said = self.host.log_since(since)
+        cut = ollama_log.cut_prompt(said)
+        if cut is not None:
+            raise PromptTooLongError(f"the server cut the prompt from {cut.prompt} to {cut.limit} tokens: num_ctx="
+                                     f"{self._num_ctx} does not hold it. Raise num_ctx, or shorten the prompt.")
+        prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
+        return Generation(
+            text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,
+            cached_tokens=ollama_log.cached_tokens(said), output_tokens=output_tokens,
+            stop_reason=str(last.get("done_reason", "unknown")),
+            truncated=prompt_tokens >= self._num_ctx - 1 or prompt_tokens + output_tokens > self._num_ctx,
+            prefill_s=_seconds(last.get("prompt_eval_duration")), decode_s=_seconds(last.get("eval_duration")),
+            load_s=_seconds(last.get("load_duration")),
+        )
+
+    def unload(self) -> None:
+        """See Server: asked for, then waited for until /api/ps and the process table agree that it is gone."""
+        limit_s = self._config.stop_limit_s
+        deadline = time.monotonic() + limit_s
+        child = self.host.child()
+        self.api.send(ollama_settings.unload_body(self._model), limit_s)
+        while child is not None and not gone(child):
+            if time.monotonic() > deadline:
+                raise EngineError(f"the model is still loaded {limit_s:g} s after Ollama was asked to unload it: its process "
+                                  f"{child} lives. Raise engine.stop_limit_s if this machine needs longer.")
+            time.sleep(_UNLOAD_POLL_S)
+        while self._listed() is not None:
+            if time.monotonic() > deadline:
+                raise EngineError(f"/api/ps still lists the model {limit_s:g} s after Ollama was asked to unload it. Raise "
+                                  "engine.stop_limit_s if this machine needs longer.")
+            time.sleep(_UNLOAD_POLL_S)
+        self._loaded, self._child = False, None
+
+    def proofs(self) -> Sequence[Proof]:
+        """See Server: environment, "server config" line, the child's command line, its log and maps."""
+        return proofs(self._settings, self._evidence())
+
+    def buffers(self) -> Sequence[Buffer]:
+        """See Server; and `claimed`, what /api/ps says in all, to be set against them."""
+        since_load = self.host.log_since(self._load_at)
+        own = log.parse(since_load).buffers or ollama_log.old_buffers(since_load)
+        return [*own, *([Buffer("claimed", "/api/ps", self.claim)] if self.claim is not None else [])]
+
+    def stop(self) -> None:
+        self._loaded, self._child = False, None
+        self._end()
+
+    # What the above are made of
+
+    def _talk(self, body: Mapping[str, object], on_event: OnEvent,
+              on_line: Callable[[Mapping[str, Any], int], None]) -> None:
+        """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
+        self._load_at = self._load_at if self._loaded else self.host.log_bytes()
+        watch = _Watch(self.host, self._config.no_progress_s, self._load_at, on_event, loading=not self._loaded)
+
+        def take(line: Mapping[str, Any], t_ns: int) -> None:
+            watch.answered(t_ns)
+            on_line(line, t_ns)
+
+        try:
+            self.api.stream("/api/generate", body, take, watch.look)
+        except UnreachableError as error:
+            raise self._died(error) from error
+        except NoSuchModelError as error:
+            raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error
+        except PromptTooLongError:
+            raise
+        except EngineError as error:
+            why = ollama_log.reasons(self.host.log_since(self._load_at))
+            raise EngineError(f"{error}" + (f"\nIts log says:\n{why}" if why and why not in str(error) else "")) from error
+        watch.answered(time.monotonic_ns())
+        self._same_child()
+
+    def _same_child(self) -> None:
+        child = self.host.child()
+        if self.host.pid and child is None:
+            raise self._error("has no process with a model in it after it answered")
+        if self._loaded and child != self._child:
+            raise EngineError(f"Ollama replaced its engine process within the trial (pid {self._child}, now {child}): it loaded "
+                              "the model anew, and what was measured before and after does not belong together.")
+        if not self._loaded:
+            self._loaded, self._child = True, child
+            entry = self._listed()
+            self.claim = int(entry["size"]) if entry and "size" in entry else None
+
+    def _evidence(self) -> Evidence:
+        child, said = self._child, self.host.log_since(0)
+        since_load = self.host.log_since(self._load_at)
+        command = process.command_line(child) if child else []
+        named = command[command.index("--model") + 1] if "--model" in command[:-1] else None
+        found = log.parse(since_load).buffers
+        effective = in_force(since_load, self._settings, child, self._weights) if child and self._weights and found else {}
+        entry = self._listed()
+        return Evidence(
+            serve_environment=process.environment_of(self.pid) if self.pid else {},
+            config_line=ollama_log.server_config(said),
+            child_command=command, child_environment=process.environment_of(child) if child else {},
+            load_text=since_load, in_force=effective, buffers=found or ollama_log.old_buffers(since_load),
+            model_path=str(Path(named).resolve()) if named else None,
+            keeps=_stays(str(entry["expires_at"])) if entry and "expires_at" in entry else None,
+            request=ollama_log.load_request(since_load),
+        )
+
+    def _listed(self) -> Mapping[str, Any] | None:
+        return next((entry for entry in self.api.running() if self._model in (entry.get("name"), entry.get("model"))), None)
+
+    def _died(self, error: UnreachableError) -> EngineError:
+        ended = self.alive()
+        return self._error(f"ended while it was asked something: {ended}") if ended else EngineError(str(error))
+
+    def _error(self, what: str) -> EngineError:
+        why = ollama_log.reasons(self.host.log_since(self._load_at))
+        return EngineError(f"Ollama {what}." + (f" Its log says:\n{why}" if why else ""))
+
+
+class _Answer:
+    """One streamed answer. Thinking counts as much as the response: it is what the first token may be."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self.text: list[str] = []
+        self.thinking: list[str] = []
+        self.last: Mapping[str, Any] | None = None
+        self._on_event, self._begun = on_event, False
+
+    def take(self, line: Mapping[str, Any], t_ns: int) -> None:
+        """One line of the stream."""
+        text, thinking = str(line.get("response") or ""), str(line.get("thinking") or "")
+        self.text.append(text)
+        self.thinking.append(thinking)
+        if (text or thinking) and self.last is None:
+            self._on_event("token" if self._begun else "first_token", t_ns)
+            self._begun = True
+        if line.get("done"):
+            self.last = line
+            self._on_event("last_token", t_ns)
+
+
+class _Watch:
+    """Looks at a server while it works on a request: when its load begins and ends, whether anything still moves."""
+
+    def __init__(self, host: Host, limit_s: float, since: int, on_event: OnEvent, loading: bool) -> None:
+        self._host, self._since, self._on_event = host, since, on_event
+        self._loading, self._begun = loading, False
+        self._limit_s = limit_s if host.pid else limit_s * _BLIND_FACTOR
+        self._moved: object = None
+        self._last = self._answered = time.monotonic()
+        self._ticks = 0
+
+    def look(self) -> float:
+        """Seconds until the next look. Raises EngineError if the server ended or nothing has moved for the limit."""
+        ended = self._host.ended()
+        if ended:
+            raise EngineError(f"Ollama ended while it worked on a request: {ended}. See server.log.")
+        child = self._host.child() if self._loading or self._host.pid else None
+        if self._loading:
+            if child is not None and not self._begun:
+                self._begin(time.monotonic_ns())
+            if self._begun and ollama_log.loaded(self._host.log_since(self._since)):
+                self._end(time.monotonic_ns())
+        self._check(child)
+        return _LOADING_POLL_S if self._loading else _POLL_S
+
+    def answered(self, t_ns: int) -> None:
+        """A line of the answer has come: whatever had to be loaded is loaded."""
+        self._last = self._answered = time.monotonic()
+        if self._loading:
+            self._begin(t_ns)
+            self._end(t_ns)
+
+    def _begin(self, t_ns: int) -> None:
+        if not self._begun:
+            self._begun = True
+            self._on_event("load_start", t_ns)
+
+    def _end(self, t_ns: int) -> None:
+        self._loading = False
+        self._last = self._answered = time.monotonic()
+        self._on_event("load_end", t_ns)
+
+    def _check(self, child: int | None) -> None:
+        now = time.monotonic()
+        moved = (self._host.log_bytes(), process.resident_bytes(child) if child and self._loading else 0, child)
+        ticks = cpu_ticks(child) if child else 0
+        if moved != self._moved:
+            self._moved, self._last = moved, now
+        elif ticks > self._ticks and not self._loading and now - self._answered < self._limit_s * _PREFILL_FACTOR:
+            self._last = now
+        self._ticks = ticks
+        if now - self._last > self._limit_s:
+            doing = "loading" if self._loading else "generating"
+            raise EngineError(f"Ollama made no progress while {doing}: nothing moved for {self._limit_s:g} s (no token, no line "
+                              "in its log, no memory). Raise engine.no_progress_s if this machine is that slow.")
+
+
+def _seconds(nanoseconds: object) -> float | None:
+    return float(nanoseconds) / 1e9 if isinstance(nanoseconds, int) else None
+
+
+def _stays(expires_at: str) -> bool:
+    year = expires_at[:4]
+    return year.isdigit() and int(year) > datetime.now().year + _STAYS_YEARS
