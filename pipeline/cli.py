@@ -133,7 +133,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _is_bug(error: Exception) -> bool:
     """Everything but what Hydra and OmegaConf raise for a person's input."""
-    return not any(type(each).__module__.split(".")[0] in ("hydra", "omegaconf") for each in (error, error.__cause__) if each)
+    rooms = {type(each).__module__.split(".")[0] for each in (error, error.__cause__)}
+    return not rooms & {"hydra", "omegaconf"}
 
 
 def _sweep(arguments: list[str], ours: set[str]) -> int:

@@ -145,7 +145,8 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     for turn, (stable, seconds) in record.settled.items():
         if not stable:
             reasons.append(f"memory had not settled {seconds:.0f} s after turn {turn}")
-    swapped = max((max(turns.values()) for name, turns in metrics.items() if name.endswith("/tree_swap_mib")), default=0.0)
+    swaps = [value for name, turns in metrics.items() if name.endswith("/tree_swap_mib") for value in turns.values()]
+    swapped = max(swaps, default=0.0)
     if swapped > 0:
         reasons.append(f"{swapped:.1f} MiB of the server were swapped out")
     for turn, answer in record.generations.items():

@@ -16,7 +16,7 @@ Stage = Literal["clear", "start", "load", "measure", "generate", "settle", "rele
 
 @dataclass(frozen=True)
 class Fetching:
-    """The model file on its way to this machine, before anything is planned. Bytes; `what` is "fetching", "checking", …"""
+    """The model file on its way to this machine, before anything is planned. Bytes; `what` is "fetching" and so on."""
 
     model: str
     what: str

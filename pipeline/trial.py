@@ -7,7 +7,6 @@ read lives in meter/, how to serve in engine/, what the readings mean in phases.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pipeline.clear import clear_caches
 from pipeline.config import Config
 from pipeline.engine.base import EngineBase, EventKind, Generation, Proof, Request, Server
 from pipeline.errors import EngineError, MeterError, SlackwaterError
+from pipeline.interrupt import held_back
 from pipeline.meter import tree
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
@@ -180,16 +180,14 @@ class Trial:
 
     def end(self) -> None:
         """The server's own end. Ctrl-C waits meanwhile: an orderly end is bounded, an orphan is not."""
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            with self.spend("stop"):
+        with held_back() as held, self.spend("stop"):
+            try:
                 self.sampler.unfollow()
-                if self.server is not None:
-                    self.server.stop()
-        except MeterError as error:
-            self.record.error = self.record.error or error
-        finally:
-            signal.signal(signal.SIGINT, handler)
+            except MeterError as error:
+                self.record.error = self.record.error or error
+            if self.server is not None:
+                self.server.stop()
+        self.record.interrupted = self.record.interrupted or held.came
 
     # What the stages are made of
 
@@ -254,8 +252,9 @@ class Trial:
                 self.record.proofs = tuple(self.running.proofs())
             wrong = [proof for proof in self.record.proofs if proof.state == "contradicted"]
             if wrong:
-                raise EngineError("the server did not take what it was asked: " + "; ".join(
-                    f"{proof.knob} asked {proof.asked}, effective {proof.effective} ({proof.source})" for proof in wrong))
+                said = "; ".join(f"{proof.knob} asked {proof.asked}, effective {proof.effective} ({proof.source})"
+                                 for proof in wrong)
+                raise EngineError(f"the server did not take what it was asked: {said}")
 
     def on_event(self, kind: EventKind, t_ns: int, turn: int) -> None:
         """Marks of the request, in the thread that reads the stream; peaks are read where one part ends."""

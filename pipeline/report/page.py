@@ -5,9 +5,10 @@ What the numbers are is document.py's, how they look console.py's; nothing is me
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -94,9 +95,9 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     whole = document(sweep, trials, analysis)
     whole["sweep"]["skipped"] = [{"cell": cell, "reason": reason} for cell, reason in skipped]
     text = json.dumps(whole, ensure_ascii=False, indent=2)
-    recorder = Console(width=80, record=True, file=_Nowhere(), color_system=None)
+    recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
     render_sweep(recorder, sweep, analysis, NEXT, skipped)
-    told = store.record_sweep(summary_with(summary, {"summary.json": text, "summary.txt": recorder.export_text()}))
+    told = store.record_sweep(replace(summary, texts={"summary.json": text, "summary.txt": recorder.export_text()}))
     if as_json:
         print(text)
         return
@@ -104,23 +105,6 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     render_sweep(console, sweep, analysis, NEXT, skipped)
     for note in dict.fromkeys([*notes, *([told.note] if told.note else [])]):
         console.print(f"note: {note}", markup=False)
-
-
-def summary_with(summary: SweepSummary, texts: Mapping[str, str]) -> SweepSummary:
-    """The summary with these artifacts."""
-    from dataclasses import replace
-
-    return replace(summary, texts={**summary.texts, **texts})
-
-
-class _Nowhere:
-    """A file that keeps nothing: rich records what it would have written."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return None
 
 
 def show(name: str, as_json: bool, uri: str | None) -> None:
@@ -145,8 +129,8 @@ def runs(as_json: bool, uri: str | None) -> None:
         render_runs(Console(highlight=False), sweeps)
 
 
-def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]], order: Sequence[Sequence[int]],
-         notes: Sequence[str], as_json: bool) -> None:
+def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]],
+         order: Sequence[Sequence[int]], notes: Sequence[str], as_json: bool) -> None:
     """Print what a sweep would run: `cells` are (name, server settings), `order` cell indices block by block."""
     if as_json:
         print(json.dumps({"schema_version": SCHEMA_VERSION, "cells": [{"cell": name, "settings": dict(settings)}

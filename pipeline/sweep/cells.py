@@ -11,10 +11,11 @@ from typing import Any
 
 from pipeline import clear
 from pipeline.config import GROUPS, Config
-from pipeline.engine import load_engine
+from pipeline.engine import load_engine, weights
 from pipeline.engine.base import Plan
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
+from pipeline.progress import Fetching, Listener
 from pipeline.settle.base import load_rule
 
 ONE_PER_SWEEP = ("repetitions", "design", "tracking", "question")
@@ -60,7 +61,8 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
     for config in configs[1:]:
         for key, value in flatten(config).items():
             if key.split(".")[0] in ONE_PER_SWEEP and value != first.get(key):
-                raise ConfigError(f"{key} cannot be swept ({first.get(key)}, {value}): it belongs to the sweep, not to a cell.")
+                raise ConfigError(f"{key} cannot be swept ({first.get(key)}, {value}): it belongs to the sweep, "
+                                  "not to a cell.")
     cells: list[Cell] = []
     skipped: list[Skipped] = []
     for config, name, cell_overrides in zip(configs, cell_names(configs, overrides), overrides, strict=True):
@@ -76,8 +78,25 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
         else:
             cells.append(cell)
     if not cells:
-        raise ConfigError("no cell of this sweep can run here:\n" + "\n".join(f"  {cell.name}: {cell.reason}" for cell in skipped))
+        reasons = "\n".join(f"  {cell.name}: {cell.reason}" for cell in skipped)
+        raise ConfigError(f"no cell of this sweep can run here:\n{reasons}")
     return cells, skipped
+
+
+def fetch_models(configs: Sequence[Config], listener: Listener) -> bool:
+    """Make sure that every file model is here and is what it should be; True if one had to be fetched.
+
+    Raises ConfigError: no network, no space, another checksum."""
+    fetched = False
+    for model in {str(config.model): config.model for config in configs if config.model.kind != "ollama"}.values():
+        path = weights.located(model)
+        fetched = fetched or path is None or not path.exists()
+
+        def tell(what: str, done: int, total: int, name: str = model.name) -> None:
+            listener.on_event(Fetching(name, what, done, total))
+
+        weights.resolve(model, tell)
+    return fetched
 
 
 def _work_and_server(cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -94,8 +113,8 @@ def _refuse_twin(cell: Cell, others: Sequence[Cell]) -> None:
         if cell.config.infer_os == other.config.infer_os:
             raise ConfigError(f"the sweep has the cell {cell.name} twice; use repetitions to measure a cell again.")
         if not cell.config.design.allow_identical:
+            flags = set(cell.config.infer_os.switched_on) ^ set(other.config.infer_os.switched_on)
             raise ConfigError(
-                f"{cell.name} and {other.name} run the same server: on this machine "
-                f"{' and '.join(sorted(set(cell.config.infer_os.switched_on) ^ set(other.config.infer_os.switched_on)))} "
+                f"{cell.name} and {other.name} run the same server: on this machine {' and '.join(sorted(flags))} "
                 "changes none of its settings, so there is nothing to compare. "
                 "design.allow_identical=true runs it anyway (an A/A sweep).")

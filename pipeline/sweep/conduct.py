@@ -6,10 +6,10 @@ Called by the sweeper plugin in the orchestrator; one trial is `job.py`, whereve
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,7 +19,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.progress import SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
-from pipeline.sweep.cells import Cell, check_cells
+from pipeline.sweep.cells import Cell, check_cells, fetch_models
 from pipeline.sweep.design import load_design
 from pipeline.sweep.session import SESSION
 
@@ -75,6 +75,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     overrides = combinations(loader, params, arguments)
     configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
     SESSION.cells, SESSION.skipped = check_cells(configs, overrides)
+    if not SESSION.dry_run and fetch_models([cell.config for cell in SESSION.cells], SESSION.listener):
+        SESSION.cells, SESSION.skipped = check_cells(configs, overrides)  # now that the file can be read
     first = SESSION.cells[0].config
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
     SESSION.order = load_design(first.design.name)(len(SESSION.cells), first.repetitions, seed)
@@ -95,13 +97,16 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     SESSION.listener.on_event(SweepStarted(
         sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
         trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment))
-    status: SweepStatus = "interrupted"
+    status: SweepStatus = "failed"
     try:
         _run_blocks(launcher, len(names))
-        status = "failed" if SESSION.failed else "finished"
+        if not SESSION.failed:
+            status = "finished"
     except StopSweep as stop:
-        status = "failed"
         raise ConfigError(str(stop)) from None
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
     finally:
         SESSION.summary = replace(SESSION.summary, status=status, ended_ms=time.time_ns() // 1_000_000)
         store.record_sweep(SESSION.summary)
@@ -128,8 +133,8 @@ def _run_blocks(launcher: Launcher, trials: int) -> None:
 
 
 def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]:
-    place: dict[str, str | int] = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block, "block": block, "order": order,
-             "trials": trials}
+    place: dict[str, str | int] = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block,
+                                   "block": block, "order": order, "trials": trials}
     return [*cell.overrides, *(f"place.{key}={_quoted(value)}" for key, value in place.items())]
 
 
@@ -144,5 +149,5 @@ def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, An
                   for cell in SESSION.cells],
         "skipped": [{"cell": cell.name, "reason": cell.reason} for cell in SESSION.skipped],
         "design": first.design.name, "shuffle_seed": seed, "repetitions": first.repetitions, "order": list(names),
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
     }

@@ -21,7 +21,7 @@ def experiments() -> dict[str, Path]:
 def load_experiment(name: str) -> dict[str, Any]:
     """The file's content, checked. Raises ConfigError for a name that does not exist (all are listed) or a bad file."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     known = experiments()
     if name not in known:

@@ -54,5 +54,5 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
 def _check_flags(arguments: list[str]) -> None:
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in (*INSPECT, *WITH_VALUE):
-            raise ConfigError(f"{argument} is not a flag of run. Flags: --dry-run, --fresh, --json, -q, -v, -m, and Hydra's "
-                              "--cfg, --info, --package, --resolve, --config-dir.")
+            raise ConfigError(f"{argument} is not a flag of run. Flags: --dry-run, --fresh, --json, -q, -v, -m, and "
+                              "Hydra's --cfg, --info, --package, --resolve, --config-dir.")

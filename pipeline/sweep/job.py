@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from pipeline.engine import load_engine
 from pipeline.errors import MeterError
+from pipeline.interrupt import held_back
 from pipeline.meter.sampler import Sampler, SamplerReport
 from pipeline.outcome import Sampled, result_of
 from pipeline.progress import TrialFinished, TrialStarted
@@ -38,18 +39,19 @@ def run_job(composed: DictConfig) -> TrialResult:
         record = Trial(config, engine, sampler, folder, SESSION.listener).run()
         report = _stop(sampler, record)
         sampled = Sampled(sampler.timeline(), sampler.processes(), report)
-    sampler.discard()
-    ended_ms = time.time_ns() // 1_000_000
-    result = same_work(result_of(record, sampled, config, engine, plan, folder, started_ms, ended_ms, SESSION.draw),
-                       SESSION.results)
-    recorded = store.record(result)
-    SESSION.results.append(result)
-    if recorded.run_id is not None:
-        SESSION.run_ids[result.order] = recorded.run_id
-    if recorded.note is not None:
-        SESSION.store_notes.append(recorded.note)
-    SESSION.listener.on_event(TrialFinished(result))
-    if record.interrupted:
+    with held_back() as held:  # what was measured is kept, whatever a person presses now
+        ended_ms = time.time_ns() // 1_000_000
+        sampler.discard()
+        result = same_work(result_of(record, sampled, config, engine, plan, folder, started_ms, ended_ms, SESSION.draw),
+                           SESSION.results)
+        recorded = store.record(result)
+        SESSION.results.append(result)
+        if recorded.run_id is not None:
+            SESSION.run_ids[result.order] = recorded.run_id
+        if recorded.note is not None:
+            SESSION.store_notes.append(recorded.note)
+        SESSION.listener.on_event(TrialFinished(result))
+    if record.interrupted or held.came:
         raise KeyboardInterrupt
     if result.extra.get("prompt_too_long") and all(earlier.verdict == "failed" for earlier in SESSION.results):
         raise StopSweep(result.reasons[0])
@@ -69,7 +71,8 @@ def same_work(result: TrialResult, earlier: Sequence[TrialResult]) -> TrialResul
     first = next((other for other in earlier if other.cell == result.cell and other.verdict == "valid"), None)
     if first is None or result.verdict == "failed":
         return result
-    reasons = [f"{name.rpartition('/')[2]} {dict(result.metrics[name])}, the cell's other trials {dict(first.metrics[name])}"
+    reasons = [f"{name.rpartition('/')[2]} by turn {dict(result.metrics.get(name, {}))}, "
+               f"the cell's other trials {dict(first.metrics.get(name, {}))}"
                for name in WORK if result.metrics.get(name) != first.metrics.get(name)]
     if not reasons:
         return result

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 from pipeline.config import CONF_DIR, GROUPS, Config
 from pipeline.errors import ConfigError, SlackwaterError
@@ -87,28 +86,36 @@ def _wrong_value(value: str, key: str, wanted: str) -> str:
     return f"{key}={value} is not allowed: expected {words.get(wanted, wanted)}."
 
 
+def _missing(key: str) -> str:
+    hint = {"path": "model.path=FILE.gguf", "uri": "tracking.uri=http://HOST:PORT"}.get(key.split(".")[-1], f"{key}=…")
+    return f"{key} must be given: {hint}"
+
+
 def _not_parsed(rest: str) -> str:
     first = rest.strip().splitlines()[0]
     return (f"an override cannot be read: {first} Overrides look like key=value; a value with spaces, commas, "
             "= or brackets needs quotes twice: 'prompt.text=\"…\"'.")
 
 
-_KNOWN: tuple[tuple[str, Any], ...] = (
+_KEY = r"\s+full_key: (?P<key>[\w.]+)"
+
+_KNOWN: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Could not find '(?P<group>[\w/]+)/(?P<option>[^'/]+)'", _unknown_option),
     (r"Could not override '(?P<key>[^']+)'", unknown_setting),
-    (r"Could not append to config.*?'(?P<key>[\w.]+)' is already", lambda key: f"{key} exists already: leave out the +."),
-    (r"Key '(?P<name>\w+)' not in '(?P<where>\w+)'\s+full_key: (?P<key>[\w.]+)", lambda name, where, key: unknown_setting(key)),
+    (r"Could not append to config.*?'(?P<key>[\w.]+)' is already",
+     lambda key: f"{key} exists already: leave out the +."),
+    (r"Key '\w+' not in '\w+'" + _KEY, unknown_setting),
     (r"Key '(?P<key>[\w.]+)' is not in struct", unknown_setting),
-    (r"Value '(?P<value>[^']*)' of type '\w+' could not be converted to (?P<wanted>\w+)\s+full_key: (?P<key>[\w.]+)",
+    (r"Value '(?P<value>[^']*)' of type '\w+' could not be converted to (?P<wanted>\w+)" + _KEY, _wrong_value),
+    (r"Value '(?P<value>[^']*)' is not a valid (?P<wanted>\w+).*?" + _KEY, _wrong_value),
+    (r"Value '(?P<value>[^']*)' of type '\w+' is not compatible with type hint '(?P<wanted>[^']+)'" + _KEY,
      _wrong_value),
-    (r"Value '(?P<value>[^']*)' is not a valid (?P<wanted>\w+).*?full_key: (?P<key>[\w.]+)", _wrong_value),
-    (r"Value '(?P<value>[^']*)' of type '\w+' is not compatible with type hint '(?P<wanted>[^']+)'\s+full_key: (?P<key>[\w.]+)",
-     _wrong_value),
-    (r"Missing mandatory value: (?P<key>[\w.]+)", lambda key: f"{key} must be given: {key}=…"),
-    (r"Structured config of type `\w+` has missing mandatory value: (?P<key>\w+)",
-     lambda key: f"{key} must be given; for model=gguf: model.path=FILE"),
-    (r"Multiple values for (?P<group>\w+)", lambda group: f"{group} was given twice, or with a +: write {group}=NAME once."),
-    (r"Unsupported item value in defaults[^\n]*", lambda: "a defaults list has an unquoted off, on, yes or no, which "
-     'YAML reads as a boolean: write it in quotes, infer_os: "off".'),
-    (r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)(?P<rest>.*)", lambda rest: _not_parsed(rest)),
+    (r"Missing mandatory value: (?P<key>[\w.]+)", _missing),
+    (r"Structured config of type `\w+` has missing mandatory value: (?P<key>\w+)", _missing),
+    (r"Multiple values for (?P<group>\w+)",
+     lambda group: f"{group} was given twice, or with a +: write {group}=NAME once."),
+    (r"Unsupported item value in defaults[^\n]*",
+     lambda: "a defaults list has an unquoted off, on, yes or no, which YAML reads as a boolean: write it in quotes, "
+             'infer_os: "off".'),
+    (r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)(?P<rest>.*)", _not_parsed),
 )

@@ -14,8 +14,14 @@ from tests.conftest import ROOT, run_as_nobody
 
 
 def slackwater(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=cwd, text=True, capture_output=True,
-                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment})
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+    )
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -26,31 +32,35 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in done.stderr
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["mode=twoshot"], ["mode=twoshot is not known", "interactive, oneshot"]),
-    (["repetitons=5"], ["repetitons is not a setting", "Did you mean repetitions?", "now 3"]),
-    (["mode.trns=5"], ["mode.trns is not a setting", "mode.turns"]),
-    (["repetitions=many"], ["repetitions=many", "a whole number"]),
-    (["stabilization_delay_s=-1"], ["stabilization_delay_s=-1", "0 or more"]),
-    (["repetitions=0"], ["repetitions=0", "from 1"]),
-    (["mode=interactive", "mode.turns=0"], ["mode.turns=0", "from 1"]),
-    (["prompt.text=''"], ["prompt.text", "not empty"]),
-    (["-m", "colour=red,blue"], ["colour is not a setting"]),
-    (["experiment=mode_gop"], ["experiment=mode_gop is not known", "Did you mean mode_gap", "infer_os_effect"]),
-    (["infer_os.npu_optimization=true"], ["npu_optimization", "llamacpp"]),
-    (["infer_os.gpu_acceleration=true"], ["gpu_acceleration", "llamacpp"]),
-    (["num_ctx=9000"], ["num_ctx", "9000", "8192"]),
-    (["engine=ollamma"], ["engine=ollamma is not known", "llamacpp"]),
-    (["model=gguf"], ["model.path"]),
-    (["mode=oneshot", "mode.turns=3"], ["mode.turns=3", "oneshot"]),
-    (["place.order=3"], ["place"]),
-    (["prompt.text=a, b"], ["quotes"]),
-    (["--dryrun"], ["--dryrun", "--dry-run"]),
-    (["+nonsense=1"], ["nonsense"]),
-    (["infer_os.memory_optimization=true,true"], ["twice"]),
-])
-def test_a_wrong_word_is_named_and_nothing_is_started(arguments: list[str], words: list[str], tmp_path: Path,
-                                                      model_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mode=twoshot"], ["mode=twoshot is not known", "interactive, oneshot"]),
+        (["repetitons=5"], ["repetitons is not a setting", "Did you mean repetitions?", "now 3"]),
+        (["mode.trns=5"], ["mode.trns is not a setting", "mode.turns"]),
+        (["repetitions=many"], ["repetitions=many", "a whole number"]),
+        (["stabilization_delay_s=-1"], ["stabilization_delay_s=-1", "0 or more"]),
+        (["repetitions=0"], ["repetitions=0", "from 1"]),
+        (["mode=interactive", "mode.turns=0"], ["mode.turns=0", "from 1"]),
+        (["prompt.text=''"], ["prompt.text", "not empty"]),
+        (["-m", "colour=red,blue"], ["colour is not a setting"]),
+        (["experiment=mode_gop"], ["experiment=mode_gop is not known", "Did you mean mode_gap", "infer_os_effect"]),
+        (["infer_os.npu_optimization=true"], ["npu_optimization", "llamacpp"]),
+        (["infer_os.gpu_acceleration=true"], ["gpu_acceleration", "llamacpp"]),
+        (["num_ctx=9000"], ["num_ctx", "9000", "8192"]),
+        (["engine=ollamma"], ["engine=ollamma is not known", "llamacpp"]),
+        (["model=gguf"], ["model.path"]),
+        (["mode=oneshot", "mode.turns=3"], ["mode.turns=3", "oneshot"]),
+        (["place.order=3"], ["place"]),
+        (["prompt.text=a, b"], ["quotes"]),
+        (["--dryrun"], ["--dryrun", "--dry-run"]),
+        (["+nonsense=1"], ["nonsense"]),
+        (["infer_os.memory_optimization=true,true"], ["twice"]),
+    ],
+)
+def test_a_wrong_word_is_named_and_nothing_is_started(
+    arguments: list[str], words: list[str], tmp_path: Path, model_file: Path
+) -> None:
     refused(slackwater("run", *arguments, cwd=tmp_path), *words)
 
 
@@ -74,8 +84,14 @@ def test_a_checksum_that_does_not_match_is_refused(tmp_path: Path, model_file: P
 
 
 def test_a_model_that_cannot_be_fetched_says_what_to_do_without_a_network(tmp_path: Path) -> None:
-    offline = {"SLACKWATER_CACHE": str(tmp_path / "cache"), "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-               "PIP_FIND_LINKS": "", "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "2", "PIP_NO_CACHE_DIR": "1"}
+    offline = {
+        "SLACKWATER_CACHE": str(tmp_path / "cache"),
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_FIND_LINKS": "",
+        "PIP_RETRIES": "0",
+        "PIP_DEFAULT_TIMEOUT": "2",
+        "PIP_NO_CACHE_DIR": "1",
+    }
     refused(slackwater("run", cwd=tmp_path, **offline), "model=gguf")
 
 
@@ -103,24 +119,41 @@ def test_a_store_that_cannot_be_written_is_refused_at_once(tmp_path: Path, model
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(0o555)
-    done = run_as_nobody([sys.executable, "-m", "pipeline", "run", f"tracking.uri=sqlite:///{locked}/mlflow.db"],
-                         cwd=Path("/"), PYTHONPATH=str(ROOT), model_file=model_file)
+    done = run_as_nobody(
+        [sys.executable, "-m", "pipeline", "run", f"tracking.uri=sqlite:///{locked}/mlflow.db"],
+        cwd=Path("/"),
+        PYTHONPATH=str(ROOT),
+        model_file=model_file,
+    )
     refused(done, "locked")
 
 
 def test_dropping_all_caches_needs_root_and_says_what_does_not(tmp_path: Path, model_file: Path) -> None:
-    done = run_as_nobody([sys.executable, "-m", "pipeline", "run", "clear=drop_caches"], cwd=Path("/"),
-                         PYTHONPATH=str(ROOT), model_file=model_file)
+    done = run_as_nobody(
+        [sys.executable, "-m", "pipeline", "run", "clear=drop_caches"],
+        cwd=Path("/"),
+        PYTHONPATH=str(ROOT),
+        model_file=model_file,
+    )
     refused(done, "drop_caches", "root", "clear=unload")
 
 
 def test_a_prompt_longer_than_the_context_is_found_at_the_first_load_with_the_servers_count(
-        tmp_path: Path, model_file: Path) -> None:
-    done = slackwater("run", "mode=oneshot", "num_ctx=256", "prompt.text=" + "tide " * 400, "max_tokens=4",
-                      f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", cwd=tmp_path)
+    tmp_path: Path, model_file: Path
+) -> None:
+    done = slackwater(
+        "run",
+        "mode=oneshot",
+        "num_ctx=256",
+        "prompt.text=" + "tide " * 400,
+        "max_tokens=4",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+        cwd=tmp_path,
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert "256" in done.stderr and "tokens" in done.stderr
+    assert "256" in done.stderr
+    assert "tokens" in done.stderr
 
 
 def test_a_command_that_does_not_exist_suggests_one(tmp_path: Path) -> None:

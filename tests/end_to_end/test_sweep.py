@@ -1,4 +1,4 @@
-"""A sweep as a user runs it: the real embedded engine, a checkout with a space in its path, read back through MLflow."""
+"""A sweep as a user runs it: the embedded engine, a checkout with a space in its path, read back through MLflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(checkout: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=cwd, env=environment(checkout), text=True, capture_output=True, timeout=110)
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(checkout), text=True, capture_output=True, timeout=110
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,14 @@ def artifacts(run: Any) -> Path:
 def test_the_same_artifacts_lie_in_every_run(runs: list[Any]) -> None:
     for run in trials_of(runs):
         names = {path.name for path in artifacts(run).iterdir()}
-        assert {"timeline.parquet", "timeline.png", "config.yaml", "provenance.json", "response.txt", "server.log"} <= names
+        assert {
+            "timeline.parquet",
+            "timeline.png",
+            "config.yaml",
+            "provenance.json",
+            "response.txt",
+            "server.log",
+        } <= names
         assert (artifacts(run) / "timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -134,14 +143,18 @@ def test_show_prints_the_same_sweep_again_as_one_json_document(swept: tuple[Path
     assert {trial["cell"] for trial in document["trials"]} == CELLS
     for key in ("run_id", "cell", "repetition", "order", "mode", "verdict", "reasons", "params", "metrics"):
         assert key in document["trials"][0]
-    unified = [row for row in document["gap"]["unified"] if row["metric"] == "stabilized/tree_rss_mib" and row["turn"] == 1]
+    unified = [
+        row for row in document["gap"]["unified"] if row["metric"] == "stabilized/tree_rss_mib" and row["turn"] == 1
+    ]
     assert {row["infer_os"] for row in unified} == {"off", "on"}
     for row in unified:
         assert row["difference"] == pytest.approx(row["oneshot"] - row["interactive"])
         assert abs(row["difference"]) < 10
     found = [row for row in document["gap"]["as_found"] if row["metric"] == "as_found/tree_rss_mib"]
     assert all(row["difference"] > 100 for row in found)
-    assert any(effect["metric"] == "stabilized/tree_rss_mib" and effect["difference"] < -10 for effect in document["effects"])
+    assert any(
+        effect["metric"] == "stabilized/tree_rss_mib" and effect["difference"] < -10 for effect in document["effects"]
+    )
 
 
 def test_runs_lists_the_sweep(swept: tuple[Path, str], tmp_path: Path) -> None:
@@ -167,18 +180,36 @@ def wait_for(condition: Any, limit_s: float = 40.0) -> Any:
 
 def servers_below(pid: int) -> list[psutil.Process]:
     try:
-        return [child for child in psutil.Process(pid).children(recursive=True)
-                if any("llamacpp_server" in word for word in child.cmdline())]
+        return [
+            child
+            for child in psutil.Process(pid).children(recursive=True)
+            if any("llamacpp_server" in word for word in child.cmdline())
+        ]
     except psutil.Error:
         return []
 
 
-def test_ctrl_c_keeps_finished_trials_ends_the_server_and_exits_130(spaced_checkout: Path, model_file: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_trials_ends_the_server_and_exits_130(
+    spaced_checkout: Path, model_file: Path, tmp_path: Path
+) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
     running = subprocess.Popen(
-        command("run", "-m", "mode=oneshot", "infer_os=off,on", "repetitions=3", "max_tokens=4", "settle.window_s=0.3",
-                f"tracking.uri={store}"),
-        cwd=tmp_path, env=environment(spaced_checkout), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command(
+            "run",
+            "-m",
+            "mode=oneshot",
+            "infer_os=off,on",
+            "repetitions=3",
+            "max_tokens=4",
+            "settle.window_s=0.3",
+            f"tracking.uri={store}",
+        ),
+        cwd=tmp_path,
+        env=environment(spaced_checkout),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         first = wait_for(lambda: servers_below(running.pid))[0]
         second = wait_for(lambda: [s for s in servers_below(running.pid) if s.pid != first.pid])[0]
@@ -192,27 +223,51 @@ def test_ctrl_c_keeps_finished_trials_ends_the_server_and_exits_130(spaced_check
     document = json.loads(run(spaced_checkout, tmp_path, "show", "--json", "--store", store).stdout)
     verdicts = [trial["verdict"] for trial in document["trials"]]
     assert verdicts[0] == "valid"
-    assert verdicts[-1] in ("failed", "interrupted") and len(verdicts) == 2
+    assert verdicts[-1] in ("failed", "interrupted")
+    assert len(verdicts) == 2
 
 
-def test_killing_the_orchestrator_leaves_no_server_and_no_sampler(spaced_checkout: Path, model_file: Path, tmp_path: Path) -> None:
+def test_killing_the_orchestrator_leaves_no_server_and_no_sampler(
+    spaced_checkout: Path, model_file: Path, tmp_path: Path
+) -> None:
     running = subprocess.Popen(
         command("run", "mode=oneshot", "repetitions=1", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"),
-        cwd=tmp_path, env=environment(spaced_checkout), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cwd=tmp_path,
+        env=environment(spaced_checkout),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(lambda: servers_below(running.pid))
     below = psutil.Process(running.pid).children(recursive=True)
     assert len(below) >= 2
     running.kill()
     running.wait()
-    wait_for(lambda: not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE], 10)
+    wait_for(
+        lambda: not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE],
+        10,
+    )
 
 
-def test_a_server_that_dies_fails_its_trial_and_the_sweep_goes_on(spaced_checkout: Path, model_file: Path, tmp_path: Path) -> None:
+def test_a_server_that_dies_fails_its_trial_and_the_sweep_goes_on(
+    spaced_checkout: Path, model_file: Path, tmp_path: Path
+) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
     running = subprocess.Popen(
-        command("run", "mode=oneshot", "repetitions=2", "max_tokens=2000", "num_ctx=4096", "settle.window_s=0.3",
-                f"tracking.uri={store}"),
-        cwd=tmp_path, env=environment(spaced_checkout), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command(
+            "run",
+            "mode=oneshot",
+            "repetitions=2",
+            "max_tokens=2000",
+            "num_ctx=4096",
+            "settle.window_s=0.3",
+            f"tracking.uri={store}",
+        ),
+        cwd=tmp_path,
+        env=environment(spaced_checkout),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         server = wait_for(lambda: servers_below(running.pid))[0]
         time.sleep(2.5)

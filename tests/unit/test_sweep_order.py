@@ -15,7 +15,9 @@ from pipeline.sweep.design.blocked import blocks
 class FakeConfig:
     def __init__(self, mode: str, **flags: bool) -> None:
         self.mode = Mode(name=mode)
-        self.infer_os = InferOs(**flags)
+        self.infer_os = InferOs()
+        for name, on in flags.items():
+            setattr(self.infer_os, name, on)
 
 
 def names(*cells: tuple[Any, list[str]]) -> list[str]:

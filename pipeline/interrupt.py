@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM, held back while something must not be left half done. Nothing else about signals lives here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Held:
+    """Whether a signal came meanwhile."""
+
+    came: bool = False
+
+
+@contextmanager
+def held_back() -> Iterator[Held]:
+    """Note SIGINT and SIGTERM instead of acting on them; whoever holds them back decides what a noted one means.
+
+    For bounded work only. Call from the main thread."""
+    held = Held()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        held.came = True
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
