@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import MeterError
+from pipeline.meter import base
 from pipeline.phases import MIB
 
 _SYS_CACHESTAT = 451  # one number on all architectures but alpha
@@ -121,3 +123,33 @@ def _mincore(fd: int, size: int) -> int:
     finally:
         libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
     return int((vector & 1).sum(dtype=np.int64))
+
+
+class Meter(base.Meter):
+    """The weights' share of the page cache."""
+
+    name = "model_file"
+    source = "cachestat(2), else mincore(2)"
+    checked = "on hardware"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, pids: Collection[int] = ()) -> base.Reading:
+        """Resident bytes; nothing where this user may not know."""
+        resident = resident_bytes(self.path)
+        return {} if resident is None else {"resident_bytes": resident}
+
+
+def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Found:
+    """Here if the target names a file on this machine whose pages this user may ask about."""
+    path = target.model_path
+    if path is None:
+        return base.Absent("model_file", "no model file is named (a sweep names it)")
+    try:
+        resident = resident_bytes(path)
+    except MeterError as error:
+        return base.Absent("model_file", str(error))
+    if resident is None:
+        return base.Absent("model_file", f"unverifiable: this user neither owns {path} nor may write it")
+    return base.Available(Meter(path))

@@ -64,7 +64,7 @@ def children(pid: int) -> list[int]:
     """Direct children of all threads of a process, from /proc/PID/task/*/children; [] once it is gone."""
     found: list[int] = []
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
     except OSError:
         return found
     for thread in threads:
@@ -231,8 +231,8 @@ class Sampler:
         self.period_ns = period_ns
         self.refresh_ns = refresh_ns
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        self.samples_fd = os.open(os.path.join(folder, SAMPLES_FILE), flags, 0o644)
-        self.processes_fd = os.open(os.path.join(folder, PROCESSES_FILE), flags, 0o644)
+        self.samples_fd = os.open(f"{folder}/{SAMPLES_FILE}", flags, 0o644)
+        self.processes_fd = os.open(f"{folder}/{PROCESSES_FILE}", flags, 0o644)
         self.meminfo_fd = os.open("/proc/meminfo", os.O_RDONLY)
         self.sample_struct = struct.Struct(f"={len(SAMPLE_FIELDS)}q")
         self.process_struct = struct.Struct(f"={len(PROCESS_FIELDS)}q")

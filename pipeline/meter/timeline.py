@@ -28,8 +28,8 @@ def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], process
 
     The file's metadata holds schema_version and marks (JSON). Written beside and renamed, so that it is
     whole or not there. Raises MeterError if the disk does not take it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     columns: dict[str, pa.Array] = {"due_ns": pa.array(timeline.due_ns), "t_ns": pa.array(timeline.t_ns)}
     for name, values in timeline.columns.items():
@@ -55,8 +55,8 @@ def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], process
 
 def read_parquet(path: Path) -> tuple[Timeline, list[Mark], ProcessRows]:
     """What `write_parquet` wrote. Raises MeterError for a file of another schema, or none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
         table = pq.read_table(path)

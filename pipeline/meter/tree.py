@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pipeline.errors import MeterError
+from pipeline.meter import base
 from pipeline.meter.sampler_program import children, descendants, field_kib, parse_status
 from pipeline.phases import ProcessReading, TreeReading
 
-__all__ = ["become_subreaper", "children", "members", "read_peaks", "read_tree", "reset_peaks"]
+__all__ = ["Meter", "become_subreaper", "children", "find", "members", "read_peaks", "read_tree", "reset_peaks"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GONE = (FileNotFoundError, ProcessLookupError)
@@ -72,8 +73,8 @@ def _read_rollup(folder: Path) -> tuple[int | None, int | None]:
     except PermissionError:
         return None, None
     pss = field_kib(text, b"\nPss:")
-    private = [max(field_kib(text, key), 0) for key in (b"\nPrivate_Clean:", b"\nPrivate_Dirty:", b"\nPrivate_Hugetlb:")]
-    return (pss, sum(private)) if pss >= 0 else (None, None)
+    private = (b"\nPrivate_Clean:", b"\nPrivate_Dirty:", b"\nPrivate_Hugetlb:")
+    return (pss, sum(max(field_kib(text, key), 0) for key in private)) if pss >= 0 else (None, None)
 
 
 def reset_peaks(pids: Iterable[int]) -> list[int]:
@@ -106,3 +107,34 @@ def read_peaks(pids: Iterable[int]) -> dict[int, int]:
         if values is not None:
             peaks[pid] = values[4]
     return peaks
+
+
+class Meter(base.Meter):
+    """What the tree holds now, summed over its processes. Peaks and the timeline are read elsewhere."""
+
+    name = "tree"
+    source = "/proc/PID/status and smaps_rollup"
+    checked = "on hardware"
+
+    def read(self, pids: Collection[int] = ()) -> base.Reading:
+        """RSS and its split, swap, PSS and USS. PSS and USS are left out if one process does not show them."""
+        reading = read_tree(pids)
+        values: dict[str, float] = {"rss_bytes": reading.rss}
+        for name in ("anon", "file", "shmem", "swap"):
+            values[f"{name}_bytes"] = sum(getattr(process, name) for process in reading.processes)
+        for name in ("pss", "uss"):
+            shares = [getattr(process, name) for process in reading.processes]
+            if None not in shares:
+                values[f"{name}_bytes"] = sum(shares)
+        return values
+
+
+def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Found:
+    """Here wherever /proc has smaps_rollup (Linux 4.14) and task/*/children (CONFIG_PROC_CHILDREN)."""
+    own = root / "proc/self"
+    for path in (own / "smaps_rollup", own / "task"):
+        if not path.exists():
+            return base.Absent("tree", f"{path} does not exist: Linux 4.14 or newer with /proc is needed")
+    if not all((thread / "children").exists() for thread in (own / "task").iterdir()):
+        return base.Absent("tree", "this kernel was built without CONFIG_PROC_CHILDREN")
+    return base.Available(Meter())

@@ -104,7 +104,8 @@ def test_a_detached_child_is_counted_through_the_subreaper(sampler: Sampler) -> 
         seen = members(server.pid, os.getpid(), helpers)
         assert detached not in members(server.pid)
     os.waitpid(detached, 0)  # ended with the server's pipe; ours to reap
-    assert detached in seen and sampler.pid not in seen
+    assert detached in seen
+    assert sampler.pid not in seen
     # 100 MiB of its own; the pages it shares with its parent since the fork count for both in RSS.
     assert 100 * MIB <= counted < 115 * MIB
 
@@ -121,4 +122,5 @@ def test_a_child_that_vanishes_is_forgotten_and_nothing_breaks(program: Program,
     assert timeline.columns["tree_processes"][-1] == 1
     assert timeline.tree_rss[-1] == pytest.approx(read_tree([program.pid]).rss, abs=0.25 * MIB)
     assert read_tree([child]).processes == ()
-    assert read_peaks([child]) == {} and reset_peaks([child]) == []
+    assert read_peaks([child]) == {}
+    assert reset_peaks([child]) == []

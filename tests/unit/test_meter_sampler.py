@@ -44,8 +44,10 @@ def test_tree_columns_are_zero_while_nothing_is_followed(tmp_path: Path) -> None
         left_ns = time.monotonic_ns()
         time.sleep(0.1)
         timeline = sampler.timeline()
-    while_followed = timeline.tree_rss[(timeline.t_ns > followed_ns + 20_000_000) & (timeline.t_ns < left_ns - 20_000_000)]
-    assert len(while_followed) and (while_followed > MIB).all()
+    inside = (timeline.t_ns > followed_ns + 20_000_000) & (timeline.t_ns < left_ns - 20_000_000)
+    while_followed = timeline.tree_rss[inside]
+    assert len(while_followed)
+    assert (while_followed > MIB).all()
     assert not timeline.tree_rss[timeline.t_ns > left_ns].any()
     assert (timeline.columns["system_total"] > timeline.columns["system_available"]).all()
 
@@ -58,7 +60,8 @@ def test_since_is_the_tail_of_the_timeline(tmp_path: Path) -> None:
         tail = sampler.since(cut)
         whole = sampler.timeline()
         early = sampler.since(0)
-    assert len(tail.t_ns) >= 20 and (tail.t_ns >= cut).all()
+    assert len(tail.t_ns) >= 20
+    assert (tail.t_ns >= cut).all()
     np.testing.assert_array_equal(tail.t_ns, whole.t_ns[whole.t_ns >= cut][:len(tail.t_ns)])
     assert early.t_ns[0] == whole.t_ns[0]
 
@@ -127,7 +130,7 @@ def test_a_full_disk_ends_the_sampler_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MeterError, match="No such file or directory: .*missing"):
+    with pytest.raises(MeterError, match=r"No such file or directory: .*missing"):
         Sampler(tmp_path / "missing", 100, 0.2).start()
 
 
@@ -155,4 +158,5 @@ def test_the_sampler_has_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it(t
 def test_the_program_imports_nothing_but_the_standard_library(tmp_path: Path) -> None:
     with Sampler(tmp_path, 100, 0.2) as sampler:
         maps = Path("/proc", str(sampler.pid), "maps").read_text()
-    assert "site-packages" not in maps and "numpy" not in maps
+    assert "site-packages" not in maps
+    assert "numpy" not in maps

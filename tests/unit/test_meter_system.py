@@ -62,7 +62,8 @@ def test_disturbance_is_what_others_did_between_two_snapshots() -> None:
     seen = disturbance(before, after)
     assert (seen.seconds, seen.swapped_in_bytes, seen.swapped_out_bytes, seen.major_faults) == (10.0, 4096, 8192, 5)
     assert seen.tree_major_faults == 2
-    assert seen.memory_some_pct == pytest.approx(5.0) and seen.memory_full_pct == 0.0
+    assert seen.memory_some_pct == pytest.approx(5.0)
+    assert seen.memory_full_pct == 0.0
     assert seen.tree_cpu_cores == pytest.approx(1.1)
     assert seen.own_cpu_cores == pytest.approx(0.05)
     assert seen.other_cpu_cores == pytest.approx(1.35)

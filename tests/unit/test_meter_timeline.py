@@ -41,7 +41,7 @@ def test_what_is_written_is_read_back_process_by_process(tmp_path: Path) -> None
 
 
 def test_the_files_columns_carry_their_units(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     nothing = np.empty(0, dtype=np.int64)
     write_parquet(tmp_path / "t.parquet", _timeline(3), [], ProcessRows(*[nothing] * 7))

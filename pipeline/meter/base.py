@@ -1,0 +1,79 @@
+"""The contract of a meter: what a source of memory figures must offer, on one screen.
+
+A meter is one file beside this one that has a `find` and a class `Meter`. A machine that lacks it gets
+the reason, never a zero. What is read 100 times a second is the sampler's, not a meter's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+Reading = Mapping[str, float]
+"""Quantity → value; the name ends in its unit: _bytes, _pct, _us, _mhz, _count. What could not be read is left out."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be measured: the processes of the tree, and the file with the weights."""
+
+    pids: Collection[int] = ()
+    """Empty: none is running yet, look at the machine alone."""
+    model_path: Path | None = None
+
+
+NOTHING = Target()
+
+
+class Meter(ABC):
+    """A source of figures, found on this machine."""
+
+    name: ClassVar[str]
+    """The `<meter>` of metric names."""
+    source: ClassVar[str]
+    """Where the figures come from, for a person to read."""
+    checked: ClassVar[Literal["on hardware", "on recorded data"]]
+    """What it was held against when it was written."""
+
+    @abstractmethod
+    def read(self, pids: Collection[int] = ()) -> Reading:
+        """The figures now; `pids` is the tree as it is now. Raises MeterError if the source is gone."""
+
+    def reset(self) -> None:  # noqa: B027  most sources have no peak to reset
+        """Begin a phase: peaks count from here where the source can do that."""
+
+
+@dataclass(frozen=True)
+class Available:
+    """It is here. `note` is what a reader of its figures should know."""
+
+    meter: Meter
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The meter's name."""
+        return self.meter.name
+
+
+@dataclass(frozen=True)
+class Absent:
+    """It is not here, and why."""
+
+    name: str
+    reason: str
+
+
+Found = Available | Absent
+
+
+def find_all(root: Path = Path("/"), target: Target = NOTHING) -> list[Found]:
+    """Every meter of this package, in the order of their names: each one here or absent with its reason."""
+    room = importlib.import_module("pipeline.meter")
+    modules = [importlib.import_module(f"{room.__name__}.{info.name}") for info in pkgutil.iter_modules(room.__path__)]
+    return [module.find(root, target) for module in modules if hasattr(module, "Meter") and hasattr(module, "find")]

@@ -1,0 +1,113 @@
+"""The server's own memory cgroup, v2 or v1, if it has one to itself; one that others share is not used.
+
+It charges page cache and kernel memory too, so its figures are not the tree's RSS. Sources:
+Documentation/admin-guide/cgroup-v2.rst (memory.*), cgroup-v1/memory.rst. v2 was checked on recorded data only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from pipeline.errors import MeterError
+from pipeline.meter import base
+
+
+class Meter(base.Meter):
+    """One memory cgroup. v2's peak is reset for the descriptor that asks, so the descriptor is kept."""
+
+    name = "cgroup"
+    source = "memory.* of the server's own cgroup"
+    checked = "on recorded data"
+
+    def __init__(self, folder: Path, version: int) -> None:
+        self.folder = folder
+        self.version = version
+        self.peak_since = "the cgroup was made"
+        """From when the peak counts."""
+        peak = folder / ("memory.peak" if version == 2 else "memory.max_usage_in_bytes")
+        self._peak_fd: int | None = None
+        for mode in (os.O_RDWR, os.O_RDONLY):
+            with contextlib.suppress(OSError):  # memory.peak came with Linux 5.19, and became writable with 6.12
+                self._peak_fd = os.open(peak, mode)
+                break
+
+    def __del__(self) -> None:
+        if self._peak_fd is not None:
+            os.close(self._peak_fd)
+
+    def reset(self) -> None:
+        """The peak counts from here where the kernel and our permissions allow; else `peak_since` stays as it is."""
+        if self._peak_fd is None:
+            return
+        try:
+            # v2: any write, valid for this descriptor. v1: writing 0 resets it for everybody.
+            os.pwrite(self._peak_fd, b"0\n", 0)
+        except OSError:
+            return
+        self.peak_since = "the phase began"
+
+    def read(self, pids: Collection[int] = ()) -> base.Reading:
+        """current, peak, anon, file, swap in bytes, and v2's memory.events as counters."""
+        now = {"current": "memory.current" if self.version == 2 else "memory.usage_in_bytes"}
+        values: dict[str, float] = {f"{name}_bytes": int(self._text(file)) for name, file in now.items()}
+        stat = _pairs(self._text("memory.stat"))
+        anon, file = ("anon", "file") if self.version == 2 else ("total_rss", "total_cache")
+        values |= {"anon_bytes": stat[anon], "file_bytes": stat[file]}
+        if self._peak_fd is not None:
+            values["peak_bytes"] = int(os.pread(self._peak_fd, 64, 0))
+        if self.version == 1:
+            return values | ({"swap_bytes": stat["total_swap"]} if "total_swap" in stat else {})
+        with contextlib.suppress(MeterError):  # absent where the kernel or the parent does without swap accounting
+            values["swap_bytes"] = int(self._text("memory.swap.current"))
+        return values | {f"{event}_events_count": count for event, count in _pairs(self._text("memory.events")).items()}
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text()
+        except OSError as error:
+            raise MeterError(f"{self.folder / name} cannot be read: {error.strerror}. Expected the cgroup of a "
+                             "running server.") from error
+
+
+def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Found:
+    """The target's cgroup, or where none runs yet the one a server of ours would start in. Shared: absent."""
+    pids = list(target.pids) or [os.getpid()]
+    try:
+        lines = (root / "proc" / str(pids[0]) / "cgroup").read_text().splitlines()
+    except OSError as error:
+        return base.Absent("cgroup", f"/proc/{pids[0]}/cgroup cannot be read: {error.strerror}")
+    paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
+    version1 = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), None)
+    if version1 is not None:
+        folder, version, proof = root / "sys/fs/cgroup/memory" / version1.lstrip("/"), 1, "memory.usage_in_bytes"
+    elif "" in paths:
+        folder, version, proof = root / "sys/fs/cgroup" / paths[""].lstrip("/"), 2, "memory.current"
+    else:
+        return base.Absent("cgroup", "this kernel has no memory cgroups")
+    if not (folder / proof).exists():
+        return base.Absent("cgroup", f"{folder} has no {proof}: no memory cgroup v{version} of its own here "
+                                     "(the root one has none, and a container may hide it)")
+    if not target.pids:
+        return base.Absent("cgroup", f"shared: a server started from here runs in {folder} beside this program "
+                                     "(systemd-run --user --scope gives a server a cgroup of its own)")
+    strangers = _members(folder) - set(pids)
+    if strangers:
+        return base.Absent("cgroup", f"shared: {folder} holds {len(strangers)} processes besides the server's")
+    meter = Meter(folder, version)
+    return base.Available(meter, note=f"v{version}; page cache and kernel memory are charged to it too")
+
+
+def _members(folder: Path) -> set[int]:
+    """All processes in the cgroup and below it."""
+    found: set[int] = set()
+    for file in (folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")):
+        with contextlib.suppress(OSError):  # a child cgroup that has just gone, or a threaded one
+            found |= {int(line) for line in file.read_text().split()}
+    return found
+
+
+def _pairs(text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
