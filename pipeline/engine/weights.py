@@ -196,10 +196,11 @@ def _download(url: str, part: Path, report: Progress) -> None:
     import httpx
 
     have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with (
             httpx.Client(verify=_certificates(), timeout=_STALL_S, follow_redirects=True) as client,
-            client.stream("GET", url, headers={"Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as answer,
+            client.stream("GET", url, headers=headers) as answer,
         ):
             if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return  # all of it is here; the checksum decides
@@ -210,7 +211,7 @@ def _download(url: str, part: Path, report: Progress) -> None:
             _need_space(part.parent, total - have)
             with part.open("r+b" if have else "wb") as target:
                 target.seek(have)
-                for block in answer.iter_raw(_CHUNK):
+                for block in answer.iter_raw():  # as it arrives, so that an interruption loses nothing
                     target.write(block)
                     have += len(block)
                     report("fetching", have, total)
