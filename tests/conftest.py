@@ -1,0 +1,90 @@
+"""What several tests need: the model's file, a copy of the checkout, a user without root's rights.
+
+No test lives here, and nothing that only one file of tests needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOBODY = 65534
+_DAC_READ_SEARCH = 2
+"""capability(7): read and search past permission bits, but not write."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Wheel tests run in CI or where they are asked for."""
+    if os.environ.get("CI") or os.environ.get("SLACKWATER_TEST_WHEEL"):
+        return
+    for item in items:
+        if item.get_closest_marker("wheel"):
+            item.add_marker(pytest.mark.skip(reason="set SLACKWATER_TEST_WHEEL=1 to build and try the wheel"))
+
+
+@pytest.fixture(scope="session")
+def model_file() -> Path:
+    """The default model's GGUF in this user's cache; fetched if it is not there yet."""
+    from omegaconf import OmegaConf
+
+    from pipeline.config import CONF_DIR, Model
+    from pipeline.engine.weights import resolve
+
+    chosen: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "model" / "smollm2-135m.yaml"))
+    return resolve(Model(**{key: value for key, value in chosen.items() if key != "defaults"}))
+
+
+def copy_checkout(target: Path) -> Path:
+    """The files of this checkout that git has or would take, as they are now, without their history."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="module")
+def spaced_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout at a path with a space in it, its store empty."""
+    return copy_checkout(tmp_path_factory.mktemp("slack water"))
+
+
+def run_as_nobody(command: Sequence[str], *, cwd: Path, model_file: Path | None = None,
+                  **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user to whom permissions apply: as it is, or as nobody where the tests run as root.
+
+    Nobody may still read everything (the interpreter may lie in root's home) and has a home and a temporary folder
+    of its own. With `model_file`, its cache is this user's."""
+    home = Path(tempfile.mkdtemp(prefix="slackwater-nobody-"))
+    allowed = {**os.environ, "HOME": str(home), "TMPDIR": str(home), "COLUMNS": "200", **environment}
+    if model_file is not None:
+        allowed["SLACKWATER_CACHE"] = str(model_file.parents[2])
+    prefix: list[str] = []
+    if os.geteuid() == 0:
+        os.chown(home, NOBODY, NOBODY)
+        prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
+        if _may_pass_on(_DAC_READ_SEARCH):
+            prefix[-1] += ",+dac_read_search"
+            prefix.append("--ambient-caps=+dac_read_search")
+        prefix.append("--")
+    try:
+        return subprocess.run([*prefix, *command], cwd=cwd, env=allowed, capture_output=True, text=True, timeout=60,
+                              stdin=subprocess.DEVNULL, check=False)
+    finally:
+        shutil.rmtree(home)
+
+
+def _may_pass_on(capability: int) -> bool:
+    status = Path("/proc/self/status").read_text()
+    permitted = next(line.split()[1] for line in status.splitlines() if line.startswith("CapPrm:"))
+    return bool(int(permitted, 16) >> capability & 1)
