@@ -17,8 +17,10 @@ from rich.text import Text
 
 from pipeline.report import words
 from pipeline.report.document import Analysis, Sweep
+from pipeline.stats.comparison import Comparison
+from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
-from pipeline.stats.summary import CellSummary, Comparison, EffectRow, GapRow
+from pipeline.stats.summary import CellSummary, EffectRow, GapRow
 
 EFFECTS = (HEADLINE, "during_generation/tree_rss_peak_mib", "released/tree_rss_mib", "stabilized/system_used_pct",
            "decode/tokens_per_s", "during_generation/time_to_first_token_s", "load/duration_s")
@@ -51,8 +53,11 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     _left_out(console, analysis, skipped)
     if analysis.gap.as_found or analysis.gap.unified:
         _gap(console, analysis)
-    if analysis.effects:
-        _effects(console, analysis.effects)
+    if analysis.factorial:
+        _factorials(console, analysis.factorial)
+    planned = {(one.mode, tuple(one.where.items())) for one in analysis.factorial}
+    _effects(console, [row for row in analysis.effects if (row.mode, tuple(row.where.items())) not in planned])
+    _drift(console, analysis)
     console.print()
     _line(console, Text(words.answer(analysis), style="bold"))
     if commands:
@@ -282,6 +287,31 @@ def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
                             "What is not settled tree RSS is exploration.", style="dim"))
     if len(rows) < len(measured):
         _line(console, Text(f"{len(measured) - len(rows)} further comparisons: show --json", style="dim"))
+
+
+def _factorials(console: Console, found: Sequence[Factorial]) -> None:
+    """Main effects and two-way interactions, ranked; of what is not the question the main effects only."""
+    for one in found:
+        name = ", ".join(part for part in (words.METRICS.get(one.metric, one.metric), one.mode,
+                                           words.where_text(one.where)) if part)
+        console.print()
+        _row(console, Text.assemble(("Flags, factorial", "bold"), (f"   {name}; each over all settings of the others",
+                                                                   "dim")))
+        _entries(console, [(term.name + (f" (or {', '.join(' × '.join(alias) for alias in term.aliased_with)})"
+                                         if term.aliased_with else ""),
+                            "", _verdict(term.stats, term.estimate, None))
+                           for term in one.terms if one.metric == HEADLINE or len(term.flags) == 1])
+        _line(console, Text(f"Intervals: 95 %, {one.method}.", style="dim"))
+
+
+def _drift(console: Console, analysis: Analysis) -> None:
+    found = [test for test in analysis.drift if test.found]
+    if found or len(analysis.slopes) > 1:
+        console.print()
+    for slope in analysis.slopes[1:]:
+        _line(console, Text(words.slope_text(slope)))
+    for test in found:
+        _line(console, Text(f"Careful: {test.text}.", style="yellow"))
 
 
 def _entries(console: Console, entries: Sequence[tuple[str, str, Text]], heads: tuple[str, str] = ("", "")) -> None:

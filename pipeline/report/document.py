@@ -10,11 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
+from pipeline.stats.drift import Drift, drift
+from pipeline.stats.factorial import Factorial, factorials
+from pipeline.stats.measures import HEADLINE
+from pipeline.stats.slope import Slope, slopes
 from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap
 from pipeline.stats.trials import Trial, finite
 
 SCHEMA_VERSION = 1
 """Of the document. Names are only added within a version, never changed or removed."""
+
+
+FACTORIAL_METRICS = (HEADLINE, "during_generation/tree_rss_peak_mib", "decode/tokens_per_s")
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,19 @@ class Analysis:
     notes: Sequence[tuple[int, str]]
     """(order of the trial, note) of valid trials: what a person should know although it touches no number."""
     blocks: int
+    factorial: Sequence[Factorial] = ()
+    """FACTORIAL_METRICS per mode; empty unless the flags were varied in a factorial plan."""
+    slopes: Sequence[Slope] = ()
+    """Settled tree RSS against num_ctx; empty unless that was varied."""
+    drift: Sequence[Drift] = ()
 
 
 def analyse(trials: Sequence[Trial]) -> Analysis:
-    """Cells, gap and effects of one sweep's trials. Works for none, one, or only failed ones."""
+    """Everything of one sweep's trials. Works for none, one, or only failed ones."""
     notes = [(t.order, note) for t in sorted(trials, key=lambda t: t.order) if t.verdict == "valid" for note in t.notes]
-    return Analysis(cells(trials), gap(trials), effects(trials), notes, len({t.block for t in trials}))
+    return Analysis(cells(trials), gap(trials), effects(trials), notes, len({t.block for t in trials}),
+                    [found for metric in FACTORIAL_METRICS for found in factorials(trials, metric)], slopes(trials),
+                    drift(trials))
 
 
 def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
@@ -76,6 +90,9 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "gap": {"as_found": [_row(row) for row in analysis.gap.as_found],
                 "unified": [_row(row) for row in analysis.gap.unified]},
         "effects": [_row(row) for row in analysis.effects],
+        "factorial": [_factorial(one) for one in analysis.factorial],
+        "slopes": [asdict(slope) for slope in analysis.slopes],
+        "drift": [{**asdict(test), "text": test.text} for test in analysis.drift],
     })
     return found
 
@@ -83,7 +100,8 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
 def runs_document(sweeps: Sequence[Sweep], last: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The list of sweeps, newest first, as `sweeps`; beside it the document of the newest one, if given."""
     listed = [{**{k: v for k, v in asdict(sweep).items() if k != "extra"}, **sweep.extra} for sweep in sweeps]
-    empty = {"sweep": {}, "trials": [], "cells": [], "gap": {"as_found": [], "unified": []}, "effects": []}
+    empty = {"sweep": {}, "trials": [], "cells": [], "gap": {"as_found": [], "unified": []}, "effects": [],
+             "factorial": [], "slopes": [], "drift": []}
     found: dict[str, Any] = plain({"schema_version": SCHEMA_VERSION, "sweeps": listed, **empty, **(last or {})})
     return found
 
@@ -102,6 +120,14 @@ def _row(row: Any) -> dict[str, Any]:
     fields = asdict(row)
     stats = fields.pop("stats")
     return {**fields, **stats}
+
+
+def _factorial(found: Factorial) -> dict[str, Any]:
+    terms = [{"name": term.name, "flags": term.flags,
+              "aliased_with": [" × ".join(alias) for alias in term.aliased_with], **asdict(term.stats),
+              "estimate": term.estimate}
+             for term in found.terms]
+    return {**asdict(found), "terms": terms}
 
 
 def plain(value: Any) -> Any:

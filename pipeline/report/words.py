@@ -9,8 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.report.document import Analysis
+from pipeline.stats.comparison import Comparison
+from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
-from pipeline.stats.summary import CellSummary, Comparison, EffectRow, GapRow
+from pipeline.stats.slope import Slope
+from pipeline.stats.summary import CellSummary, EffectRow, GapRow
 
 PHASES = (
     ("empty", "initialization", ""), ("before", "pre_generation", ""), ("peak", "during_generation", "_peak"),
@@ -127,7 +130,9 @@ def answer(analysis: Analysis) -> str:
     """The sentence that answers the sweep's question, with nothing in it that the trials do not show."""
     if not any(cell.n_valid for cell in analysis.cells):
         return "No valid trial: nothing can be said about memory."
-    sentences = [text for text in (_gap_answer(analysis), *_effect_answers(analysis.effects)) if text]
+    planned = [one for one in analysis.factorial if one.metric == HEADLINE]
+    flags = _factorial_answers(planned) if planned else _effect_answers(analysis.effects)
+    sentences = [text for text in (_gap_answer(analysis), *flags, *map(slope_text, analysis.slopes[:1])) if text]
     return " ".join(sentences) or _level_answer(analysis.cells)
 
 
@@ -188,6 +193,32 @@ def _effect_answers(rows: Sequence[EffectRow]) -> list[str]:
                 texts.append(f"Read once, {subject[0].lower() + subject[1:] if plural else subject} "
                              f"make{'' if plural else 's'} a difference of {read}{modes}.")
     return texts
+
+
+def _factorial_answers(planned: Sequence[Factorial]) -> list[str]:
+    texts = []
+    for one in planned:
+        saved = [f"{term.name} ({magnitude(term.estimate)} {one.unit})" for term in one.terms
+                 if term.stats.kind == "less" and len(term.flags) == 1]
+        cost = [f"{term.name} ({magnitude(term.estimate)} {one.unit})" for term in one.terms
+                if term.stats.kind == "more" and len(term.flags) == 1]
+        joint = [term.name for term in one.terms if term.stats.kind in ("less", "more") and len(term.flags) > 1]
+        where = f" in {one.mode}" if len({other.mode for other in planned}) > 1 else ""
+        texts.append(f"Saving memory{where}: {', '.join(saved) or 'no flag'}; costing memory: "
+                     f"{', '.join(cost) or 'no flag'}." + (
+                         f" Not independent of each other: {', '.join(joint)}." if joint else ""))
+    return texts
+
+
+def slope_text(slope: Slope) -> str:
+    """"Memory grows by 12.0 KiB per token of num_ctx (11.9 … 12.1), from 512 to 8192"."""
+    name = slope.key.rpartition(".")[2]
+    unit = "KiB per token" if name == "num_ctx" else f"KiB per {name}"
+    size = f"{slope.kib_per_unit:.3g}".replace("-", "−")
+    inside = "no interval, fewer than four levels" if slope.lo is None or slope.hi is None else (
+        f"{slope.lo:.3g} … {slope.hi:.3g}".replace("-", "−"))
+    return (f"Memory grows by {size} {unit} ({inside}) from {name} {slope.levels[0]:g} to {slope.levels[-1]:g}"
+            f"{f', {slope.mode}, flags {slope.infer_os}' if slope.infer_os else ''}.")
 
 
 def _span(sizes: Sequence[float], unit: str, sign: bool = False) -> str:

@@ -73,8 +73,9 @@ class Interval:
         return max(abs(lo), abs(hi), self.step)
 
 
-def _interval(centre: float, sd: float, n: int, se: float, df: float, step: float, level: float, method: str,
-              ratio: bool, identical: bool) -> Interval:
+def interval_of(centre: float, sd: float, n: int, se: float, df: float, step: float, level: float, method: str,
+                ratio: bool, identical: bool) -> Interval:
+    """The Interval of an estimate on its working scale; the meter's step is the floor of a 95 % half-width."""
     # Constant readings have no variance, yet the meter cannot see below its step: half-width = max(t·se, q).
     floor = step / t_quantile(0.95, df)
     se = max(se, floor)
@@ -105,7 +106,7 @@ def of_differences(differences: Sequence[float] | FloatArray, *, step: float = 0
         identical = bool(np.ptp(ticks) == 0)
     if identical:
         sd = 0.0
-    return _interval(centre, sd, n, sd / math.sqrt(n), n - 1, step, level, method, ratio, identical)
+    return interval_of(centre, sd, n, sd / math.sqrt(n), n - 1, step, level, method, ratio, identical)
 
 
 def paired(a: Sequence[float], b: Sequence[float], *, step: float = 0.0, level: float = 0.95,
@@ -142,7 +143,7 @@ def welch(a: Sequence[float], b: Sequence[float], *, step: float = 0.0, level: f
     # Welch–Satterthwaite; with no variance at all every df gives the same interval, the step's.
     df = (va + vb) ** 2 / (va**2 / (x.size - 1) + vb**2 / (y.size - 1)) if se > 0 else x.size + y.size - 2
     n = min(x.size, y.size)
-    return _interval(float(x.mean() - y.mean()), se * math.sqrt(n), n, se, df, step, level, method, ratio,
+    return interval_of(float(x.mean() - y.mean()), se * math.sqrt(n), n, se, df, step, level, method, ratio,
                      identical=se == 0)
 
 
@@ -161,7 +162,7 @@ def welch_against_reference(a: Sequence[float], a_reference: Sequence[float], b:
         x, xr, y, yr = (np.log(array) for array in arrays)
         log_step = math.log1p(step / float(min(array.min() for array in arrays)))
         found = welch(list(x - xr), list(y - yr), step=log_step, level=level, method=method + ", log ratios")
-        return None if found is None else _interval(found.centre, found.sd, found.n, found.se, found.df, found.step,
+        return None if found is None else interval_of(found.centre, found.sd, found.n, found.se, found.df, found.step,
                                                     level, found.method, True, found.identical)
     x, xr, y, yr = arrays
     return welch(list(x - xr), list(y - yr), step=step, level=level, method=method)
@@ -181,7 +182,7 @@ def yuen(differences: Sequence[float], *, step: float = 0.0, level: float = 0.95
     winsorised = np.clip(d, d[g], d[n - g - 1])
     se = math.sqrt((n - 1) * float(winsorised.var(ddof=1)) / (h * (h - 1))) * _GRID
     centre = float(d[g:n - g].mean()) * _GRID
-    return _interval(centre, se * math.sqrt(n), n, se, h - 1, step, level,
+    return interval_of(centre, se * math.sqrt(n), n, se, h - 1, step, level,
                      "Yuen's t on 20 % trimmed paired differences", False, bool(np.ptp(d) == 0))
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pipeline.stats.intervals import Kind, Scale, holm, may_deviate_pct, not_enough, paired, verdict
+from pipeline.stats.arms import differing_keys, flag_groups, mode_pairs, natural
+from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
-from pipeline.stats.trials import Trial, by_block, finite, flags_on, last_turn, valid, varied
+from pipeline.stats.trials import Trial, by_block, finite, last_turn, valid
 
 AS_FOUND_METRICS = ("as_found/system_used_pct", "as_found/tree_rss_mib")
 UNIFIED_METRICS = (
@@ -62,36 +63,6 @@ class CellSummary:
     def n_left_out(self) -> int:
         """Trials measured and not counted."""
         return len(self.left_out)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What statistics say about a difference; numbers are None with fewer than two complete blocks.
-
-    `lo`, `hi` and `estimate` are differences in the metric's unit, or ratios if `scale` is "ratio". The estimate is
-    the mean over complete blocks (geometric for ratios); `difference` of a row is between medians of valid trials.
-    """
-
-    unit: str
-    n_blocks: int
-    """Blocks in which both arms have a valid trial."""
-    verdict: str
-    kind: Kind
-    estimate: float | None = None
-    lo: float | None = None
-    hi: float | None = None
-    level: float | None = None
-    scale: Scale | None = None
-    method: str | None = None
-    p: float | None = None
-    """Holm-adjusted where `family` is above 1."""
-    family: int = 1
-    """Comparisons that were judged together; each interval is then at 1 − 0.05/family."""
-    more_trials: int | None = None
-    no_larger_than: float | None = None
-    """kind "no difference": the bound, in the unit, or in percent for ratios."""
-    may_deviate_pct: float | None = None
-    """All n blocks alike: the share of deviating trials that n still permits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +124,7 @@ def cells(trials: Sequence[Trial]) -> list[CellSummary]:
     by_cell: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_cell[trial.cell].append(trial)
-    differing = _differing(trials)
+    differing = differing_keys(trials)
     found = []
     for cell, members in by_cell.items():
         good = valid(members)
@@ -171,7 +142,7 @@ def cells(trials: Sequence[Trial]) -> list[CellSummary]:
             middle,
             {metric: median(abs(v - middle[metric]) for v in values) for metric, values in numbers.items()},
             {metric: jumped(values, measure(metric).step) for metric, values in numbers.items()}))
-    return sorted(found, key=lambda c: (c.mode != "oneshot", c.mode, [_natural(v) for v in c.where.values()],
+    return sorted(found, key=lambda c: (c.mode != "oneshot", c.mode, [natural(v) for v in c.where.values()],
                                         c.infer_os != "off", c.infer_os != "on", c.infer_os, c.cell))
 
 
@@ -183,7 +154,7 @@ def gap(trials: Sequence[Trial], level: float = 0.95) -> Gap:
     """
     as_found: list[GapRow] = []
     unified: list[GapRow] = []
-    for infer_os, where, oneshot, interactive in _mode_pairs(trials):
+    for infer_os, where, oneshot, interactive in mode_pairs(trials):
         last = last_turn(interactive)
         for metric in AS_FOUND_METRICS:
             as_found += _gap_row(oneshot, interactive, infer_os, where, metric, None, level)
@@ -202,16 +173,16 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
     """
     asked = set(question)
     found: list[EffectRow] = []
-    groups = _flag_groups(trials)
+    groups = flag_groups(trials)
     for metric in metrics:
         for mode, where, off, arms in groups:
             off_values = by_block(off, metric)
             measured = [(flag, values) for flag, values in ((flag, by_block(arm, metric)) for flag, arm in arms)
                         if values or off_values]
-            reference = _median(off_values)
+            reference = median_of(off_values)
             for (flag, on_values), stats in zip(
-                    measured, _compare([values for _, values in measured], off_values, metric, level), strict=True):
-                on = _median(on_values)
+                    measured, compare([values for _, values in measured], off_values, metric, level), strict=True):
+                on = median_of(on_values)
                 difference = None if on is None or reference is None else on - reference
                 found.append(EffectRow(
                     metric=metric, mode=mode, flag=flag, on=on, off=reference, difference=difference,
@@ -220,105 +191,13 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
     return found
 
 
-def _compare(arms: Sequence[Mapping[int, float]], reference: Mapping[int, float], metric: str,
-             level: float) -> list[Comparison]:
-    """Each arm minus the reference over the blocks both have; the arms are one family, adjusted together (Holm)."""
-    how = measure(metric)
-    shared = [sorted(arm.keys() & reference.keys()) for arm in arms]
-    k = max(1, sum(len(blocks) > 1 for blocks in shared))
-    intervals = [paired([arm[block] for block in blocks], [reference[block] for block in blocks], step=how.step,
-                        level=1 - (1 - level) / k, ratio=how.ratio)
-                 for arm, blocks in zip(arms, shared, strict=True)]
-    adjusted = iter(holm([interval.p for interval in intervals if interval is not None]))
-    compared = []
-    for interval, blocks in zip(intervals, shared, strict=True):
-        if interval is None:
-            words = not_enough(len(blocks))
-            compared.append(Comparison(unit=how.unit, n_blocks=len(blocks), verdict=words.text, kind=words.kind,
-                                       more_trials=words.more_trials))
-            continue
-        p = next(adjusted)
-        margin = how.margin_at(_median(reference) or 0.0, interval.scale)
-        words = verdict(interval, margin=margin, unit=how.unit, adjusted_p=p, family=k)
-        compared.append(Comparison(
-            unit=how.unit, n_blocks=interval.n, verdict=words.text, kind=words.kind, estimate=interval.estimate,
-            lo=interval.lo, hi=interval.hi, level=interval.level, scale=interval.scale, p=p, family=k,
-            method=interval.method + (f"; Holm over {k}" if k > 1 else ""), more_trials=words.more_trials,
-            no_larger_than=words.no_larger_than,
-            may_deviate_pct=may_deviate_pct(interval.n) if interval.identical else None))
-    return compared
-
-
 def _gap_row(oneshot: Sequence[Trial], interactive: Sequence[Trial], infer_os: str, where: Mapping[str, str],
              metric: str, turn: int | None, level: float) -> list[GapRow]:
     one = by_block(oneshot, metric, None if turn is None else 1)
     many = by_block(interactive, metric, turn)
     if not one and not many:
         return []
-    a, b = _median(one), _median(many)
+    a, b = median_of(one), median_of(many)
     return [GapRow(infer_os=infer_os, metric=metric, phase=phase_of(metric), turn=turn or 0, interactive=b, oneshot=a,
                    difference=None if a is None or b is None else a - b, where=where,
-                   stats=_compare([one], many, metric, level)[0])]
-
-
-def _median(blocks: Mapping[int, float]) -> float | None:
-    return median(blocks.values()) if blocks else None
-
-
-def _natural(text: str) -> tuple[float, str]:
-    """Sort key that puts 512 before 4096."""
-    try:
-        return float(text), text
-    except ValueError:
-        return float("inf"), text
-
-
-def _differing(trials: Sequence[Trial]) -> dict[str, dict[str, str]]:
-    """Cell → the keys besides mode and flags in which it differs from other cells of its mode or at all."""
-    shared = varied(trials, ("infer_os.", "mode."))
-    for mode in {trial.mode for trial in trials}:
-        own = [trial for trial in trials if trial.mode == mode]
-        for cell, keys in varied(own, ("infer_os.",)).items():
-            # What varies inside a mode may stand for a key that all cells share; the union names both once.
-            shared[cell] = {**{k: v for k, v in keys.items() if k.startswith("mode.")}, **shared[cell]}
-    return shared
-
-
-def _mode_pairs(trials: Sequence[Trial]) -> list[tuple[str, Mapping[str, str], list[Trial], list[Trial]]]:
-    """(infer_os, where, oneshot trials, interactive trials) for cells that differ in the mode and nothing else."""
-    shared = varied(trials, ("infer_os.", "mode."))
-    differing = _differing(trials)
-    by_mode: dict[str, dict[str, list[Trial]]] = {"oneshot": defaultdict(list), "interactive": defaultdict(list)}
-    for trial in trials:
-        if trial.mode in by_mode:
-            by_mode[trial.mode][trial.cell].append(trial)
-    pairs = []
-    for one_cell, one in by_mode["oneshot"].items():
-        for many_cell, many in by_mode["interactive"].items():
-            if one[0].infer_os == many[0].infer_os and shared[one_cell] == shared[many_cell]:
-                pairs.append((one[0].infer_os, {**differing[one_cell], **differing[many_cell]}, one, many))
-    return sorted(pairs, key=lambda p: ([_natural(v) for v in p[1].values()], p[0] != "off", p[0] != "on", p[0]))
-
-
-def _flag_groups(
-    trials: Sequence[Trial],
-) -> list[tuple[str, Mapping[str, str], list[Trial], list[tuple[str, list[Trial]]]]]:
-    """(mode, where, off trials, [(flag, on trials)…]) for cells that differ in their flags and nothing else."""
-    differing = _differing(trials)
-    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[Trial]]] = defaultdict(
-        lambda: defaultdict(list))
-    for trial in trials:
-        groups[trial.mode, tuple(differing[trial.cell].items())][trial.infer_os].append(trial)
-    found = []
-    for (mode, where), arms in groups.items():
-        reference = min(arms, key=lambda label: (label != "off", len(flags_on(arms[label][0])), label))
-        base = flags_on(arms[reference][0])
-        against = []
-        for label, members in arms.items():
-            on = flags_on(members[0])
-            if label != reference and base <= on:
-                against.append((label if not base else "+".join(sorted(on - base)) or label, members))
-        if against:
-            against.sort(key=lambda arm: (arm[0] != "on", arm[0]))
-            found.append((mode, dict(where), arms[reference], against))
-    return sorted(found, key=lambda g: (g[0] != "oneshot", g[0], [_natural(v) for v in g[1].values()]))
+                   stats=compare([one], many, metric, level)[0])]

@@ -90,23 +90,22 @@ def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str
     Keys that change from trial to trial inside a cell say nothing about the cell and are dropped. Of several
     keys that always change together (a config group brings many) one stands for all: the group's name if it has one.
     """
-    ignored = (*ignore, "place.")
-    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    by_cell: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
-        for key, text in trial.params.items():
-            if not key.startswith(ignored):
-                seen[key][trial.cell].add(str(text))
-    cells = sorted({trial.cell for trial in trials})
+        by_cell[trial.cell].append(trial)
+    cells = sorted(by_cell)
+    ignored = (*ignore, "place.")
+    first = {cell: {key: str(text) for key, text in by_cell[cell][0].params.items() if not key.startswith(ignored)}
+             for cell in cells}
     partitions: dict[tuple[int, ...], str] = {}
-    for key in sorted(seen, key=lambda key: (not key.endswith(".name"), key.count("."), key)):
-        values = [seen[key].get(cell, {""}) for cell in cells]
-        if any(len(texts) != 1 for texts in values):
-            continue
-        texts = [next(iter(texts)) for texts in values]
-        if len(set(texts)) > 1:
+    for key in sorted({key for params in first.values() for key in params},
+                      key=lambda key: (not key.endswith(".name"), key.count("."), key)):
+        texts = [first[cell].get(key, "") for cell in cells]
+        if len(set(texts)) > 1 and all(str(trial.params.get(key, "")) == text
+                                       for cell, text in zip(cells, texts, strict=True) for trial in by_cell[cell]):
             partitions.setdefault(tuple(texts.index(text) for text in texts), key)
     keys = sorted(partitions.values())
-    return {cell: {key: next(iter(seen[key].get(cell, {""}))) for key in keys} for cell in cells}
+    return {cell: {key: first[cell].get(key, "") for key in keys} for cell in cells}
 
 
 def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:

@@ -1,0 +1,111 @@
+"""Did the machine drift while a sweep ran? Block means, paired differences, the first trial of each block.
+
+Drift in block means falls on all cells alike; drift in paired differences threatens the effect itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.stats.arms import flag_groups, mode_pairs
+from pipeline.stats.intervals import holm, of_differences
+from pipeline.stats.measures import HEADLINE, measure
+from pipeline.stats.trials import Trial, by_block, valid, value
+
+LEAST_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One test. `size` is the trend per block, or the offset of a block's first trial, in the metric's unit."""
+
+    test: Literal["block means", "paired differences", "first of block"]
+    what: str
+    """The comparison, for paired differences: "on, oneshot" or "mode, off"; else ""."""
+    metric: str
+    unit: str
+    n_blocks: int
+    size: float
+    p: float
+    """Holm-adjusted over the comparisons, for paired differences."""
+    found: bool
+
+    @property
+    def text(self) -> str:
+        """The finding in words. Slow noise looks the same as drift, and is not told apart from it."""
+        amount = f"{self.size:+.2g} {self.unit}".replace("-", "−").rstrip()
+        if not self.found:
+            return f"no drift seen in {self.test}{f' of {self.what}' if self.what else ''}"
+        if self.test == "first of block":
+            return f"the first trial of a block differs from the others by {amount}: it may have warmed something up"
+        if self.test == "block means":
+            return f"drift or slow noise: all cells move by {amount} per block; blocks take this out of the effects"
+        return f"drift or slow noise in the difference itself ({self.what}): {amount} per block; mistrust its interval"
+
+
+def trend(values: Sequence[float], step: float = 0.0) -> tuple[float, float]:
+    """(slope per block, two-sided p) of values in block order; p = 1 for fewer than three or changes below a step."""
+    y = np.asarray(values, dtype=np.float64)
+    if y.size < LEAST_BLOCKS or float(np.ptp(y)) <= step:
+        return 0.0, 1.0
+    from scipy.stats import linregress
+
+    fit = linregress(np.arange(y.size), y)
+    return float(fit.slope), float(fit.pvalue)
+
+
+def drift(trials: Sequence[Trial], metric: str = HEADLINE) -> list[Drift]:
+    """All tests that the sweep has blocks for (three or more), whether they find something or not."""
+    how = measure(metric)
+    residuals = _residuals(trials, metric)
+    found: list[Drift] = []
+    if len(residuals) >= LEAST_BLOCKS:
+        means = [float(np.mean([residual for _, residual in members])) for _, members in sorted(residuals.items())]
+        size, p = trend(means, how.step)
+        found.append(Drift("block means", "", metric, how.unit, len(means), size, p, p <= 0.05))
+    firsts = [members[0][1] - float(np.mean([residual for _, residual in members[1:]]))
+              for _, members in sorted(residuals.items()) if len(members) > 1]
+    offset = of_differences(firsts, step=how.step) if len(firsts) >= LEAST_BLOCKS else None
+    if offset is not None:
+        found.append(Drift("first of block", "", metric, how.unit, offset.n, offset.centre, offset.p,
+                           offset.p <= 0.05))
+    trends = [(what, len(differences), *trend(differences, how.step)) for what, differences in _pairs(trials, metric)
+              if len(differences) >= LEAST_BLOCKS]
+    adjusted = holm([p for _, _, _, p in trends])
+    found += [Drift("paired differences", what, metric, how.unit, n, size, p, p <= 0.05)
+              for (what, n, size, _), p in zip(trends, adjusted, strict=True)]
+    return found
+
+
+def _residuals(trials: Sequence[Trial], metric: str) -> Mapping[int, list[tuple[int, float]]]:
+    """Block → (order, reading minus its cell's mean), in the order they ran."""
+    by_cell: dict[str, list[tuple[Trial, float]]] = defaultdict(list)
+    for trial in valid(trials):
+        reading = value(trial, metric)
+        if reading is not None:
+            by_cell[trial.cell].append((trial, reading))
+    blocks: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for members in by_cell.values():
+        mean = float(np.mean([reading for _, reading in members]))
+        for trial, reading in members:
+            blocks[trial.block or trial.repetition].append((trial.order, reading - mean))
+    return {block: sorted(members) for block, members in blocks.items()}
+
+
+def _pairs(trials: Sequence[Trial], metric: str) -> list[tuple[str, list[float]]]:
+    """(what, differences in block order) of every comparison the sweep makes."""
+    pairs: list[tuple[str, Mapping[int, float], Mapping[int, float]]] = []
+    for group in flag_groups(trials):
+        off = by_block(group.off, metric)
+        where = "".join(f", {key} {text}" for key, text in group.where.items())
+        pairs += [(f"{flag}, {group.mode}{where}", by_block(arm, metric), off) for flag, arm in group.arms]
+    for pair in mode_pairs(trials):
+        where = "".join(f", {key} {text}" for key, text in pair.where.items())
+        pairs.append((f"mode, {pair.infer_os}{where}", by_block(pair.oneshot, metric, 1),
+                      by_block(pair.interactive, metric, 1)))
+    return [(what, [a[block] - b[block] for block in sorted(a.keys() & b.keys())]) for what, a, b in pairs]
