@@ -32,16 +32,19 @@ def check(location: Location, write: bool) -> bool:
     """True: the store is there. False: there is none yet, and one can be made (`write`) or nothing is to be read.
 
     Raises StoreError: unreachable, not writable (`write` only), not an MLflow store, of another schema."""
+    if location.database is not None:
+        there = _check_sqlite(location.database, location, write)
+    elif location.is_server:
+        there = True
+        _check_server(location)
+    else:
+        there = _check_sql(location)
     if write:
-        _writable_folder(location.spool, "the spool")
         if location.artifacts is not None:
             _writable_folder(location.artifacts, "the store's artifacts")
-    if location.database is not None:
-        return _check_sqlite(location.database, location, write)
-    if location.is_server:
-        _check_server(location)
-        return True
-    return _check_sql(location)
+        _writable_folder(location.home, "the spool")
+        _writable_folder(location.spool, "the spool")
+    return there
 
 
 def _writable_folder(folder: Path, what: str) -> None:

@@ -71,7 +71,7 @@ def make_client(location: Location) -> MlflowClient:
 @contextlib.contextmanager
 def first_use(location: Location) -> Iterator[None]:
     """One process of this machine at a time; a killed one lets go (flock(2))."""
-    with exclusive(location.spool / ".store.lock"):
+    with exclusive(location.home / ".store.lock"):
         yield
 
 

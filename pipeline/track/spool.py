@@ -146,7 +146,7 @@ class Spool:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time sends from the spool: two would log one trial twice."""
-        with exclusive(self.root / ".lock"):
+        with exclusive(self.root.parent / ".spool.lock"):
             yield
 
     def _sweep(self, sweep_id: str) -> Path:

@@ -63,7 +63,7 @@ class Store:
         self.spool = Spool(location.spool, location.shown)
         self._source = source
         self._mlflow = client
-        self._experiment_id = experiment_id
+        self.experiment_id = experiment_id
         self._failed = False
 
     # Reading
@@ -210,7 +210,7 @@ class Store:
     def _run(self, found: Sequence[Run], name: str, started_ms: int, tags: Mapping[str, str]) -> str:
         """A new run, or the one that is there with these tags."""
         if not found:
-            return str(self._client.create_run(self._experiment_id, started_ms, names.tags_of(tags), name).info.run_id)
+            return str(self._client.create_run(self.experiment_id, started_ms, names.tags_of(tags), name).info.run_id)
         from mlflow.entities import RunTag
 
         run_id = found[0].run_id

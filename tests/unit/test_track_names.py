@@ -1,0 +1,90 @@
+"""What a run carries survives MLflow's alphabet and lengths, and comes back as the config had it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import errors
+from pipeline.config import Tracking
+from pipeline.result import TrialResult
+from pipeline.track import location, names
+
+RESULT = TrialResult("s-1", "oneshot-on", 2, 2, 7, "oneshot", "on", "valid", [], [], 1, 2, {}, {}, {}, {}, {}, "")
+
+
+def test_a_runs_name_is_the_cell_and_the_repetition() -> None:
+    assert names.run_name(RESULT) == "oneshot-on r2"
+
+
+def test_a_name_too_long_to_be_read_whole_still_shows_the_repetition() -> None:
+    cell = "oneshot num_ctx=4096 memory_optimization"
+    shown = {names.run_name(dataclasses.replace(RESULT, cell=cell, repetition=n))[: names.SHOWN] for n in (1, 2, 3)}
+    assert len(shown) == 3
+
+
+@pytest.mark.parametrize("value", [
+    0, 1.5, -3, True, False, None, [], ["--mlock", "a,b"], {"on": {"cache_ram": 0}}, "", "true", "null", "1e5", "NaN",
+    "007", '"quoted"', "plain text", "指示: {prompt}\n\n回答:", "-ngl", "[not a list", " 5 ", "1_000",
+])
+def test_a_param_comes_back_with_the_value_and_type_it_had(value: Any) -> None:
+    found = names.decode_param(names.encode_param(value))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_param_too_long_for_mlflow_is_cut_and_says_so() -> None:
+    text = names.encode_param("x" * 20_000)
+    assert len(text) <= 6000
+    assert "cut from 20000 characters" in text
+
+
+def test_two_long_keys_that_begin_alike_stay_two() -> None:
+    keys = {names.key("engine." + "k" * 300 + end) for end in "ab"}
+    assert len(keys) == 2
+    assert all(len(key) <= 250 for key in keys)
+
+
+def test_a_trial_run_again_is_another_trial_and_the_same_one_is_the_same() -> None:
+    again = dataclasses.replace(RESULT, started_ms=5)
+    assert names.trial_uuid(RESULT) == names.trial_uuid(dataclasses.replace(RESULT, folder="/elsewhere"))
+    assert names.trial_uuid(RESULT) != names.trial_uuid(again)
+
+
+def test_outside_a_checkout_the_store_is_slackwater_home_then_the_data_folder(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(location, "PACKAGE", tmp_path / "site-packages" / "pipeline")
+    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "mine"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert location.locate(Tracking()).database == tmp_path / "mine" / "mlflow.db"
+    monkeypatch.delenv("SLACKWATER_HOME")
+    assert location.locate(Tracking()).database == tmp_path / "data" / "slackwater" / "mlflow.db"
+
+
+def test_in_a_checkout_the_store_is_its_mlruns_whatever_the_working_directory(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr(location, "PACKAGE", tmp_path / "pipeline")
+    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "mine"))
+    monkeypatch.chdir("/")
+    found = location.locate(Tracking())
+    assert found.database == tmp_path / "mlruns" / "mlflow.db"
+    assert found.artifacts == tmp_path / "mlruns" / "artifacts"
+    assert found.spool == tmp_path / "mlruns" / "spool"
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "/tmp/mlruns", "file:///tmp/mlruns", "sqlite://", "sqlite:///:memory:",
+                                 "ftp://host/x", "mlflow.db", ""])
+def test_an_address_that_keeps_nothing_is_refused_with_one_that_does(uri: str) -> None:
+    with pytest.raises(errors.StoreError, match=r"sqlite:////absolute/path/mlflow\.db"):
+        location.locate(Tracking(uri=uri))
+
+
+def test_a_password_in_the_address_is_never_shown() -> None:
+    found = location.locate(Tracking(uri="postgresql://me:hunter2@db.example/mlflow"))
+    assert found.shown == "postgresql://me:***@db.example/mlflow"
+    assert "hunter2" in found.uri
