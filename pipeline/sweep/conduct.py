@@ -21,6 +21,7 @@ from pipeline.progress import SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
 from pipeline.sweep.cells import Cell, check_cells, fetch_models
 from pipeline.sweep.design import load_design
+from pipeline.sweep.messages import is_setting, unknown_setting
 from pipeline.sweep.session import SESSION
 
 if TYPE_CHECKING:
@@ -56,8 +57,12 @@ def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Seq
             if not any(given == key or given.startswith(f"{key}.") for given in typed_by_hand)]
     overrides = OverridesParser.create(config_loader=loader).parse_overrides([*kept, *arguments])
     for override in overrides:
-        if override.get_key_element().lstrip("+~").split(".")[0] == "place":
+        key = override.get_key_element().lstrip("+~")
+        if key.split(".")[0] == "place":
             raise ConfigError("place.* is filled in by the sweep itself and cannot be set.")
+        # Hydra would add a key that nobody reads
+        if override.is_add() and not is_setting(key) and key.split(".")[0] not in ("hydra", "experiment"):
+            raise ConfigError(unknown_setting(key))
     cells: list[list[str]] = BasicSweeper.split_arguments(overrides, None)[0]
     return cells
 

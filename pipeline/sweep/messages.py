@@ -23,6 +23,18 @@ def settings(schema: type = Config, prefix: str = "") -> Iterator[str]:
             yield from settings(group, f"{key}.")
 
 
+def is_setting(key: str) -> bool:
+    """Does the key exist, or stand below a setting that is open, such as engine.knobs?"""
+    parents = [".".join(key.split(".")[:length]) for length in range(1, key.count(".") + 1)]
+    return key in set(settings()) or any(parent in _open_settings() for parent in parents)
+
+
+def _open_settings() -> set[str]:
+    typed = [("", Config), *((f"{group}.", schema) for group, schema in GROUPS.items())]
+    return {f"{prefix}{field.name}" for prefix, schema in typed for field in fields(schema)
+            if str(field.type).startswith("dict")}
+
+
 def options(group: str) -> list[str]:
     """The files of a group, by name."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
@@ -32,6 +44,9 @@ def explain(error: Exception) -> SlackwaterError:
     """The same complaint in one clear sentence; an error of ours passes unchanged."""
     if isinstance(error, SlackwaterError):
         return error
+    for each in _chain(error):
+        if type(each).__name__ == "OverrideParseException":
+            return ConfigError(_not_parsed(getattr(each, "override", "an override")))
     text = "\n".join(dict.fromkeys(str(each).strip() for each in _chain(error)))
     for pattern, say in _KNOWN:
         match = re.search(pattern, text, re.DOTALL)
@@ -91,10 +106,9 @@ def _missing(key: str) -> str:
     return f"{key} must be given: {hint}"
 
 
-def _not_parsed(rest: str) -> str:
-    first = rest.strip().splitlines()[0]
-    return (f"an override cannot be read: {first} Overrides look like key=value; a value with spaces, commas, "
-            "= or brackets needs quotes twice: 'prompt.text=\"…\"'.")
+def _not_parsed(override: str) -> str:
+    return (f"{override} cannot be read as an override. Expected key=value; a value with commas, brackets, braces, = or "
+            "quotes in it needs quotes of its own inside those of the shell: 'prompt.text=\"Why, then?\"'.")
 
 
 _KEY = r"\s+full_key: (?P<key>[\w.]+)"
@@ -117,5 +131,4 @@ _KNOWN: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Unsupported item value in defaults[^\n]*",
      lambda: "a defaults list has an unquoted off, on, yes or no, which YAML reads as a boolean: write it in quotes, "
              'infer_os: "off".'),
-    (r"(?:mismatched input|extraneous input|no viable alternative|token recognition error)(?P<rest>.*)", _not_parsed),
 )

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from pipeline.cli import main
 from tests.conftest import ROOT, run_as_nobody
 
 
@@ -52,16 +54,33 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["model=gguf"], ["model.path"]),
         (["mode=oneshot", "mode.turns=3"], ["mode.turns=3", "oneshot"]),
         (["place.order=3"], ["place"]),
-        (["prompt.text=a, b"], ["quotes"]),
+        (["prompt.text=why (tides)"], ["quotes"]),
         (["--dryrun"], ["--dryrun", "--dry-run"]),
-        (["+nonsense=1"], ["nonsense"]),
+        (["+nonsense=1"], ["nonsense is not a setting"]),
+        (["+mode.speed=1"], ["mode.speed is not a setting"]),
         (["infer_os.memory_optimization=true,true"], ["twice"]),
     ],
 )
 def test_a_wrong_word_is_named_and_nothing_is_started(
-    arguments: list[str], words: list[str], tmp_path: Path, model_file: Path
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    refused(slackwater("run", *arguments, cwd=tmp_path), *words)
+    # in this process: importing Hydra for each word would take a minute; the others below run the program itself
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["slackwater"])
+    before = len(psutil.Process().children(recursive=True))
+    code = main(["run", *arguments])
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert said.startswith("slackwater: ")
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert len(psutil.Process().children(recursive=True)) == before
 
 
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
