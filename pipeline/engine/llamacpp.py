@@ -233,7 +233,7 @@ class LlamaServer(Server):
                 raise self._error(f"made no progress during {doing}: {stalled}")
         answer: dict[str, Any] = json.loads(received)
         if "error" in answer:
-            raise self._error(f"failed to {doing}: {answer['error']}")
+            raise self._error(f"failed to {doing}: {answer['error'].rstrip('. ')}")
         return answer
 
     def _templated(self, prompt: str) -> str:
@@ -272,8 +272,8 @@ class LlamaServer(Server):
         )
 
     def _error(self, what: str) -> EngineError:
-        said = log.last_lines(self._child.log())
-        return EngineError(f"llamacpp {what}." + (f" Its log says:\n{said}" if said else ""))
+        said = log.complaints(self._child.log())
+        return EngineError(f"llamacpp {what}." + (f" Its log says: {said}" if said else ""))
 
     def _died(self, doing: str) -> EngineError:
         ended = self._child.wait(2.0) or "it closed its pipe but still runs"

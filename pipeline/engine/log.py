@@ -22,6 +22,8 @@ _BUFFER = re.compile(
     r"^(?P<who>\w+): +(?P<device>\S+) +(?P<what>model|output|KV|RS|compute) buffer size = +(?P<mib>[\d.]+) MiB",
     re.MULTILINE,
 )
+_COMPLAINT = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [EW] |error|failed|cannot|unable|exception", re.IGNORECASE)
+_NO_COMPLAINT = re.compile(r"no API key is set|reproduce them with -fit off|n_past")
 _CACHE_STATE = re.compile(r"cache state: \d+ prompts, (?P<mib>[\d.]+) MiB")
 _COMPONENTS = {"model": "weights", "output": "output", "KV": "kv", "RS": "kv", "compute": "compute"}
 _REPACKED = ("CPU_REPACK", "CPU_KLEIDIAI", "AMX")
@@ -97,16 +99,10 @@ def parse(text: str) -> EngineLog:
     return EngineLog(settings, _buffers(load))
 
 
-def last_lines(text: str, count: int = 6) -> str:
-    """The last lines that say what went wrong: warnings and errors where there are any, else the last ones."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("\t", "|"))]
-    wrong = [line for line in lines if re.match(r"^\d+\.\d\d\.\d{3}\.\d{3} [EW] ", line) or _says_error(line)]
-    chosen = [_PREFIX.sub("", line).strip() for line in (wrong or lines)[-count:]]
-    return "\n".join(dict.fromkeys(chosen))
-
-
-def _says_error(line: str) -> bool:
-    return re.search(r"\b(error|failed|cannot|unable|exception|requires?)\b", line, re.IGNORECASE) is not None
+def complaints(text: str, count: int = 6) -> str:
+    """The last lines that warn of something or say what went wrong, in one line; empty if there are none."""
+    wrong = [line for line in text.splitlines() if _COMPLAINT.search(line) and not _NO_COMPLAINT.search(line)]
+    return " | ".join(dict.fromkeys(" ".join(_PREFIX.sub("", line).split()) for line in wrong[-count:]))
 
 
 def _line_at(text: str, at: int) -> str:

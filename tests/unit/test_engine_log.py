@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engine.log import last_lines, parse
+from pipeline.engine.log import complaints, parse
 
 MIB = 1024 * 1024
 
@@ -85,7 +85,10 @@ def test_a_log_without_a_load_shows_nothing() -> None:
     assert parse("").buffers == ()
 
 
-def test_the_last_lines_are_those_that_say_what_went_wrong() -> None:
-    text = prefixed("llama_model_load: error loading model: unknown type\nsrv  init: cleaning up before exit...\n")
-    assert last_lines(text) == "llama_model_load: error loading model: unknown type"
-    assert last_lines("one\ntwo\n", 1) == "two"
+def test_complaints_are_what_went_wrong_and_nothing_else() -> None:
+    calm = BOOT + LOAD + "W srv  init: security: no API key is set and CORS allows all origins\n"
+    assert complaints(prefixed(calm)) == ""
+    wrong = prefixed(calm + "llama_model_load: error loading model:   unknown type\nsrv  init: cleaning up\n")
+    assert complaints(wrong) == "llama_model_load: error loading model: unknown type"
+    text = "0.00.000.002 I a\n0.01.000.003 E b\nno prefix\n0.02.000.003 E b\n1.00.000.004 W c\nValueError: d\n"
+    assert complaints(text) == "b | c | ValueError: d"
