@@ -15,7 +15,8 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
-EXAMPLES = {section.partition("\n")[0]: section for section in PAGE.partition("## Adding things")[2].split("\n### ")[1:]}
+SECTIONS = PAGE.partition("## Adding things")[2].split("\n### ")[1:]
+EXAMPLES = {section.partition("\n")[0]: section for section in SECTIONS}
 FILE = re.compile(r"^`([^`\n]+)`:\n\n```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```sh\n(.*?)\n```(?:\n\n```text\n(.*?)\n```)?", re.MULTILINE | re.DOTALL)
 
