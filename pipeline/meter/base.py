@@ -44,7 +44,7 @@ class Meter(ABC):
     def read(self, pids: Collection[int] = ()) -> Reading:
         """The figures now; `pids` is the tree as it is now. Raises MeterError if the source is gone."""
 
-    def reset(self) -> None:  # noqa: B027  most sources have no peak to reset
+    def reset(self) -> None:
         """Begin a phase: peaks count from here where the source can do that."""
 
 

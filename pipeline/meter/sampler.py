@@ -115,7 +115,7 @@ class Sampler:
             self.close()
             raise
         self._ready_ns = time.monotonic_ns()
-        self._ready_cpu_ns = _cpu_ns(self._process.pid)
+        self._ready_cpu_ns = process_cpu_ns(self._process.pid)
         return self
 
     def follow(self, root_pid: int, reaper_pid: int | None = None, exclude: frozenset[int] = frozenset()) -> None:
@@ -140,9 +140,9 @@ class Sampler:
         """All samples so far, also after `stop` and after the sampler's death."""
         return _timeline(self._records(sampler_program.SAMPLES_FILE, _SAMPLE_BYTES, 0))
 
-    def processes(self) -> ProcessRows:
-        """All process rows so far, also after `stop` and after the sampler's death."""
-        rows = self._records(sampler_program.PROCESSES_FILE, _PROCESS_BYTES, 0)
+    def processes(self, skip: int = 0) -> ProcessRows:
+        """All process rows so far but the first `skip`, also after `stop` and after the sampler's death."""
+        rows = self._records(sampler_program.PROCESSES_FILE, _PROCESS_BYTES, skip)
         return ProcessRows(*(np.ascontiguousarray(rows[:, i]) for i in range(rows.shape[1])))
 
     def since(self, t_ns: int) -> Timeline:
@@ -179,7 +179,7 @@ class Sampler:
         if not self.alive():
             raise self._death()
         try:
-            cpu_ns = _cpu_ns(process.pid) - self._ready_cpu_ns
+            cpu_ns = process_cpu_ns(process.pid) - self._ready_cpu_ns
             status = Path("/proc", str(process.pid), "status").read_bytes()
         except OSError as error:
             raise self._death() from error
@@ -279,6 +279,6 @@ def _timeline(rows: Int64Array) -> Timeline:
     return Timeline(np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1]), columns)
 
 
-def _cpu_ns(pid: int) -> int:
+def process_cpu_ns(pid: int) -> int:
     """CPU time of another process in nanoseconds: its CPU clock's id is made from its pid (clock_getcpuclockid(3))."""
     return time.clock_gettime_ns((~pid << 3) | 2)

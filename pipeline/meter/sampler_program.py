@@ -17,7 +17,9 @@ SAMPLE_COLUMNS = (
     "tree_anon", "tree_file", "tree_shmem", "tree_swap", "tree_hwm", "tree_processes",
     "system_total", "system_available", "system_free", "system_cached", "system_swap_used",
 )
-"""Columns of one sample after due_ns and t_ns; bytes, except tree_processes."""
+"""Columns of one sample after due_ns and t_ns; bytes, except tree_processes.
+
+tree_hwm and tree_swap may be as old as the last refresh of the tree; a phase's peak is read_peaks' (tree.py)."""
 SAMPLE_FIELDS = ("due_ns", "t_ns", *SAMPLE_COLUMNS)
 PROCESS_FIELDS = ("t_ns", "pid", "anon", "file", "shmem", "swap", "hwm")
 """Columns of one process in one sample; bytes, except t_ns and pid."""

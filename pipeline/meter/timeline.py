@@ -55,8 +55,8 @@ def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], process
 
 def read_parquet(path: Path) -> tuple[Timeline, list[Mark], ProcessRows]:
     """What `write_parquet` wrote. Raises MeterError for a file of another schema, or none."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)

@@ -90,8 +90,9 @@ def shared(size: int) -> mmap.mmap:
 
 def mapped(path: str) -> mmap.mmap:
     """A file, mapped for reading, every page read."""
-    with open(path, "rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    fd = os.open(path, os.O_RDONLY)
+    memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    os.close(fd)
     memory[::PAGE]
     return memory
 

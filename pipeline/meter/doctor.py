@@ -1,0 +1,282 @@
+"""What this machine is, which meters it has, and what would spoil a measurement here: collected, as values.
+
+Printing is the report's, exit codes are the command's. Every concern is also recorded with a sweep.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import MeterError
+from pipeline.meter import base
+from pipeline.meter.sampler import Sampler, SamplerReport
+from pipeline.meter.sampler_program import parse_status
+from pipeline.meter.system import Disturbance, disturbance, read_system, snapshot
+from pipeline.meter.tree import members, reset_peaks
+from pipeline.phases import MIB
+
+NEIGHBOURS_SHOWN = 8
+_NEIGHBOUR_MIB = 100
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One property of the machine, as text for a person."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Concern:
+    """Something a person should know before measuring: what was seen, why it matters, how to mend it.
+
+    `blocks`: no trustworthy run is possible while it lasts. `note`: it limits or colours the figures."""
+
+    level: Literal["blocks", "note"]
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A process that is not ours and holds memory now."""
+
+    pid: int
+    command: str
+    rss: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All that was found."""
+
+    facts: Sequence[Fact]
+    meters: Sequence[base.Found]
+    neighbours: Sequence[Neighbour]
+    """The largest first, at most NEIGHBOURS_SHOWN, each with 100 MiB or more."""
+    concerns: Sequence[Concern]
+
+    @property
+    def trustworthy(self) -> bool:
+        """Is a trustworthy run possible here and now?"""
+        return not any(concern.level == "blocks" for concern in self.concerns)
+
+
+def examine(rate_hz: float = 100.0, target: base.Target = base.NOTHING, root: Path = Path("/")) -> Examination:
+    """Look at everything, about one second; a trial run of the sampler at `rate_hz` included.
+
+    Below another `root` (recorded trees) the live trials are left out. Raises MeterError without /proc/meminfo."""
+    live = root == Path("/")
+    before = snapshot(root=root)
+    sampler = _try_sampler(rate_hz) if live else None
+    seen = disturbance(before, snapshot(root=root))
+    meters = base.find_all(root, target)
+    neighbours = _neighbours(root, members(os.getpid()) if live else ())
+    concerns = [*_about_meters(meters), *_about_memory(root), *_about_activity(seen, neighbours),
+                *(_about_permissions(root) if live else ()),
+                *(_about_sampler(sampler, rate_hz) if sampler is not None else ())]
+    facts = [*machine_facts(root), *_sampler_facts(sampler)]
+    return Examination(facts, meters, neighbours, sorted(concerns, key=lambda concern: concern.level))
+
+
+def machine_facts(root: Path = Path("/")) -> list[Fact]:
+    """Machine, kernel and its memory settings; what cannot be read is said to be unknown."""
+    system = read_system(root)
+    info = dict(line.split(":", 1) for line in _text(root / "proc/cpuinfo").splitlines() if ":" in line)
+    cpu = next((value.strip() for key, value in info.items() if key.strip() == "model name"), platform.machine())
+    controllers = _text(root / "proc/self/cgroup")
+    v1 = any("memory" in line.split(":")[1].split(",") for line in controllers.splitlines() if line.count(":") >= 2)
+    zswap = _text(root / "sys/module/zswap/parameters/enabled")
+    return [
+        Fact("machine", f"{cpu}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"),
+        Fact("memory", f"{system.total / MIB:.0f} MiB, {system.available / MIB:.0f} MiB available now"),
+        Fact("kernel", _text(root / "proc/sys/kernel/osrelease") or "unknown"),
+        Fact("cgroup", ("memory controller v1" if v1 else "v2") if controllers else "none"),
+        Fact("swap", f"{system.swap_total / MIB:.0f} MiB, {system.swap_used / MIB:.0f} MiB used"
+             if system.swap_total else "none"),
+        Fact("transparent huge pages", _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled"))),
+        Fact("zswap", {"Y": "on", "N": "off"}.get(zswap, "not in this kernel")),
+        Fact("overcommit", {"0": "heuristic (0)", "1": "always (1)", "2": "never (2)"}.get(
+            _text(root / "proc/sys/vm/overcommit_memory"), "unknown")),
+        Fact("page size", f"{os.sysconf('SC_PAGE_SIZE') // 1024} KiB"),
+        Fact("load", " ".join(_text(root / "proc/loadavg").split()[:3]) or "unknown"),
+        Fact("user", "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"),
+    ]
+
+
+def _sampler_facts(report: SamplerReport | MeterError | None) -> list[Fact]:
+    if not isinstance(report, SamplerReport):
+        return []
+    return [Fact("sampler", f"{report.samples} samples at {report.rate_hz:g} Hz, {report.lost_slots} lost, "
+                            f"lateness p99 {report.lateness_p99_ms:.2f} ms, {report.cpu_pct:.1f} % of a core, "
+                            f"{report.rss_mib:.0f} MiB, {'real-time' if report.realtime else 'ordinary'} priority")]
+
+
+def _about_meters(meters: Sequence[base.Found]) -> list[Concern]:
+    absent = {meter.name: meter.reason for meter in meters if isinstance(meter, base.Absent)}
+    return [Concern("blocks", f"The {name} meter is not here: {absent[name]}.",
+                    "Run on Linux 5.0 or newer with /proc mounted in full.")
+            for name in ("system", "tree") if name in absent]
+
+
+def _about_memory(root: Path) -> list[Concern]:
+    system = read_system(root)
+    found = []
+    if system.available < system.total // 20:
+        found.append(Concern(
+            "blocks",
+            f"Only {system.available / MIB:.0f} MiB of {system.total / MIB:.0f} MiB are available: a model would push "
+            "others out, or be pushed out.",
+            "End what is not needed (see the neighbours), or take a smaller model."))
+    if system.swap_total:
+        swappiness = _text(root / "proc/sys/vm/swappiness") or "unknown"
+        found.append(Concern(
+            "note",
+            f"Swap is on ({system.swap_total / MIB:.0f} MiB, swappiness {swappiness}): memory can leave RSS without "
+            "being freed. It is metered, and a trial that swaps is suspect.",
+            "sudo swapoff -a for the time of the sweep, if memory suffices."))
+    if system.swap_total and _text(root / "sys/module/zswap/parameters/enabled") == "Y":
+        found.append(Concern(
+            "note", "zswap is on: swapped pages still take memory, compressed, in nobody's RSS.",
+            "echo N | sudo tee /sys/module/zswap/parameters/enabled"))
+    if _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")) == "always":
+        found.append(Concern(
+            "note",
+            "Transparent huge pages are always on: anonymous memory grows in steps of 2 MiB. Compare only with runs "
+            "under the same setting.",
+            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"))
+    if _text(root / "proc/sys/vm/overcommit_memory") == "2":
+        found.append(Concern(
+            "note", "Overcommit is off (2): a server that reserves more than it touches may not start.",
+            "sudo sysctl vm.overcommit_memory=0"))
+    limit = _cgroup_limit(root)
+    if limit is not None and limit < system.total:
+        found.append(Concern(
+            "note",
+            f"A cgroup limits memory here to {limit / MIB:.0f} MiB; the system's figures speak of the whole machine "
+            f"({system.total / MIB:.0f} MiB).",
+            "Read the tree's figures, or raise the container's limit."))
+    return found
+
+
+def _about_activity(seen: Disturbance, neighbours: Sequence[Neighbour]) -> list[Concern]:
+    found = []
+    stalled_pct = seen.memory_full_pct or 0.0
+    swapped = seen.swapped_in_bytes + seen.swapped_out_bytes
+    if stalled_pct > 5 or swapped > 0:
+        found.append(Concern(
+            "blocks",
+            f"Memory is short right now: in the last {seen.seconds:.1f} s everything stood still for "
+            f"{stalled_pct:.0f} % of the time, {swapped / MIB:.1f} MiB were swapped.",
+            "End what is not needed (see the neighbours) and look again."))
+    if seen.other_cpu_cores > 0.5:
+        found.append(Concern(
+            "note",
+            f"Other processes keep {seen.other_cpu_cores:.1f} cores busy: times and the system's percentage will "
+            "scatter; the tree's figures stand.",
+            "Measure when the machine is quiet."))
+    if neighbours:
+        largest = neighbours[0]
+        more = f", and {len(neighbours) - 1} more with over {_NEIGHBOUR_MIB} MiB" if len(neighbours) > 1 else ""
+        found.append(Concern(
+            "note",
+            f"Others hold memory: process {largest.pid} {largest.rss / MIB:.0f} MiB ({largest.command}){more}. "
+            "What they do moves the system's percentage, not the tree's figures.",
+            "End them, or read the tree's figures."))
+    return found
+
+
+def _about_permissions(root: Path) -> list[Concern]:
+    found = []
+    if reset_peaks([os.getpid()]):
+        found.append(Concern(
+            "blocks",
+            "The kernel's peak cannot be reset here (/proc/PID/clear_refs is refused even for our own process), so a "
+            "phase's peak would be the process's.",
+            "Run outside the sandbox that forbids it."))
+    if not os.access(root / "proc/sys/vm/drop_caches", os.W_OK):
+        found.append(Concern("note", "clear=drop_caches is not possible: it needs root.",
+                             "Use clear=unload (the default), which needs no permission."))
+    if os.geteuid() != 0:
+        found.append(Concern(
+            "note",
+            "Processes of other users (a system-wide Ollama) show neither PSS nor a peak that can be reset, nor "
+            "whether their model file is cached.",
+            "Let slackwater start the server, or run as that user or root."))
+    return found
+
+
+def _about_sampler(report: SamplerReport | MeterError, rate_hz: float) -> list[Concern]:
+    if isinstance(report, MeterError):
+        return [Concern("blocks", f"The sampler does not run here: {report}", "Mend what the message names.")]
+    period_ms = 1000 / rate_hz
+    if report.lost_slots > 0.01 * report.samples or report.lateness_p99_ms > period_ms:
+        return [Concern(
+            "blocks",
+            f"The sampler cannot keep {rate_hz:g} Hz here now: {report.lost_slots} of "
+            f"{report.samples + report.lost_slots} slots lost, lateness p99 {report.lateness_p99_ms:.1f} ms "
+            f"(a period is {period_ms:g} ms). Trials would be suspect.",
+            "Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz.")]
+    return []
+
+
+def _try_sampler(rate_hz: float, seconds: float = 0.6) -> SamplerReport | MeterError:
+    try:
+        with (tempfile.TemporaryDirectory(prefix="slackwater-") as folder,
+              Sampler(Path(folder), rate_hz, 0.2) as sampler):
+            sampler.follow(os.getpid())
+            time.sleep(seconds)
+            return sampler.stop()
+    except MeterError as error:
+        return error
+
+
+def _neighbours(root: Path, ours: Collection[int]) -> list[Neighbour]:
+    found = []
+    for folder in (root / "proc").glob("[0-9]*"):
+        try:
+            values = parse_status((folder / "status").read_bytes())
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip().decode(errors="replace")
+        except OSError:
+            continue  # ended while we looked
+        if values is not None and int(folder.name) not in ours and sum(values[:3]) >= _NEIGHBOUR_MIB * MIB:
+            found.append(Neighbour(int(folder.name), command[:80], sum(values[:3])))
+    return sorted(found, key=lambda neighbour: -neighbour.rss)[:NEIGHBOURS_SHOWN]
+
+
+def _cgroup_limit(root: Path) -> int | None:
+    """The smallest memory limit on the way from our cgroup to the root; None: no limit, or not visible."""
+    limits = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        folder = root / "sys/fs/cgroup" / mount / path.lstrip("/")
+        for level in (folder, *folder.parents):
+            text = _text(level / name)
+            if text.isdigit():
+                limits.append(int(text))
+    return min(limits, default=None)
+
+
+def _text(path: Path) -> str:
+    """The file's text without the last newline; empty where it cannot be read (a kernel without that feature)."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _chosen(text: str) -> str:
+    """The word in brackets of "always [madvise] never"."""
+    return text.partition("[")[2].partition("]")[0] or "not in this kernel"
