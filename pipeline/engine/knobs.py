@@ -114,8 +114,8 @@ def as_text(value: Scalar) -> str:
 
 def _check_flags(engine: Engine, infer_os: InferOs) -> None:
     if infer_os.environment is not None:
-        raise ConfigError(f"infer_os.environment is for a server that reads variables of its own: use engine=ollama, not "
-                          f"engine={engine.name}. {NOTHING_STARTED}")
+        raise ConfigError("infer_os.environment is for a server that reads variables of its own: use engine=ollama, "
+                          f"not engine={engine.name}. {NOTHING_STARTED}")
     unknown = sorted(set(engine.flags) - set(FLAGS))
     if unknown:
         raise ConfigError(f"engine.flags.{unknown[0]} is no flag of infer_os. Flags: {', '.join(FLAGS)}. "

@@ -62,8 +62,8 @@ class Engine(EngineBase):
         require_generation(config, settings, version)
         header = self._header(notes)
         notes += check_cell(config, settings, header)
-        if config.model.kind != "ollama" and not config.engine.raw:
-            notes.append("engine.raw=false: a GGUF file brings Ollama no template; the prompt is sent as it is")
+        if config.model.kind != "ollama" and not config.engine.raw and header and not ollama_models.template(header):
+            notes.append("engine.raw=false: Ollama has no template for this GGUF file; the prompt is sent as it is")
         if seen := desktop_note():
             notes.append(seen)
         path = self.model_path or weights.located(config.model)
@@ -84,7 +84,7 @@ class Engine(EngineBase):
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase."""
-        plan, config, path = self.plan(), self.config, self.model_path
+        plan, path = self.plan(), self.model_path
         if path is None:
             raise EngineError(f"the model {self._name} is not there. It is fetched before the first trial; was it "
                               "removed meanwhile?")
@@ -124,8 +124,8 @@ class Engine(EngineBase):
             return gguf.read_header(path)
         if model.kind == "ollama" and not self.config.engine.pull:
             have = ", ".join(ollama_models.known())
-            raise ConfigError(f"model {self._name} is not on this machine. Get it with `ollama pull {self._name}`, or let "
-                              f"slackwater: engine.pull=true. Models here: {have or 'none'}. {NOTHING_STARTED}")
+            raise ConfigError(f"model {self._name} is not on this machine. Get it with `ollama pull {self._name}`, or "
+                              f"let slackwater: engine.pull=true. Models here: {have or 'none'}. {NOTHING_STARTED}")
         if model.kind == "file" and (located := weights.located(model)):
             return gguf.read_header(located)  # says what is wrong with the path
         notes.append(f"model={model.name} is fetched first; its file could not be checked yet")

@@ -38,6 +38,14 @@ class Api:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._verify = self.url.startswith("https:")  # loading certificates takes 20 ms and more
+        self._client: httpx.Client | None = None
+
+    def close(self) -> None:
+        """Give up the connection that is kept open."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def version(self, limit_s: float = _CONNECT_S) -> str:
         """What /api/version says. Raises UnreachableError, or EngineError for something that is not Ollama."""
@@ -58,47 +66,54 @@ class Api:
         """One /api/generate request that is answered by one object."""
         return self._json("POST", "/api/generate", body, limit_s)
 
-    def stream(self, path: str, body: Mapping[str, object], on_line: OnLine, watch: Callable[[], float]) -> None:
+    def stream(self, path: str, body: Mapping[str, object], on_sent: Callable[[int], None], on_line: OnLine,
+               watch: Callable[[], float]) -> None:
         """One POST; every line of the answer goes to `on_line`. `watch` is called all the while and says in how many
         seconds again; what it raises ends the request, and the server sees us hang up.
 
         Raises EngineError (refused, error inside the stream), UnreachableError, whatever `watch` raises."""
-        asyncio.run(self._stream(path, body, on_line, watch))
 
-    async def _stream(self, path: str, body: Mapping[str, object], on_line: OnLine,
-                      watch: Callable[[], float]) -> None:
-        reader = asyncio.ensure_future(self._read(path, body, on_line))
-        try:
-            pause_s = 0.0
-            while not reader.done():
-                await asyncio.wait({reader}, timeout=pause_s)
+        async def talk() -> None:
+            reader = asyncio.ensure_future(self._read(path, body, on_sent, on_line))
+            try:
+                pause_s = 0.0
+                while not reader.done():
+                    await asyncio.wait({reader}, timeout=pause_s)
+                    if not reader.done():
+                        pause_s = watch()
+            finally:
                 if not reader.done():
-                    pause_s = watch()
-        finally:
-            if not reader.done():
-                reader.cancel()
-            await asyncio.wait({reader})
-        reader.result()
+                    reader.cancel()
+                await asyncio.wait({reader})
+            reader.result()
 
-    async def _read(self, path: str, body: Mapping[str, object], on_line: OnLine) -> None:
+        asyncio.run(talk())
+
+    async def _read(self, path: str, body: Mapping[str, object], on_sent: Callable[[int], None],
+                    on_line: OnLine) -> None:
         import httpx
 
         timeout = httpx.Timeout(None, connect=_CONNECT_S)
+        client = httpx.AsyncClient(base_url=self.url, trust_env=False, verify=self._verify, timeout=timeout)
         try:
-            async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=timeout) as client:
+            async with client:
+                on_sent(time.monotonic_ns())
                 async with client.stream("POST", path, json=body) as response:
-                    if response.status_code != httpx.codes.OK or "json" not in response.headers.get("content-type", ""):
-                        raise self.refused(response, (await response.aread()).decode(errors="replace"))
-                    rest = b""
-                    async for block in response.aiter_bytes():
-                        t_ns = time.monotonic_ns()
-                        # Only \n ends a line: the text may hold what str.splitlines takes for an end.
-                        *lines, rest = (rest + block).split(b"\n")
-                        for line in lines:
-                            self._line(line, t_ns, on_line)
-                    self._line(rest, time.monotonic_ns(), on_line)
+                    await self._lines(response, on_line)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+
+    async def _lines(self, response: httpx.Response, on_line: OnLine) -> None:
+        if response.status_code != 200 or "json" not in response.headers.get("content-type", ""):
+            raise self.refused(response, (await response.aread()).decode(errors="replace"))
+        rest = b""
+        async for block in response.aiter_bytes():
+            t_ns = time.monotonic_ns()
+            # Only \n ends a line: a text may hold what str.splitlines takes for an end.
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                self._line(line, t_ns, on_line)
+        self._line(rest, time.monotonic_ns(), on_line)
 
     def _line(self, line: bytes, t_ns: int, on_line: OnLine) -> None:
         if not line.strip():
@@ -117,15 +132,17 @@ class Api:
         import httpx
 
         try:
-            response = httpx.request(method, self.url + path, json=body, timeout=limit_s, trust_env=False)
+            if self._client is None:
+                self._client = httpx.Client(trust_env=False, verify=self._verify)
+            response = self._client.request(method, self.url + path, json=body, timeout=limit_s)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != 200:
             raise self.refused(response, response.text)
         try:
             value = response.json()
         except ValueError as error:
-            raise self._not_ollama(f"{path} answered with {_summary(response, response.text)}") from error
+            raise self._not_ollama(f"{path} answered {_summary(response, response.text)}") from error
         if not isinstance(value, dict):
             raise self._not_ollama(f"{path} answered with {response.text[:60]!r}")
         return value
@@ -142,19 +159,20 @@ class Api:
         if match := _NO_SUCH_MODEL.search(said):
             return NoSuchModelError(f"Ollama at {self.url} has no model {match[1]}. `ollama pull {match[1]}` gets it.")
         if any(words in said for words in _TOO_LONG):
-            return PromptTooLongError(f"the prompt is longer than the context ({said}). Raise num_ctx, or shorten the prompt.")
+            return PromptTooLongError(f"the prompt is longer than the context ({said}). Raise num_ctx, or shorten the "
+                                      "prompt.")
         if "server busy" in said:
-            return EngineError(f"Ollama at {self.url} is busy ({said}): others send it requests while it loads. End them, or "
-                               "use engine=ollama, which starts a server of its own.")
+            return EngineError(f"Ollama at {self.url} is busy ({said}): others send it requests while it loads. End "
+                               "them, or use engine=ollama, which starts a server of its own.")
         return EngineError(f"Ollama reported an error {where}: {said}")
 
     def _unreachable(self, error: Exception) -> UnreachableError:
-        return UnreachableError(f"no answer from {self.url}: {str(error) or type(error).__name__}. Expected an Ollama server; "
-                                "check that it runs (`ollama serve`) and that the address is right.")
+        return UnreachableError(f"no answer from {self.url}: {str(error) or type(error).__name__}. Expected an Ollama "
+                                "server; check that it runs (`ollama serve`) and that the address is right.")
 
     def _not_ollama(self, seen: str) -> EngineError:
-        return EngineError(f"what answers at {self.url} is not Ollama: {seen}. Expected Ollama's JSON API; check the address, "
-                           "and whether a proxy stands in between.")
+        return EngineError(f"what answers at {self.url} is not Ollama: {seen}. Expected Ollama's JSON API; check the "
+                           "address, and whether a proxy stands in between.")
 
 
 def _summary(response: httpx.Response, text: str) -> str:

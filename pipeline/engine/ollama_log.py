@@ -28,7 +28,10 @@ _OLD_BUFFER = re.compile(r'msg="(model weights|kv cache|compute graph)" device=(
 _COMPUTE = re.compile(r'msg="inference compute" id=(\S+) library=(\S+)')
 _NO_GPU = re.compile(r"^.*no usable GPU found, --gpu-layers option will be ignored.*$", re.MULTILINE)
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)")
 _CACHED = re.compile(r"cached n_tokens = (\d+), memory_seq_rm")
+_MODEL_FILE = re.compile(r"load_model: loading model '(.+)'$", re.MULTILINE)
+_WRONG = re.compile(r"\b(error|failed|unsupported|require[sd]?|unable|cannot|out of memory|panic)\b", re.IGNORECASE)
 _NOISE = re.compile(r"^(\[GIN\]|time=\S+ level=(INFO|DEBUG) )")
 
 
@@ -56,6 +59,12 @@ def server_config(text: str) -> Mapping[str, str] | None:
     return {match[1]: lines[-1][match.end():end].strip() for match, end in zip(keys, ends, strict=True)}
 
 
+def model_file(text: str) -> str | None:
+    """The file that the child says it loads; None: it does not say."""
+    found = _MODEL_FILE.findall(text)
+    return str(found[-1]) if found else None
+
+
 def loaded(text: str) -> bool:
     """Does a line say that a model has been loaded?"""
     return _STARTED.search(text) is not None
@@ -65,6 +74,12 @@ def cut_prompt(text: str) -> Cut | None:
     """The last prompt that the server says it shortened."""
     found = _CUT_PROMPT.findall(text)
     return Cut(prompt=int(found[-1][1]), limit=int(found[-1][0])) if found else None
+
+
+def too_long(text: str) -> tuple[int, int] | None:
+    """(tokens of the prompt, tokens of the context) where llama.cpp refused a prompt."""
+    found = _TOO_LONG.findall(text)
+    return (int(found[-1][0]), int(found[-1][1])) if found else None
 
 
 def cached_tokens(text: str) -> int | None:
@@ -105,13 +120,12 @@ def offloaded(text: str) -> tuple[int, int, str] | None:
     ignored = _NO_GPU.search(text)
     if ignored:
         return 0, 0, " ".join(ignored[0].split())
-    found = _OFFLOADED.findall(text)
-    return (int(found[-1][0]), int(found[-1][1]), f"offloaded {found[-1][0]}/{found[-1][1]} layers to GPU") if found else None
+    found = list(_OFFLOADED.finditer(text))
+    return (int(found[-1][1]), int(found[-1][2]), found[-1][0]) if found else None
 
 
 def reasons(text: str, count: int = 6) -> str:
     """The lines that tell why a load failed: llama.cpp's errors, which the server leaves out of its answer."""
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
-    wrong = [line for line in lines if re.search(r"\b(error|failed|unsupported|require[sd]?|unable|cannot|out of memory|panic)\b",
-                                                 line, re.IGNORECASE)]
+    wrong = [line for line in lines if _WRONG.search(line)]
     return "\n".join(dict.fromkeys(wrong[:count]))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,17 @@ from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.errors import ConfigError
 
 _MODEL_LAYER = "application/vnd.ollama.image.model"
+_TEMPLATE_LAYER = "application/vnd.ollama.image.template"
 _CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+# What stands in a model's own (Jinja) template → the same in Ollama's language (template/ in its repository).
+_TEMPLATES = {
+    "<|im_start|>": "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
+                    "<|im_start|>assistant\n",
+    "<|start_header_id|>": "{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}"
+                           "<|eot_id|>{{ end }}<|start_header_id|>assistant<|end_header_id|>\n\n",
+}
+_DEFAULTS = ("registry.ollama.ai", "library")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 
 
@@ -45,7 +54,7 @@ class Name:
         if len(parts) > 3 or not all(_PART.match(part) for part in (*parts[1:], parts[0].replace(":", "_"), tag)):
             raise ConfigError(f"model.tag={text!r} is no name of an Ollama model: expected something like gpt-oss:20b. "
                               f"{NOTHING_STARTED}")
-        host, namespace, model = ["registry.ollama.ai", "library"][:3 - len(parts)] + parts
+        host, namespace, model = [*_DEFAULTS[: 3 - len(parts)], *parts]
         return cls(host, namespace, model, tag)
 
     @property
@@ -54,9 +63,12 @@ class Name:
         return Path("manifests", self.host, self.namespace, self.model, self.tag)
 
     def __str__(self) -> str:
-        short = self.model if (self.host, self.namespace) == ("registry.ollama.ai", "library") else (
-            f"{self.namespace}/{self.model}" if self.host == "registry.ollama.ai" else f"{self.host}/{self.namespace}/{self.model}")
-        return f"{short}:{self.tag}"
+        parts = [self.host, self.namespace, self.model]
+        for default in _DEFAULTS:  # left out from the front, as `ollama list` does
+            if parts[0] != default:
+                break
+            del parts[0]
+        return "/".join(parts) + f":{self.tag}"
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,13 @@ class Stored:
     @property
     def digest(self) -> str:
         """SHA-256 of its weights, as the manifest names them. Raises ConfigError: a model without a GGUF."""
-        layer = next((layer for layer in self.manifest.get("layers", ()) if layer.get("mediaType") == _MODEL_LAYER), None)
+        layers = self.manifest.get("layers", ())
+        layer = next((each for each in layers if each.get("mediaType") == _MODEL_LAYER), None)
         if layer is None:
-            kinds = ", ".join(sorted({str(layer.get("mediaType")) for layer in self.manifest.get("layers", ())}))
-            raise ConfigError(f"model {self.name} holds no GGUF (its layers: {kinds or 'none'}): only models that run in "
-                              f"Ollama's llama.cpp engine on this machine can be measured. Choose another. {NOTHING_STARTED}")
+            kinds = ", ".join(sorted({str(each.get("mediaType")) for each in layers})) or "none"
+            raise ConfigError(f"model {self.name} holds no GGUF (its layers: {kinds}): only models that run in "
+                              "Ollama's llama.cpp engine on this machine can be measured. Choose another. "
+                              f"{NOTHING_STARTED}")
         return str(layer["digest"]).removeprefix("sha256:")
 
     @property
@@ -97,8 +111,8 @@ def stores() -> list[Path]:
     """Folders in which models may lie: the one this user's Ollama is told to use, or its defaults, and ours."""
     told = os.environ.get("OLLAMA_MODELS")
     users = [Path(told).expanduser()] if told else [
-        Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/.ollama/models"),
-        Path("/var/lib/ollama")]
+        Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models"),
+        Path("/var/lib/ollama/.ollama/models"), Path("/var/lib/ollama")]
     return [*users, own_store()]
 
 
@@ -111,21 +125,21 @@ def find(name: Name) -> Stored | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
-            raise ConfigError(f"the model folder {folder} may not be read by this user ({error.filename}). Give permission "
-                              f"(it often belongs to the group ollama), or point OLLAMA_MODELS to another folder. "
-                              f"{NOTHING_STARTED}") from error
+            raise ConfigError(f"the model folder {folder} may not be read by this user ({error.filename}). Give "
+                              "permission (it often belongs to the group ollama), or point OLLAMA_MODELS to another "
+                              f"folder. {NOTHING_STARTED}") from error
         try:
             stored = Stored(name, folder, json.loads(text))
             found = stored.weights
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"the manifest {path} is not understood ({error!r}). `ollama pull {name}` writes it anew. "
-                              f"{NOTHING_STARTED}") from error
+            raise ConfigError(f"the manifest {path} is not understood ({error!r}). `ollama pull {name}` writes it "
+                              f"anew. {NOTHING_STARTED}") from error
         if not found.exists():
-            raise ConfigError(f"model {name} is incomplete: its manifest names {found.name}, which is not in {found.parent}. "
-                              f"`ollama pull {name}` fetches it. {NOTHING_STARTED}")
+            raise ConfigError(f"model {name} is incomplete: its manifest names {found.name}, which is not in "
+                              f"{found.parent}. `ollama pull {name}` fetches it. {NOTHING_STARTED}")
         if not os.access(found, os.R_OK):
-            raise ConfigError(f"the weights of model {name}, {found}, may not be read by this user. Give permission (they "
-                              f"often belong to the group ollama). {NOTHING_STARTED}")
+            raise ConfigError(f"the weights of model {name}, {found}, may not be read by this user. Give permission "
+                              f"(they often belong to the group ollama). {NOTHING_STARTED}")
         return stored
     return None
 
@@ -157,16 +171,26 @@ def adopt(gguf: Path, header: Header, digest: str, name: Name, folder: Path) -> 
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
     }).encode()
     config = hashlib.sha256(described).hexdigest()
-    layers: Sequence[Mapping[str, Any]] = [
-        {"mediaType": _MODEL_LAYER, "digest": f"sha256:{digest}", "size": header.file_bytes}]
+    layers = [{"mediaType": _MODEL_LAYER, "digest": f"sha256:{digest}", "size": header.file_bytes}]
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "layers": layers,
                 "config": {"mediaType": _CONFIG_TYPE, "digest": f"sha256:{config}", "size": len(described)}}
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
+    if text := template(header):
+        written = text.encode()
+        found = hashlib.sha256(written).hexdigest()
+        layers.append({"mediaType": _TEMPLATE_LAYER, "digest": f"sha256:{found}", "size": len(written)})
+        blob(folder, found).write_bytes(written)
     target = folder / name.path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(manifest))
-    (folder / "blobs").mkdir(exist_ok=True)
     blob(folder, config).write_bytes(described)
     _symlink(blob(folder, digest), gguf)
+
+
+def template(header: Header) -> str | None:
+    """Ollama's form of the chat template in a GGUF file, as `ollama create` detects it; None: one we do not know."""
+    own = str(header.metadata.get("tokenizer.chat_template", ""))
+    return next((text for sign, text in _TEMPLATES.items() if sign in own), None)
 
 
 def _symlink(link_path: Path, source: Path) -> None:

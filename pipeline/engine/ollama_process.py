@@ -39,7 +39,7 @@ class Host:
         """What it and its children have logged from this byte on; empty without a readable log."""
         if self.log_path is None:
             return ""
-        with contextlib.suppress(OSError), open(self.log_path, "rb") as stream:
+        with contextlib.suppress(OSError), self.log_path.open("rb") as stream:
             stream.seek(offset)
             return stream.read().decode(errors="replace")
         return ""
@@ -71,7 +71,7 @@ def listener(port: int) -> int | None:
             with contextlib.suppress(OSError):
                 for link in Path(f"/proc/{pid}/fd").iterdir():
                     with contextlib.suppress(OSError):
-                        if os.readlink(link) in inodes:
+                        if str(link.readlink()) in inodes:
                             return pid
     return None
 
@@ -79,7 +79,7 @@ def listener(port: int) -> int | None:
 def log_file(pid: int) -> Path | None:
     """Where a process writes its stderr, if that is a file we may read; None: a terminal, a journal, not ours."""
     with contextlib.suppress(OSError):
-        path = Path(os.readlink(f"/proc/{pid}/fd/2"))
+        path = Path(f"/proc/{pid}/fd/2").readlink()
         return path if path.is_file() and os.access(path, os.R_OK) else None
     return None
 

@@ -50,6 +50,8 @@ class Evidence:
     buffers: Sequence[Buffer]
     model_path: str | None
     """The child's --model, links resolved."""
+    model_logged: str | None
+    """The file that llama.cpp says it loads, links resolved."""
     keeps: bool | None
     """Does /api/ps say that the model stays?"""
     request: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class Evidence:
     @property
     def old(self) -> bool:
         """Is the engine one of those before 0.30?"""
-        return "runner" in self.child_command[:2]
+        return "runner" in self.child_command
 
     def argument(self, *names: str) -> str | None:
         """Value behind the first of these flags on the child's command line."""
@@ -69,9 +71,13 @@ class Evidence:
         return None
 
 
+NOTHING_SEEN = Evidence({}, None, (), {}, "", {}, (), None, None, None)
+"""Of a server that is gone."""
+
+
 def proofs(settings: Mapping[str, Scalar], evidence: Evidence) -> list[Proof]:
     """One Proof per setting, in the settings' order."""
-    published = {name.removeprefix("env."): as_text(value) for name, value in settings.items() if name.startswith("env.")}
+    published = {name[4:]: as_text(value) for name, value in settings.items() if name.startswith("env.")}
     found = []
     for name, asked in settings.items():
         if name.startswith("env."):
@@ -92,7 +98,7 @@ def published_proofs(variables: Mapping[str, str], evidence: Evidence) -> list[P
         arrived = evidence.serve_environment.get(name)
         line = evidence.config_line
         if line is None:
-            found.append(Proof(f"env.{name}", asked, arrived, None, "not observable", "the server's log is not readable"))
+            found.append(Proof(f"env.{name}", asked, arrived, None, "not observable", "no log of the server to read"))
         elif name not in line:
             found.append(Proof(f"env.{name}", asked, arrived, None, "not observable",
                                'not in the "server config" line: the server does not read it, it changes nothing'))
@@ -107,8 +113,10 @@ def published_proofs(variables: Mapping[str, str], evidence: Evidence) -> list[P
     if variables and evidence.config_line is not None:
         read = [name for name in variables if name in evidence.config_line]
         said = (f"{len(read)} of {len(variables)} variables are read ({', '.join(read) or 'none'}); "
-                + (f"{', '.join(changing)} may change the engine" if changing else "none changes a setting of the engine"))
-        found.append(Proof("environment as published", len(variables), None, said, "not observable", '"server config" line'))
+                + (f"{', '.join(changing)} may change the engine" if changing
+                   else "none changes a setting of the engine"))
+        found.append(Proof("environment as published", len(variables), None, said, "not observable",
+                           '"server config" line'))
     return found
 
 
@@ -158,7 +166,7 @@ def _effective(name: str, asked: Scalar, seen: Evidence) -> Step:
             return None, "/api/ps"
         return (as_text(asked) if seen.keeps else "ends"), "/api/ps expires_at"
     if name == "model":
-        return None, ""
+        return seen.model_logged, "log: loading model"
     if name == "num_gpu":
         return _layers(asked, seen)
     if seen.old:
@@ -169,7 +177,9 @@ def _effective(name: str, asked: Scalar, seen: Evidence) -> Step:
 def _in_engine(name: str, seen: Evidence) -> Step:
     if name == "num_ctx":
         total, slots = seen.in_force.get("n_ctx"), seen.in_force.get("n_parallel")
-        return (None, "") if total is None or slots is None else (str(int(total[0]) // int(slots[0])), f"{total[1]}, {slots[1]}")
+        if total is None or slots is None:
+            return None, ""
+        return str(int(total[0]) // int(slots[0])), f"{total[1]}, {slots[1]}"
     values = [seen.in_force[each] for each in _IN_ENGINE.get(name, (name,)) if each in seen.in_force]
     if len(values) < len(_IN_ENGINE.get(name, (name,))):
         return None, ""
@@ -222,7 +232,8 @@ def _boolean(value: str | None, asked: Scalar) -> str | None:
 
 
 def _same_value(asked: str, said: str) -> bool:
-    return asked == said or (_seconds(said) is not None and _seconds(asked if _seconds(asked) else f"{asked}s") == _seconds(said))
+    seconds = _seconds(said)
+    return asked == said or (seconds is not None and seconds in (_seconds(asked), _seconds(f"{asked}s")))
 
 
 def _seconds(text: str) -> float | None:

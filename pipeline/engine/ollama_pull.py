@@ -57,6 +57,6 @@ def _pull(api: Api, name: str, progress: Progress) -> None:
             raise EngineError(f"nothing arrived for {_STALL_S:g} s.")
         return 1.0
 
-    api.stream("/api/pull", {"model": name, "stream": True}, take, watch)
+    api.stream("/api/pull", {"model": name, "stream": True}, lambda _: None, take, watch)
     if last != "success":
         raise EngineError(f"the pull ended with {last!r} instead of success.")

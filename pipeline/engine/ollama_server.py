@@ -15,16 +15,17 @@ from pipeline.config import Engine as EngineConfig
 from pipeline.engine import log, ollama_log, ollama_settings, process
 from pipeline.engine.base import Buffer, Generation, OnEvent, Proof, Request, Scalar, Server
 from pipeline.engine.in_force import in_force
-from pipeline.engine.ollama_api import Api, NoSuchModelError, UnreachableError
+from pipeline.engine.ollama_api import Api, NoSuchModelError, OnLine, UnreachableError
 from pipeline.engine.ollama_process import Host, cpu_ticks, gone
-from pipeline.engine.ollama_proof import Evidence, proofs
+from pipeline.engine.ollama_proof import NOTHING_SEEN, Evidence, proofs
 from pipeline.errors import EngineError, PromptTooLongError
 
 _LOADING_POLL_S = 0.01
 _POLL_S = 0.2
 _UNLOAD_POLL_S = 0.002
+_ENDING_S = 1.0
 _PREFILL_FACTOR = 10
-"""A prompt may be computed this many times engine.no_progress_s without a line in the log, while the CPU works on it."""
+"""A prompt may be computed for this many times engine.no_progress_s without a line in the log, the CPU being busy."""
 
 _BLIND_FACTOR = 5
 """A server that we cannot look into may be silent this many times engine.no_progress_s: its own load limit is 5 min."""
@@ -59,25 +60,25 @@ class OllamaServer(Server):
         if self.loaded:
             return
         said: list[Mapping[str, Any]] = []
-        self._talk(ollama_settings.load_body(self._model, self._settings), on_event, lambda line, _: said.append(line))
+        self._talk(ollama_settings.load_body(self._model, self._settings), on_event,
+                   lambda _: None, lambda line, _: said.append(line))
         if not said or said[-1].get("done_reason") != "load":
-            raise EngineError(f"Ollama answered a load with {said[-1:]!r}; expected one object with done_reason load.")
+            raise EngineError(f"Ollama answered a load with {said[-1:]!r}; expected one object, done_reason load.")
 
     def generate(self, request: Request, on_event: OnEvent) -> Generation:
         """See Server. Ollama cannot be made to ignore an end of text: an answer may be shorter than asked."""
-        on_event("request_sent", time.monotonic_ns())
         answer, since = _Answer(on_event), self.host.log_bytes()
         body = ollama_settings.generate_body(self._model, self._settings, request)
-        self._talk(body, on_event, answer.take)
+        self._talk(body, on_event, lambda t_ns: on_event("request_sent", t_ns), answer.take)
         last = answer.last
         if last is None:
-            raise self._error("ended its answer without a last line (it does so after 30 identical tokens, and when its "
-                              "engine is replaced)")
+            raise self._error("ended its answer without a last line (it does so after 30 identical tokens, and when "
+                              "its engine is replaced)")
         said = self.host.log_since(since)
         cut = ollama_log.cut_prompt(said)
         if cut is not None:
-            raise PromptTooLongError(f"the server cut the prompt from {cut.prompt} to {cut.limit} tokens: num_ctx="
-                                     f"{self._num_ctx} does not hold it. Raise num_ctx, or shorten the prompt.")
+            raise PromptTooLongError(f"the server cut the prompt: it counts {cut.prompt} tokens, kept {cut.limit}, "
+                                     f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the prompt.")
         prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
         return Generation(
             text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,
@@ -96,19 +97,19 @@ class OllamaServer(Server):
         self.api.send(ollama_settings.unload_body(self._model), limit_s)
         while child is not None and not gone(child):
             if time.monotonic() > deadline:
-                raise EngineError(f"the model is still loaded {limit_s:g} s after Ollama was asked to unload it: its process "
-                                  f"{child} lives. Raise engine.stop_limit_s if this machine needs longer.")
+                raise EngineError(f"the model is still loaded {limit_s:g} s after Ollama was asked to unload it: its "
+                                  f"process {child} lives. Raise engine.stop_limit_s if this machine needs longer.")
             time.sleep(_UNLOAD_POLL_S)
         while self._listed() is not None:
             if time.monotonic() > deadline:
-                raise EngineError(f"/api/ps still lists the model {limit_s:g} s after Ollama was asked to unload it. Raise "
-                                  "engine.stop_limit_s if this machine needs longer.")
+                raise EngineError(f"/api/ps still lists the model {limit_s:g} s after Ollama was asked to unload it. "
+                                  "Raise engine.stop_limit_s if this machine needs longer.")
             time.sleep(_UNLOAD_POLL_S)
         self._loaded, self._child = False, None
 
     def proofs(self) -> Sequence[Proof]:
         """See Server: environment, "server config" line, the child's command line, its log and maps."""
-        return proofs(self._settings, self._evidence())
+        return proofs(self._settings, NOTHING_SEEN if self.alive() else self._evidence())
 
     def buffers(self) -> Sequence[Buffer]:
         """See Server; and `claimed`, what /api/ps says in all, to be set against them."""
@@ -118,12 +119,13 @@ class OllamaServer(Server):
 
     def stop(self) -> None:
         self._loaded, self._child = False, None
+        self.api.close()
         self._end()
 
     # What the above are made of
 
-    def _talk(self, body: Mapping[str, object], on_event: OnEvent,
-              on_line: Callable[[Mapping[str, Any], int], None]) -> None:
+    def _talk(self, body: Mapping[str, object], on_event: OnEvent, on_sent: Callable[[int], None],
+              on_line: OnLine) -> None:
         """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
         watch = _Watch(self.host, self._config.no_progress_s, self._load_at, on_event, loading=not self._loaded)
@@ -133,16 +135,24 @@ class OllamaServer(Server):
             on_line(line, t_ns)
 
         try:
-            self.api.stream("/api/generate", body, take, watch.look)
+            self.api.stream("/api/generate", body, on_sent, take, watch.look)
         except UnreachableError as error:
-            raise self._died(error) from error
+            raise self._died(watch.doing, error) from error
         except NoSuchModelError as error:
             raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error
-        except PromptTooLongError:
-            raise
+        except PromptTooLongError as error:
+            counted = ollama_log.too_long(self.host.log_since(self._load_at))
+            if counted is None:
+                raise
+            raise PromptTooLongError(f"the prompt is too long: the server counts {counted[0]} tokens, its context "
+                                     f"holds {counted[1]} (num_ctx={self._num_ctx}). Raise num_ctx, or shorten the "
+                                     "prompt.") from error
         except EngineError as error:
+            if self.alive() is not None:
+                raise self._died(watch.doing, error) from error
             why = ollama_log.reasons(self.host.log_since(self._load_at))
-            raise EngineError(f"{error}" + (f"\nIts log says:\n{why}" if why and why not in str(error) else "")) from error
+            new = f"\nIts log says:\n{why}" if why and why not in str(error) else ""
+            raise EngineError(f"{error}{new}") from error
         watch.answered(time.monotonic_ns())
         self._same_child()
 
@@ -151,8 +161,9 @@ class OllamaServer(Server):
         if self.host.pid and child is None:
             raise self._error("has no process with a model in it after it answered")
         if self._loaded and child != self._child:
-            raise EngineError(f"Ollama replaced its engine process within the trial (pid {self._child}, now {child}): it loaded "
-                              "the model anew, and what was measured before and after does not belong together.")
+            raise EngineError(f"Ollama replaced its engine process within the trial (pid {self._child}, now {child}): "
+                              "it loaded the model anew, and what was measured before and after does not belong "
+                              "together.")
         if not self._loaded:
             self._loaded, self._child = True, child
             entry = self._listed()
@@ -164,7 +175,7 @@ class OllamaServer(Server):
         command = process.command_line(child) if child else []
         named = command[command.index("--model") + 1] if "--model" in command[:-1] else None
         found = log.parse(since_load).buffers
-        effective = in_force(since_load, self._settings, child, self._weights) if child and self._weights and found else {}
+        effective = in_force(since_load, self._settings, child, self._weights) if child and self._weights else {}
         entry = self._listed()
         return Evidence(
             serve_environment=process.environment_of(self.pid) if self.pid else {},
@@ -172,16 +183,21 @@ class OllamaServer(Server):
             child_command=command, child_environment=process.environment_of(child) if child else {},
             load_text=since_load, in_force=effective, buffers=found or ollama_log.old_buffers(since_load),
             model_path=str(Path(named).resolve()) if named else None,
+            model_logged=str(Path(logged).resolve()) if (logged := ollama_log.model_file(since_load)) else None,
             keeps=_stays(str(entry["expires_at"])) if entry and "expires_at" in entry else None,
             request=ollama_log.load_request(since_load),
         )
 
     def _listed(self) -> Mapping[str, Any] | None:
-        return next((entry for entry in self.api.running() if self._model in (entry.get("name"), entry.get("model"))), None)
+        return next((entry for entry in self.api.running() if self._model in (entry.get("name"), entry.get("model"))),
+                    None)
 
-    def _died(self, error: UnreachableError) -> EngineError:
-        ended = self.alive()
-        return self._error(f"ended while it was asked something: {ended}") if ended else EngineError(str(error))
+    def _died(self, doing: str, error: EngineError) -> EngineError:
+        """A connection that broke may be the first sign of a server that is ending."""
+        deadline = time.monotonic() + _ENDING_S
+        while (ended := self.alive()) is None and time.monotonic() < deadline:
+            time.sleep(_UNLOAD_POLL_S)
+        return self._error(f"ended during {doing}: {ended}") if ended else EngineError(str(error))
 
     def _error(self, what: str) -> EngineError:
         why = ollama_log.reasons(self.host.log_since(self._load_at))
@@ -221,11 +237,16 @@ class _Watch:
         self._last = self._answered = time.monotonic()
         self._ticks = 0
 
+    @property
+    def doing(self) -> str:
+        """What the server is at, in a word."""
+        return "load" if self._loading else "generation"
+
     def look(self) -> float:
         """Seconds until the next look. Raises EngineError if the server ended or nothing has moved for the limit."""
         ended = self._host.ended()
         if ended:
-            raise EngineError(f"Ollama ended while it worked on a request: {ended}. See server.log.")
+            raise EngineError(f"Ollama ended during {self.doing}: {ended}. See server.log.")
         child = self._host.child() if self._loading or self._host.pid else None
         if self._loading:
             if child is not None and not self._begun:
@@ -262,9 +283,9 @@ class _Watch:
             self._last = now
         self._ticks = ticks
         if now - self._last > self._limit_s:
-            doing = "loading" if self._loading else "generating"
-            raise EngineError(f"Ollama made no progress while {doing}: nothing moved for {self._limit_s:g} s (no token, no line "
-                              "in its log, no memory). Raise engine.no_progress_s if this machine is that slow.")
+            seen = "neither its memory nor its log grew" if self._loading else "no token"
+            raise EngineError(f"Ollama made no progress during {self.doing}: {seen} for {self._limit_s:g} s. Raise "
+                              "engine.no_progress_s if this machine is that slow.")
 
 
 def _seconds(nanoseconds: object) -> float | None:

@@ -43,7 +43,7 @@ CHILD_ONLY = ("cache_ram_mib", "n_ctx_checkpoints", "repack")
 """Knobs of llama-server, which is Ollama's engine since 0.30; the engines before it have nothing behind them."""
 
 OPTIONS = ("num_ctx", "num_batch", "num_thread", "num_gpu", "use_mmap")
-"""Knobs that stand in every call: another value, or none, makes the server load the model anew (sched.go, needsReload)."""
+"""Knobs that stand in every call: another value, or none, makes the server load the model anew (needsReload)."""
 
 FOR_EVER = -1
 """keep_alive of every call; the runner unloads by itself (DESIGN 4)."""
@@ -52,7 +52,7 @@ FOR_EVER = -1
 def environment(settings: Mapping[str, Scalar]) -> dict[str, str]:
     """The variables behind those settings that are read at the server's start; `env.NAME` is passed as it is."""
     values = {ENVIRONMENT[name]: _variable(value) for name, value in settings.items() if name in ENVIRONMENT}
-    published = {name.removeprefix("env."): as_text(value) for name, value in settings.items() if name.startswith("env.")}
+    published = {name[4:]: as_text(value) for name, value in settings.items() if name.startswith("env.")}
     return values | published
 
 
@@ -84,12 +84,13 @@ def check(settings: Mapping[str, Scalar], num_ctx: int) -> None:
     """Raises ConfigError for settings that the server would refuse without a reason, or correct without a word."""
     kv_type, flash = settings.get("kv_cache_type"), settings.get("flash_attention")
     if kv_type not in (None, "f32", "f16", "bf16") and flash is False:
-        raise ConfigError(f"kv_cache_type={kv_type} with flash_attention=false: a quantized KV cache needs flash attention, "
-                          f"and the server would fail at the load. Set flash_attention to true. {NOTHING_STARTED}")
+        raise ConfigError(f"kv_cache_type={kv_type} with flash_attention=false: a quantized KV cache needs flash "
+                          "attention, and the server would fail at the load. Set flash_attention to true. "
+                          f"{NOTHING_STARTED}")
     batch = settings.get("num_batch")
     if isinstance(batch, int) and batch > num_ctx:
-        raise ConfigError(f"engine.knobs.num_batch={batch} is more than num_ctx={num_ctx}; the server would cut it silently. "
-                          f"Choose engine.knobs.num_batch={num_ctx} or a larger context. {NOTHING_STARTED}")
+        raise ConfigError(f"engine.knobs.num_batch={batch} is more than num_ctx={num_ctx}; the server would cut it "
+                          f"silently. Choose engine.knobs.num_batch={num_ctx} or a larger context. {NOTHING_STARTED}")
 
 
 def _variable(value: Scalar) -> str:

@@ -124,8 +124,8 @@ def answering(child: process.Child, limit_s: float) -> Api:
             return api
         time.sleep(_POLL_S)
     why = ollama_log.reasons(child.log()) or child.log().strip()[-300:]
-    raise EngineError(f"`ollama serve` did not answer GET /api/version within {limit_s:g} s. Raise engine.start_limit_s "
-                      f"if this machine is that slow. It said:\n{why or 'nothing'}")
+    raise EngineError(f"`ollama serve` did not answer GET /api/version within {limit_s:g} s. Raise "
+                      f"engine.start_limit_s if this machine is that slow. It said:\n{why or 'nothing'}")
 
 
 def _numbers(version: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,8 @@ from pipeline.engine import gguf, load_engine, process, weights
 from pipeline.engine.base import EngineBase, EventKind, Request, Server
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 
-ENGINES = ["llamacpp"]
+ENGINES = ["llamacpp", "ollama-double", "ollama"]
+OLLAMA_DOUBLE = Path(__file__).parents[1] / "doubles/ollama/ollama"
 TOKENS = 8
 PROMPT = "The tide turns when"
 ON = {"memory_optimization": True, "quantization": True, "cpu_optimization": True}
@@ -60,7 +62,11 @@ def configure(request: pytest.FixtureRequest, model: Model) -> Callable[..., Con
     """Config of a cell: flags of infer_os, and fields of conf/engine/ to change."""
 
     def build(flags: Mapping[str, Any] | None = None, **changes: Any) -> Config:
-        engine = group("engine", request.param, Engine)
+        engine = group("engine", request.param.removesuffix("-double"), Engine)
+        if request.param == "ollama-double":
+            engine.binary = str(OLLAMA_DOUBLE)
+        elif request.param == "ollama" and not (os.environ.get("OLLAMA_BIN") or shutil.which("ollama")):
+            pytest.skip("no Ollama here: neither OLLAMA_BIN nor `ollama` on the PATH")
         for name, value in changes.items():
             setattr(engine, name, value)
         return Config(model=model, engine=engine, infer_os=InferOs(**dict(flags or {})), max_tokens=TOKENS)
@@ -289,5 +295,5 @@ def test_provenance_names_engine_and_model(configure: Callable[..., Config], mod
 def test_an_unknown_engine_is_an_error_that_lists_the_known_ones(configure: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"engine\.name=lamacpp is no engine: expected one of .*llamacpp"):
         load_engine(configure(name="lamacpp"))
-    for name in ENGINES:
+    for name in ("llamacpp", "ollama"):
         assert isinstance(load_engine(configure(name=name)), EngineBase)
