@@ -25,6 +25,7 @@ from pipeline.phases import (
     Mark,
     Span,
     Timeline,
+    account,
     as_found_metrics,
     interval_metrics,
     moment_metrics,
@@ -99,6 +100,7 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
                 put({f"{name}/server_duration_s": seconds}, turn)
     for turn, (stable, seconds) in record.settled.items():
         put({"stabilized/time_to_stable_s": seconds, "stabilized/is_stable": float(stable)}, turn)
+    put(_account(record, by_turn, config.mode.turns), 0)
     before, after = spans.get(("stabilized", config.mode.turns)), spans.get(("released", 0))
     if record.unload_ns is not None and before and after:
         put(release_metrics(timeline, record.unload_ns, before, after), 0)
@@ -115,6 +117,19 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
              for when, resident in (("before", record.eviction.before), ("after", record.eviction.after))
              if resident is not None}, 0)
     return dict(by_turn)
+
+
+def _account(record: Record, by_turn: Mapping[str, Mapping[int, float]], last: int) -> dict[str, float]:
+    """The engine's account against the tree; nothing if the model was unloaded before the last turn had settled."""
+    host: dict[str, int] = defaultdict(int)
+    device: dict[str, float] = defaultdict(float)
+    for buffer in record.buffers:
+        if buffer.on_host:
+            host[buffer.component] += buffer.bytes
+        else:
+            device[f"engine/{buffer.component}_{buffer.device.lower()}_mib"] += buffer.bytes / MIB
+    tree = {phase: by_turn.get(f"{phase}/tree_rss_mib", {}) for phase in ("initialization", "stabilized")}
+    return {**account(host, tree["initialization"].get(0), tree["stabilized"].get(last)), **device}
 
 
 def _work_metrics(prompt_tokens: int, output_tokens: int, marks: Sequence[Mark], spans: Mapping[tuple[str, int], Span],

@@ -244,7 +244,25 @@ def release_metrics(timeline: Timeline, unload_ns: int, before: Span, after: Spa
 
 
 def as_found_metrics(mode: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """The original comparison's reading, projected from the same trial: interactive while idle, oneshot straight after."""
+    """The original comparison's reading, from the same trial: interactive while idle, oneshot straight after."""
     phase = "initialization" if mode == "interactive" else "post_generation"
     found = {name: metrics.get(f"{phase}/{name}") for name in ("system_used_pct", "tree_rss_mib")}
     return {f"as_found/{name}": value for name, value in found.items() if value is not None}
+
+
+COMPONENTS = ("weights", "repacked", "kv", "compute", "output", "prompt_cache")
+"""What an engine says it holds, in the order of a reader's interest."""
+
+
+def account(stated: Mapping[str, int], empty: float | None, settled: float | None) -> dict[str, float]:
+    """Where each MiB of the settled tree is: the empty server, what the engine states, and what neither explains.
+
+    `stated`: component → host bytes by the engine's own account; `empty` and `settled`: tree RSS in MiB at
+    `initialization` and `stabilized`. The unexplained rest is threads, heap and library pages; it is negative
+    where the engine states memory that is not resident (mapped weights that were never touched)."""
+    metrics = {f"engine/{name}_mib": stated[name] / MIB for name in COMPONENTS if name in stated}
+    if metrics:
+        metrics["engine/stated_mib"] = sum(stated.values()) / MIB
+        if empty is not None and settled is not None:
+            metrics["engine/unexplained_mib"] = settled - empty - metrics["engine/stated_mib"]
+    return metrics

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.clear import clear_caches
 from pipeline.config import Config
-from pipeline.engine.base import EngineBase, EventKind, Generation, Proof, Request, Server
+from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, Proof, Request, Server
 from pipeline.errors import EngineError, MeterError, SlackwaterError
 from pipeline.interrupt import held_back
 from pipeline.meter import tree
@@ -45,6 +45,8 @@ class Record:
     generations: dict[int, Generation] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
     proofs: Sequence[Proof] = ()
+    buffers: Sequence[Buffer] = ()
+    """The engine's own account, after the last turn."""
     settled: dict[int, tuple[bool, float]] = field(default_factory=dict)
     """By turn: stable or not, and the seconds it took."""
     unload_ns: int | None = None
@@ -170,6 +172,8 @@ class Trial:
     def release(self) -> None:
         """Unload with the server still up: how much comes back, and how fast."""
         self.enter("release")
+        with self.spend("prove"):
+            self.record.buffers = tuple(self.running.buffers())
         with self.spend("release"):
             self.record.unload_ns = time.monotonic_ns()
             self.running.unload()

@@ -70,7 +70,13 @@ class Buffer:
 
     component: str
     device: str
+    """As llama.cpp names the buffer's type: CPU, CPU_Mapped, CPU_REPACK, CUDA0, CUDA_Host, …"""
     bytes: int
+
+    @property
+    def on_host(self) -> bool:
+        """In this machine's memory, so part of the process tree's; CUDA_Host is pinned host memory."""
+        return self.device.startswith(("CPU", "BLAS")) or self.device.endswith("Host")
 
 
 class Server(ABC):

@@ -168,7 +168,7 @@ def test_nothing_is_left_in_the_spool_once_the_store_has_it(swept: tuple[Path, s
     assert left == []
 
 
-def wait_for(condition: Any, limit_s: float = 40.0) -> Any:
+def wait_for(condition: Any, limit_s: float = 80.0) -> Any:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         found = condition()

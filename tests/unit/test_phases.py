@@ -11,6 +11,7 @@ from pipeline.phases import (
     Span,
     Timeline,
     TreeReading,
+    account,
     as_found_metrics,
     interval_metrics,
     joint_peak,
@@ -115,3 +116,15 @@ def test_phases_are_pairs_of_marks_of_the_same_turn() -> None:
     marks = [Mark("post_generation/start", 1, 1), Mark("first_token", 2, 1), Mark("post_generation/end", 3, 1),
              Mark("post_generation/start", 7, 2)]
     assert spans(marks) == [Span("post_generation", 1, 1, 3)]
+
+
+def test_the_account_leaves_what_nobody_states_as_unexplained() -> None:
+    stated = {"weights": 92 * MIB, "kv": 45 * MIB, "compute": 16 * MIB}
+    metrics = account(stated, empty=23.0, settled=194.0)
+    assert metrics["engine/kv_mib"] == 45
+    assert metrics["engine/stated_mib"] == 153
+    assert metrics["engine/unexplained_mib"] == pytest.approx(18.0)
+
+
+def test_an_engine_that_states_nothing_leaves_no_account() -> None:
+    assert account({}, empty=23.0, settled=194.0) == {}
