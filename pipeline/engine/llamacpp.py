@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.engine import checks, gguf, log, process, weights
-from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
+from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Progress, Proof, Request, Scalar, Server
 from pipeline.engine.in_force import in_force
 from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text, prove, refuse, resolve
 from pipeline.engine.machine import usable_cores
@@ -56,6 +56,18 @@ class Engine(EngineBase):
     def model_path(self) -> Path | None:
         """The file with the weights; None while it has not been fetched."""
         return self._located if self._located and self._located.exists() else None
+
+    @classmethod
+    def here(cls) -> tuple[bool, str]:
+        """See EngineBase."""
+        try:
+            return True, f"xllamacpp {_version()}"
+        except ConfigError as error:
+            return False, str(error)
+
+    def fetch(self, progress: Progress) -> None:
+        """See EngineBase."""
+        weights.resolve(self.config.model, progress)
 
     def plan(self) -> Plan:
         """See EngineBase. A model that `weights.resolve` has not fetched yet is planned without its header, noted."""
@@ -148,7 +160,7 @@ class LlamaServer(Server):
         on_event("load_start", time.monotonic_ns())
         answer = self._command(
             "load", "load", limit_s, lambda: (process.resident_bytes(self.pid), self._child.log_bytes()),
-            f"neither its memory nor its log grew for {limit_s:g} s",
+            f"neither its memory nor its log grew for {limit_s:g} s (engine.no_progress_s)",
         )
         on_event("load_end", time.monotonic_ns())
         self._address = str(answer["address"])
@@ -282,7 +294,8 @@ class LlamaServer(Server):
     def _broken(self, error: Exception | None) -> EngineError:
         if isinstance(error, _timeouts()):
             limit_s = self._config.engine.no_progress_s
-            return self._error(f"made no progress during generation: no token for {limit_s:g} s")
+            return self._error(f"made no progress during generation: no token for {limit_s:g} s (if this machine "
+                               "is only slow, raise engine.no_progress_s)")
         if self._child.wait(1.0) is not None:
             return self._died("generation")
         return self._error(f"broke the stream before its last line ({error or 'the connection was closed'})")

@@ -70,7 +70,10 @@ def resolve(model: Model, progress: Progress | None = None) -> Path:
         raise ConfigError(f"model={model.name} is a name that only Ollama knows: use engine=ollama. {_WAY_OUT}")
     if model.kind == "file":
         _check_readable(path)
-        digest(path, report)
+        try:
+            digest(path, report)
+        except OSError as error:
+            raise ConfigError(f"model.path={path} cannot be read: {error.strerror}.") from error
         return path
     try:
         if not _is_right(path, model, report):
