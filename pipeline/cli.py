@@ -37,6 +37,8 @@ Commands
   runs     what was measured, one line per sweep         [--json] [--store URI]
   show     the tables of a sweep (an id, a prefix, last) [--json] [--store URI]
   sync     send results that a store did not take
+  doctor   this machine: meters, engines, what would spoil a measurement  [--json]
+  watch    PID|NAME|URL: any process by the same meters  [--seconds S] [--json]
   ui       the MLflow UI on the local store              [--port N]
 
 Settings are files under conf/, one folder per question: mode, infer_os, engine,
@@ -183,16 +185,24 @@ def run_trial(composed: Any) -> Any:
 
 def _store_words(words: list[str], most: int) -> tuple[bool, str | None, list[str]]:
     ours, rest = _take(words, "--json")
-    store = None
-    if "--store" in rest:
-        at = rest.index("--store")
-        if at + 1 == len(rest):
-            raise ConfigError("--store needs a URI, such as sqlite:////path/mlflow.db or http://127.0.0.1:5000.")
-        store = rest[at + 1]
-        rest = rest[:at] + rest[at + 2:]
-    if len(rest) > most or any(word.startswith("-") for word in rest):
-        raise ConfigError(f"{' '.join(rest)} is not understood here. `slackwater --help` lists the commands.")
+    store, rest = _valued(rest, "--store", "a URI, such as sqlite:////path/mlflow.db or http://127.0.0.1:5000")
+    _nothing_left([*rest[most:], *(word for word in rest[:most] if word.startswith("-"))])
     return bool(ours), store, rest
+
+
+def _valued(words: list[str], flag: str, expected: str) -> tuple[str | None, list[str]]:
+    """The word behind a flag, and the other words."""
+    if flag not in words:
+        return None, words
+    at = words.index(flag)
+    if at + 1 == len(words):
+        raise ConfigError(f"{flag} needs {expected}.")
+    return words[at + 1], words[:at] + words[at + 2:]
+
+
+def _nothing_left(words: list[str]) -> None:
+    if words:
+        raise ConfigError(f"{' '.join(words)} is not understood here. `slackwater --help` lists the commands.")
 
 
 def _runs(words: list[str]) -> int:
@@ -221,12 +231,40 @@ def _sync(words: list[str]) -> int:
 def _ui(words: list[str]) -> int:
     from pipeline.track.ui import serve
 
-    port = 5000
-    if words[:1] == ["--port"] and len(words) == 2 and words[1].isdigit():
-        port = int(words[1])
-    elif words:
-        raise ConfigError(f"{' '.join(words)} is not understood here: expected --port N.")
-    return serve(port)
+    port, rest = _valued(words, "--port", "a port number")
+    _nothing_left(rest)
+    if port is not None and not (port.isdigit() and int(port) < 65536):
+        raise ConfigError(f"--port {port} is not allowed: expected a port number up to 65535.")
+    return serve(int(port or 5000))
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"run": _run, "runs": _runs, "show": _show, "sync": _sync, "ui": _ui}
+def _doctor(words: list[str]) -> int:
+    from pipeline.report import machine
+
+    as_json, rest = _take(words, "--json")
+    _nothing_left(rest)
+    return machine.doctor(bool(as_json))
+
+
+def _watch(words: list[str]) -> int:
+    from pipeline.report import machine
+
+    as_json, rest = _take(words, "--json")
+    seconds, rest = _valued(rest, "--seconds", "a number of seconds above 0")
+    if not rest:
+        raise ConfigError("watch needs a process: slackwater watch PID, NAME or URL.")
+    _nothing_left(rest[1:])
+    limit = None
+    if seconds is not None:
+        try:
+            limit = float(seconds)
+        except ValueError:
+            limit = 0.0
+        if not 0 < limit < float("inf"):
+            raise ConfigError(f"--seconds {seconds} is not allowed: expected a number of seconds above 0.")
+    return machine.watch_process(rest[0], limit, bool(as_json))
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run, "runs": _runs, "show": _show, "sync": _sync, "doctor": _doctor, "watch": _watch, "ui": _ui,
+}

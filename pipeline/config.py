@@ -211,8 +211,10 @@ class Prompt:
         _require(self.language in self.templates, "prompt.language", self.language,
                  "one of " + ", ".join(sorted(self.templates)))
         template = self.templates[self.language]
-        _require("{prompt}" in template, f"prompt.templates.{self.language}", repr(template), "a text with {prompt} in it")
-        _require(self.text is None or bool(self.text.strip()), "prompt.text", repr(self.text), "a prompt that is not empty")
+        _require("{prompt}" in template, f"prompt.templates.{self.language}", repr(template),
+                 "a text with {prompt} in it")
+        _require(self.text is None or bool(self.text.strip()), "prompt.text", repr(self.text),
+                 "a prompt that is not empty")
         texts = self.texts.get(self.language, [])
         _require(bool(texts) and all(text.strip() for text in texts), f"prompt.texts.{self.language}", texts,
                  "at least one prompt, none of them empty")
@@ -233,10 +235,15 @@ class Meter:
     window_s: float = 0.2
     """Length of the reading window at a phase's moment; the value is the window's median."""
     tree_refresh_s: float = 0.2
+    sources: list[str] = field(default_factory=list)
+    """Meters besides tree and system that are read at the phases' moments, where this machine has them."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.rate_hz <= 1000, "meter.rate_hz", self.rate_hz, "1 to 1000 readings a second")
         _require(self.window_s > 0, "meter.window_s", self.window_s, "seconds above 0")
+        known = ("pressure", "cgroup", "model_file", "gpu", "npu")
+        for source in self.sources:
+            _require(source in known, "meter.sources", source, "any of " + ", ".join(known))
         _require(self.tree_refresh_s > 0, "meter.tree_refresh_s", self.tree_refresh_s, "seconds above 0")
 
 

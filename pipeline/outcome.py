@@ -18,6 +18,7 @@ from pipeline import provenance
 from pipeline.config import Config, InferOs
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.errors import PromptTooLongError
+from pipeline.meter.base import Available
 from pipeline.meter.sampler import ProcessRows, SamplerReport
 from pipeline.meter.timeline import downsample, write_parquet
 from pipeline.phases import (
@@ -93,6 +94,9 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
             put(interval_metrics(timeline, span, inside), turn)
     for (phase, turn), reading in record.readings.items():
         put(reading_metrics(phase, reading), turn)
+    for (phase, turn), values in record.meter_readings.items():
+        put({f"{phase}/{_in_mib(name)}": value / MIB if name.endswith("_bytes") else value
+             for name, value in values.items()}, turn)
     for turn, answer in record.generations.items():
         put(_work_metrics(answer.prompt_tokens, answer.output_tokens, record.marks, spans, turn), turn)
         for name, seconds in (("prefill", answer.prefill_s), ("decode", answer.decode_s), ("load", answer.load_s)):
@@ -117,6 +121,10 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
              for when, resident in (("before", record.eviction.before), ("after", record.eviction.after))
              if resident is not None}, 0)
     return dict(by_turn)
+
+
+def _in_mib(name: str) -> str:
+    return f"{name.removesuffix('_bytes')}_mib" if name.endswith("_bytes") else name
 
 
 def _account(record: Record, by_turn: Mapping[str, Mapping[int, float]], last: int) -> dict[str, float]:
@@ -226,6 +234,9 @@ def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Pla
         "machine": dict(provided),
         "settings": dict(plan.settings),
         "proofs": [asdict(proof) for proof in record.proofs],
+        "buffers": [asdict(buffer) for buffer in record.buffers],
+        "meters": [{"meter": found.name, "here": found.note or "yes"} if isinstance(found, Available)
+                   else {"meter": found.name, "absent": found.reason} for found in record.meters],
     }, indent=2, ensure_ascii=False))
     texts = [f"--- turn {turn}: prompt ({answer.prompt_tokens} tokens)\n{record.prompts[turn]}\n"
              f"--- turn {turn}: response ({answer.output_tokens} tokens, {answer.stop_reason})\n"

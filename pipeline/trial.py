@@ -20,6 +20,7 @@ from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, Proo
 from pipeline.errors import EngineError, MeterError, SlackwaterError
 from pipeline.interrupt import held_back
 from pipeline.meter import tree
+from pipeline.meter.base import Available, Found, Meter, Target, find_all
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.system import Disturbance, disturbance, snapshot
@@ -42,6 +43,10 @@ class Record:
     spans: list[Span] = field(default_factory=list)
     peaks: list[Peaks] = field(default_factory=list)
     readings: dict[tuple[str, int], TreeReading] = field(default_factory=dict)
+    meters: Sequence[Found] = ()
+    """The further meters that were asked for: here, or absent with the reason."""
+    meter_readings: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
+    """By phase and turn: `<meter>_<quantity>` → value; bytes are named so."""
     generations: dict[int, Generation] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
     proofs: Sequence[Proof] = ()
@@ -115,6 +120,9 @@ class Trial:
         with self.spend("start"):
             self.server = self.engine.start(self.folder / "server.log")
         self.sampler.follow(self.server.pid, os.getpid(), self.exclude)
+        with self.spend("read"):
+            target = Target(self.members(), self.engine.model_path)
+            self.record.meters = [found for found in find_all(target=target) if found.name in self.config.meter.sources]
         self.measure("initialization", 0)
 
     def load(self) -> None:
@@ -139,8 +147,11 @@ class Trial:
         self.record.prompts[turn] = prompt
         request = Request(prompt=prompt, max_tokens=config.max_tokens, seed=config.seed, raw=config.engine.raw)
         self.tokens = 0
+        for meter in self.meters:
+            meter.reset()
         with self.spend("generate"):
             answer = self.running.generate(request, lambda kind, t_ns: self.on_event(kind, t_ns, turn))
+        self.read_meters("during_generation", turn, only="peak")
         self.record.generations[turn] = answer
         self.history += [asked, answer.text]
         self.proved()
@@ -249,6 +260,19 @@ class Trial:
     def read_tree(self, phase: str, turn: int) -> None:
         with self.spend("read"):
             self.record.readings[phase, turn] = tree.read_tree(self.members(), with_pss=True)
+
+        self.read_meters(phase, turn)
+
+    @property
+    def meters(self) -> list[Meter]:
+        return [found.meter for found in self.record.meters if isinstance(found, Available)]
+
+    def read_meters(self, phase: str, turn: int, only: str = "") -> None:
+        with self.spend("read"):
+            pids = self.members()
+            self.record.meter_readings[phase, turn] = {
+                f"{meter.name}_{quantity}": value for meter in self.meters
+                for quantity, value in meter.read(pids).items() if only in quantity}
 
     def proved(self) -> None:
         if not self.record.proofs:

@@ -79,6 +79,10 @@ class Buffer:
         return self.device.startswith(("CPU", "BLAS")) or self.device.endswith("Host")
 
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is done ("fetching", "checking", …), bytes done, bytes in all."""
+
+
 class Server(ABC):
     """A running server that this process started (or, if attached, found). Not thread-safe."""
 
@@ -139,6 +143,17 @@ class EngineBase(ABC):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    @classmethod
+    @abstractmethod
+    def here(cls) -> tuple[bool, str]:
+        """Can it run on this machine? With its version, or what is missing. Starts no server."""
+
+    @abstractmethod
+    def fetch(self, progress: Progress) -> None:
+        """Get the model if it is missing and make sure it is the right one; called before the first trial.
+
+        Raises ConfigError: not to be had, or another checksum."""
 
     @abstractmethod
     def plan(self) -> Plan:

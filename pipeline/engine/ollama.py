@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import Config
+from pipeline.config import Engine as EngineConfig
 from pipeline.engine import checks, gguf, ollama_log, ollama_models, ollama_settings, weights
 from pipeline.engine.base import EngineBase, Plan, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, refuse, resolve
@@ -50,6 +51,14 @@ class Engine(EngineBase):
             return stored.weights.resolve() if stored else None
         located = weights.located(self.config.model)
         return located if located and located.exists() else None
+
+    @classmethod
+    def here(cls) -> tuple[bool, str]:
+        """See EngineBase."""
+        try:
+            return True, f"ollama {version_of(find_binary(EngineConfig(name='ollama')))}"
+        except ConfigError:
+            return False, "not found (llamacpp needs nothing)"
 
     def plan(self) -> Plan:
         """See EngineBase. A model that has not been fetched yet is planned without its header, noted."""

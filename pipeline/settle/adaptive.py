@@ -11,7 +11,7 @@ from pipeline.settle.base import Settling
 
 
 def settled(seen: Settling, config: Config) -> bool:
-    """True if, over the last `window_s`, range <= max(range_mib, range_pct of RSS) and |slope| x window <= half of it."""
+    """Over the last `window_s`: range <= max(range_mib, range_pct of RSS), and |slope| x window <= half of that."""
     window_ns = config.settle.window_s * 1e9
     start_ns = seen.now_ns - window_ns
     if start_ns < seen.since_ns:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import clear
 from pipeline.config import GROUPS, Config
-from pipeline.engine import load_engine, weights
+from pipeline.engine import load_engine
 from pipeline.engine.base import Plan
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
@@ -83,20 +83,16 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
     return cells, skipped
 
 
-def fetch_models(configs: Sequence[Config], listener: Listener) -> bool:
-    """Make sure that every file model is here and is what it should be; True if one had to be fetched.
+def fetch_models(cells: Sequence[Cell], listener: Listener) -> None:
+    """Make sure that every model of the sweep is here and is what it should be, once each.
 
     Raises ConfigError: no network, no space, another checksum."""
-    fetched = False
-    for model in {str(config.model): config.model for config in configs if config.model.kind != "ollama"}.values():
-        path = weights.located(model)
-        fetched = fetched or path is None or not path.exists()
+    for cell in {f"{cell.config.engine.name} {cell.config.model}": cell for cell in cells}.values():
 
-        def tell(what: str, done: int, total: int, name: str = model.name) -> None:
+        def tell(what: str, done: int, total: int, name: str = cell.config.model.name) -> None:
             listener.on_event(Fetching(name, what, done, total))
 
-        weights.resolve(model, tell)
-    return fetched
+        load_engine(cell.config).fetch(tell)
 
 
 def _work_and_server(cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -80,8 +80,9 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     overrides = combinations(loader, params, arguments)
     configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
     SESSION.cells, SESSION.skipped = check_cells(configs, overrides)
-    if not SESSION.dry_run and fetch_models([cell.config for cell in SESSION.cells], SESSION.listener):
-        SESSION.cells, SESSION.skipped = check_cells(configs, overrides)  # now that the file can be read
+    if not SESSION.dry_run:
+        fetch_models(SESSION.cells, SESSION.listener)
+        SESSION.cells, SESSION.skipped = check_cells(configs, overrides)  # now that the file is here to be read
     first = SESSION.cells[0].config
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
     SESSION.order = load_design(first.design.name)(len(SESSION.cells), first.repetitions, seed)

@@ -107,8 +107,8 @@ def _missing(key: str) -> str:
 
 
 def _not_parsed(override: str) -> str:
-    return (f"{override} cannot be read as an override. Expected key=value; a value with commas, brackets, braces, = or "
-            "quotes in it needs quotes of its own inside those of the shell: 'prompt.text=\"Why, then?\"'.")
+    return (f"{override} cannot be read as an override. Expected key=value; a value with commas, brackets, = or "
+            "quotes in it needs quotes of its own within those of the shell: 'prompt.text=\"Why, then?\"'.")
 
 
 _KEY = r"\s+full_key: (?P<key>[\w.]+)"
