@@ -129,7 +129,8 @@ def _peak(second: Second) -> str:
 
 
 def _summary(console: Console, whole: Second) -> None:
-    console.print(Text(f"{whole.t_s:.0f} s: {whole.baseline_rss_mib:.1f} MiB at the start, "
-                       f"median {whole.rss_mib:.1f}, peak {_peak(whole)} by the kernel, {whole.sampled_peak_mib:.1f} sampled; "
-                       f"{whole.samples} samples, {whole.lost_slots} lost, p99 {whole.lateness_p99_ms:.1f} ms late, sampler "
-                       f"{whole.sampler_cpu_pct:.1f} % of a core"))
+    memory = (f"{whole.t_s:.0f} s: {whole.baseline_rss_mib:.1f} MiB at the start, median {whole.rss_mib:.1f}, "
+              f"peak {_peak(whole)} by the kernel, {whole.sampled_peak_mib:.1f} sampled")
+    cost = (f"{whole.samples} samples, {whole.lost_slots} lost, p99 {whole.lateness_p99_ms:.1f} ms late, "
+            f"sampler {whole.sampler_cpu_pct:.1f} % of a core")
+    console.print(Text(f"{memory}; {cost}"))
