@@ -94,9 +94,9 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
             put(interval_metrics(timeline, span, inside), turn)
     for (phase, turn), reading in record.readings.items():
         put(reading_metrics(phase, reading), turn)
+    began = next(iter(record.meter_readings.values()), {})
     for (phase, turn), values in record.meter_readings.items():
-        put({f"{phase}/{_in_mib(name)}": value / MIB if name.endswith("_bytes") else value
-             for name, value in values.items()}, turn)
+        put({f"{phase}/{name}": value for name, value in _as_metrics(values, began).items()}, turn)
     for turn, answer in record.generations.items():
         put(_work_metrics(answer.prompt_tokens, answer.output_tokens, record.marks, spans, turn), turn)
         for name, seconds in (("prefill", answer.prefill_s), ("decode", answer.decode_s), ("load", answer.load_s)):
@@ -123,8 +123,17 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
     return dict(by_turn)
 
 
-def _in_mib(name: str) -> str:
-    return f"{name.removesuffix('_bytes')}_mib" if name.endswith("_bytes") else name
+def _as_metrics(values: Mapping[str, float], began: Mapping[str, float]) -> dict[str, float]:
+    """A meter's reading as metrics: bytes in MiB; counters (…_us, …_count) since the trial's first reading."""
+    found = {}
+    for name, value in values.items():
+        if name.endswith("_bytes"):
+            found[f"{name.removesuffix('_bytes')}_mib"] = value / MIB
+        elif name.endswith(("_us", "_count")):
+            found[name] = value - began.get(name, value)
+        else:
+            found[name] = value
+    return found
 
 
 def _account(record: Record, by_turn: Mapping[str, Mapping[int, float]], last: int) -> dict[str, float]:
