@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar, Literal
 
 Reading = Mapping[str, float]
@@ -74,6 +75,15 @@ Found = Available | Absent
 
 def find_all(root: Path = Path("/"), target: Target = NOTHING) -> list[Found]:
     """Every meter of this package, in the order of their names: each one here or absent with its reason."""
+    return [module.find(root, target) for module in _modules()]
+
+
+def names() -> list[str]:
+    """The meters of this package, here or not."""
+    return [module.Meter.name for module in _modules()]
+
+
+def _modules() -> list[ModuleType]:
     room = importlib.import_module("pipeline.meter")
     modules = [importlib.import_module(f"{room.__name__}.{info.name}") for info in pkgutil.iter_modules(room.__path__)]
-    return [module.find(root, target) for module in modules if hasattr(module, "Meter") and hasattr(module, "find")]
+    return [module for module in modules if hasattr(module, "Meter") and hasattr(module, "find")]

@@ -14,6 +14,7 @@ from pipeline.config import GROUPS, Config
 from pipeline.engine import load_engine
 from pipeline.engine.base import Plan
 from pipeline.errors import ConfigError
+from pipeline.meter.base import names as meters
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.progress import Fetching, Listener
 from pipeline.settle.base import load_rule
@@ -68,6 +69,7 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
     for config, name, cell_overrides in zip(configs, cell_names(configs, overrides), overrides, strict=True):
         try:
             load_rule(config)
+            _check_meters(config)
             clear.check(config.clear)
             cell = Cell(name, cell_overrides, config, load_engine(config).plan())
             _refuse_twin(cell, cells)
@@ -93,6 +95,12 @@ def fetch_models(cells: Sequence[Cell], listener: Listener) -> None:
             listener.on_event(Fetching(name, what, done, total))
 
         load_engine(cell.config).fetch(tell)
+
+
+def _check_meters(config: Config) -> None:
+    for source in config.meter.sources:
+        if source not in meters():
+            raise ConfigError(f"meter.sources={source} is not a meter: expected any of {', '.join(meters())}.")
 
 
 def _work_and_server(cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

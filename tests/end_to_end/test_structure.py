@@ -49,6 +49,9 @@ def test_an_example_does_what_the_page_says(example: str, spaced_checkout: Path,
     command, expected = commands[0]
     printed = said(spaced_checkout, *shlex.split(command))
     assert expected in printed
+    if example == "A meter":
+        [trial] = json.loads(said(spaced_checkout, "slackwater", "show", "--json"))["trials"]
+        assert trial["metrics"]["stabilized/huge_pages_anon_mib"] >= 0
     if example == "An engine":
         document = json.loads(said(spaced_checkout, "slackwater", "show", "--json"))
         [effect] = [row for row in document["effects"] if row["metric"] == "stabilized/tree_rss_mib"]
