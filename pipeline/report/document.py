@@ -85,7 +85,7 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
     found: dict[str, Any] = plain({
         "schema_version": SCHEMA_VERSION,
         "sweep": facts,
-        "trials": [_trial(trial) for trial in sorted(trials, key=lambda t: t.order)],
+        "trials": [],
         "cells": [{**asdict(cell), "n_left_out": cell.n_left_out} for cell in analysis.cells],
         "gap": {"as_found": [_row(row) for row in analysis.gap.as_found],
                 "unified": [_row(row) for row in analysis.gap.unified]},
@@ -94,6 +94,8 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "slopes": [asdict(slope) for slope in analysis.slopes],
         "drift": [{**asdict(test), "text": test.text} for test in analysis.drift],
     })
+    # not through plain(): ten thousand trials hold millions of numbers, and _trial gives plain ones
+    found["trials"] = [_trial(trial) for trial in sorted(trials, key=lambda t: t.order)]
     return found
 
 
@@ -109,7 +111,7 @@ def runs_document(sweeps: Sequence[Sweep], last: Mapping[str, Any] | None = None
 def _trial(trial: Trial) -> dict[str, Any]:
     return {"run_id": trial.run_id, "cell": trial.cell, "repetition": trial.repetition, "order": trial.order,
             "block": trial.block, "mode": trial.mode, "infer_os": trial.infer_os, "verdict": trial.verdict,
-            "reasons": list(trial.reasons), "notes": list(trial.notes), "params": dict(trial.params),
+            "reasons": list(trial.reasons), "notes": list(trial.notes), "params": plain(trial.params),
             "metrics": {name: finite(number) for name, number in trial.metrics.items()},
             "turns": {name: {str(turn): finite(number) for turn, number in by_turn.items()}
                       for name, by_turn in trial.turns.items() if any(turn > 1 for turn in by_turn)}}

@@ -21,6 +21,7 @@ from pipeline.stats.measures import HEADLINE, measure
 from pipeline.stats.trials import Trial, by_block, flags_on, valid
 
 FloatArray = npt.NDArray[np.float64]
+LEAST_CELLS = 4
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,14 @@ class Factorial:
 
 def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95) -> list[Factorial]:
     """One analysis per mode and further keys, for flags that were varied in a factorial plan; else none."""
-    differing = differing_keys(trials)
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[frozenset[str], list[Trial]]] = defaultdict(
         lambda: defaultdict(list))
+    flags_of = {trial.cell: flags_on(trial) for trial in {trial.cell: trial for trial in trials}.values()}
+    if len(set(flags_of.values())) < LEAST_CELLS:
+        return []
+    differing = differing_keys(trials)
     for trial in valid(trials):
-        groups[trial.mode, tuple(differing[trial.cell].items())][flags_on(trial)].append(trial)
+        groups[trial.mode, tuple(differing[trial.cell].items())][flags_of[trial.cell]].append(trial)
     how = measure(metric)
     found = []
     for (mode, where), cells in groups.items():
@@ -99,7 +103,7 @@ def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: S
     cell = cell.reshape(-1)
     gram = points.T @ points
     # main effects must be orthogonal, else one flag's effect leaks into another's (one flag at a time is no factorial)
-    if len(points) < 4 or np.any(points.sum(axis=0) != 0) or np.any(gram - np.diag(np.diag(gram))):
+    if len(points) < LEAST_CELLS or np.any(points.sum(axis=0) != 0) or np.any(gram - np.diag(np.diag(gram))):
         return None
     names, columns, aliases = _columns(points, flags)
     design = np.column_stack([np.ones(len(points)), columns])

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+
+import numpy as np
 
 from pipeline.stats.arms import differing_keys, flag_groups, mode_pairs, natural
 from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
-from pipeline.stats.trials import Trial, by_block, finite, last_turn, valid
+from pipeline.stats.trials import MLFLOW_INF, Trial, by_block, last_turn, valid
 
 AS_FOUND_METRICS = ("as_found/system_used_pct", "as_found/tree_rss_mib")
 UNIFIED_METRICS = (
@@ -57,7 +58,7 @@ class CellSummary:
     mad: Mapping[str, float]
     """Median absolute deviation, not scaled."""
     jumped_share: Mapping[str, float]
-    """Share of valid trials far from the median (see `jumped`); above 0, intervals cover less than they say."""
+    """Share of valid trials far from the median; above 0, intervals cover less than they say."""
 
     @property
     def n_left_out(self) -> int:
@@ -109,16 +110,6 @@ class EffectRow:
     stats: Comparison
 
 
-def jumped(values: Sequence[float], step: float) -> float:
-    """Share of values further from the median than 6 scaled MADs, 1 % of the median and the meter's step."""
-    if len(values) < 3:
-        return 0.0
-    middle = median(values)
-    spread = 1.4826 * median(abs(v - middle) for v in values)
-    limit = max(6 * spread, 0.01 * abs(middle), step)
-    return sum(abs(v - middle) > limit for v in values) / len(values)
-
-
 def cells(trials: Sequence[Trial]) -> list[CellSummary]:
     """One summary per cell, in the order of modes and flags. Cells without a valid trial are there, without medians."""
     by_cell: dict[str, list[Trial]] = defaultdict(list)
@@ -128,22 +119,37 @@ def cells(trials: Sequence[Trial]) -> list[CellSummary]:
     found = []
     for cell, members in by_cell.items():
         good = valid(members)
-        numbers: dict[str, list[float]] = defaultdict(list)
-        for trial in good:
-            for metric, raw in trial.metrics.items():
-                number = finite(raw)
-                if number is not None:
-                    numbers[metric].append(number)
-        middle = {metric: median(values) for metric, values in numbers.items()}
+        middle, mad, jumped = _spread(good)
         found.append(CellSummary(
             cell, members[0].mode, members[0].infer_os, differing[cell], len(members), len(good),
             tuple(LeftOut(t.run_id, t.order, t.repetition, t.verdict, tuple(t.reasons))
                   for t in sorted(members, key=lambda t: t.order) if t.verdict != "valid"),
-            middle,
-            {metric: median(abs(v - middle[metric]) for v in values) for metric, values in numbers.items()},
-            {metric: jumped(values, measure(metric).step) for metric, values in numbers.items()}))
+            middle, mad, jumped))
     return sorted(found, key=lambda c: (c.mode != "oneshot", c.mode, [natural(v) for v in c.where.values()],
                                         c.infer_os != "off", c.infer_os != "on", c.infer_os, c.cell))
+
+
+def _spread(trials: Sequence[Trial]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Metric → median, MAD, share of trials that jumped; metrics that no trial has are absent.
+
+    A trial has jumped if it is further from the median than 6 scaled MADs, 1 % of the median and the meter's step.
+    """
+    names = sorted({name for trial in trials for name in trial.metrics})
+    nan = float("nan")
+    table = np.array([[trial.metrics.get(name, nan) for name in names] for trial in trials], dtype=np.float64)
+    table = table.reshape(len(trials), len(names))
+    table[~np.isfinite(table) | (np.abs(table) > MLFLOW_INF)] = nan
+    measured = np.flatnonzero(np.isfinite(table).sum(axis=0))
+    names, table = [names[i] for i in measured], table[:, measured]
+    middle = np.nanmedian(table, axis=0)
+    distance = np.abs(table - middle)
+    mad = np.nanmedian(distance, axis=0)
+    steps = np.array([measure(name).step for name in names])
+    limit = np.maximum(np.maximum(6 * 1.4826 * mad, 0.01 * np.abs(middle)), steps)
+    count = np.isfinite(table).sum(axis=0)
+    jumped = np.where(count >= 3, (distance > limit).sum(axis=0) / np.maximum(count, 1), 0.0)
+    return (dict(zip(names, middle.tolist(), strict=True)), dict(zip(names, mad.tolist(), strict=True)),
+            dict(zip(names, jumped.tolist(), strict=True)))
 
 
 def gap(trials: Sequence[Trial], level: float = 0.95) -> Gap:

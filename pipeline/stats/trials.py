@@ -46,11 +46,15 @@ class Trial(Protocol):
         """Metric → turn → value; turn 0 is for what belongs to the trial and not to a turn."""
 
 
+MLFLOW_INF = 1.7e308
+"""MLflow stores ±inf as ±1.797e308."""
+
+
 def finite(value: float | None) -> float | None:
     """The value, or None for what was not measured (absent, NaN, ±inf, or MLflow's stand-in for inf)."""
-    if value is None or not math.isfinite(value) or abs(value) >= 1.7e308:
+    if value is None or not math.isfinite(value) or abs(value) > MLFLOW_INF:
         return None
-    return float(value)
+    return value
 
 
 def value(trial: Trial, metric: str, turn: int | None = None) -> float | None:
@@ -110,9 +114,18 @@ def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str
 
 def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:
     """Block → value of the valid trials (their mean, should a block hold the cell twice); unmeasured ones left out."""
-    blocks: dict[int, list[float]] = defaultdict(list)
-    for trial in valid(trials):
-        number = value(trial, metric, turn)
-        if number is not None:
-            blocks[trial.block or trial.repetition].append(number)
-    return {block: sum(numbers) / len(numbers) for block, numbers in sorted(blocks.items())}
+    blocks: dict[int, float] = {}
+    again: dict[int, list[float]] = {}
+    for trial in trials:
+        if trial.verdict != "valid":
+            continue
+        number = finite(trial.metrics.get(metric)) if turn is None else value(trial, metric, turn)
+        if number is None:
+            continue
+        block = trial.block or trial.repetition
+        if block in blocks:
+            again.setdefault(block, [blocks[block]]).append(number)
+        else:
+            blocks[block] = number
+    blocks.update({block: sum(numbers) / len(numbers) for block, numbers in again.items()})
+    return dict(sorted(blocks.items()))
