@@ -76,6 +76,13 @@ def listener(port: int) -> int | None:
     return None
 
 
+def only_server() -> int | None:
+    """The one `ollama serve` of this machine, whoever runs it; None: there is none, or there are several."""
+    found = [pid for pid in psutil.pids() if (line := process.command_line(pid))[1:2] == ["serve"]
+             and Path(line[0]).name == "ollama"]
+    return found[0] if len(found) == 1 else None
+
+
 def log_file(pid: int) -> Path | None:
     """Where a process writes its stderr, if that is a file we may read; None: a terminal, a journal, not ours."""
     with contextlib.suppress(OSError):

@@ -78,7 +78,8 @@ class OllamaServer(Server):
         cut = ollama_log.cut_prompt(said)
         if cut is not None:
             raise PromptTooLongError(f"the server cut the prompt: it counts {cut.prompt} tokens, kept {cut.limit}, "
-                                     f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the prompt.")
+                                     f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the "
+                                     "prompt.")
         prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
         return Generation(
             text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,

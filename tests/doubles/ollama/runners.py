@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from behaviour import Behaviour
-from models import Model
+from tests.doubles.ollama.behaviour import Behaviour
+from tests.doubles.ollama.models import Model
 
 HERE = Path(__file__).resolve().parent
 LOAD_TIME = {"num_ctx": int, "num_batch": int, "num_gpu": int, "main_gpu": int, "use_mmap": bool, "num_thread": int}

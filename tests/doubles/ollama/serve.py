@@ -19,9 +19,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import models
-from behaviour import Behaviour
-from runners import FOR_EVER, HERE, LOAD_TIME, RUN_TIME, Failure, Runner, Scheduler, duration, kill, log, setting
+from tests.doubles.ollama import models
+from tests.doubles.ollama.behaviour import Behaviour
+from tests.doubles.ollama.runners import (
+    FOR_EVER,
+    HERE,
+    LOAD_TIME,
+    RUN_TIME,
+    Failure,
+    Runner,
+    Scheduler,
+    duration,
+    kill,
+    log,
+    setting,
+)
 
 JSON_TYPE, NDJSON, TEXT = "application/json; charset=utf-8", "application/x-ndjson", "text/plain"
 FLUSH_BYTES = 2048
@@ -232,8 +244,8 @@ class Handler(BaseHTTPRequestHandler):
         if len(words) < context:
             return prompt
         if body.get("truncate") is False and not self.behaviour().cut_prompts:
-            sys.stderr.write(f"srv    send_error: task id = 0, error: request ({len(words)} tokens) exceeds the available "
-                             f"context size ({context} tokens), try increasing it\n")
+            sys.stderr.write(f"srv    send_error: task id = 0, error: request ({len(words)} tokens) exceeds the "
+                             f"available context size ({context} tokens), try increasing it\n")
             raise Failure(400, "the input length exceeds the context length")
         limit = context // 2 + 2
         log("WARN", "llama_server.go:317", "truncating input prompt", limit=limit, prompt=len(words), keep=4, new=limit)
@@ -258,7 +270,7 @@ class Handler(BaseHTTPRequestHandler):
         if not readable:
             return False
         with contextlib.suppress(OSError):
-            return self.connection.recv(1, socket.MSG_PEEK) == b""
+            return not self.connection.recv(1, socket.MSG_PEEK)
         return True
 
     # Wire
@@ -352,8 +364,7 @@ def checked(body: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
 def encoded(value: Any) -> bytes:
     """As Go's encoder: no spaces, < > & escaped, zero durations and counts left out."""
     if isinstance(value, dict):
-        omitted = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
-        value = {key: inner for key, inner in value.items() if not (key in omitted and not inner)}
+        value = {key: inner for key, inner in value.items() if inner or not key.endswith(("_duration", "_count"))}
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
 
@@ -390,7 +401,7 @@ def serve(behaviour_path: str | None) -> None:
     time.sleep(behaviour.ready_s)
     log("INFO", "types.go:50", "inference compute", id="cpu", library="cpu", name="cpu", total="23.5 GiB")
     Handler.folder = Path(os.environ["OLLAMA_MODELS"])
-    Handler.behaviour = staticmethod(lambda: Behaviour.read(behaviour_path))  # type: ignore[assignment]
+    Handler.behaviour = staticmethod(lambda: Behaviour.read(behaviour_path))
     Handler.scheduler = Scheduler(dict(os.environ), lambda: Behaviour.read(behaviour_path), behaviour_path)
 
     def end(*_: object) -> None:

@@ -1,0 +1,216 @@
+"""engine=ollama_attached: an Ollama that already runs, here or elsewhere. Its settings are read, never assumed.
+
+It is asked to load and unload its model and is otherwise left as it was found; a server of ours is ollama.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.config import Config
+from pipeline.engine import checks, ollama_settings, process
+from pipeline.engine.base import EngineBase, Plan, Scalar
+from pipeline.engine.knobs import NOTHING_STARTED, as_text, resolve
+from pipeline.engine.machine import usable_cores
+from pipeline.engine.ollama import model_name, require_generation
+from pipeline.engine.ollama_api import Api, NoSuchModelError
+from pipeline.engine.ollama_process import Host, gone, listener, log_file, only_server
+from pipeline.engine.ollama_server import OllamaServer
+from pipeline.engine.ollama_start import require_supported
+from pipeline.errors import ConfigError, EngineError
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_DEFAULT_PORT = 11434
+
+# What the server does where a variable is not set; None: what no arm of ours asks for.
+_DEFAULTS: Mapping[str, Scalar | None] = {
+    "max_loaded_models": None, "num_parallel": 1, "kv_cache_type": "f16", "flash_attention": None,
+    "cache_ram_mib": 8192, "n_ctx_checkpoints": 32, "repack": True,
+}
+
+
+class Engine(EngineBase):
+    """An attached Ollama."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.model.kind != "ollama":
+            raise ConfigError(f"model={config.model.name} is a file, and a server that is not ours gets no files. Use "
+                              "engine=ollama, which links it without a copy, or a model that the server has. "
+                              f"{NOTHING_STARTED}")
+        self._name = str(model_name(config))
+        self._url, self._local, self._port = _address(config)
+        self._shown: Mapping[str, Any] | None = None
+        self._server: OllamaServer | None = None
+
+    @property
+    def model_path(self) -> Path | None:
+        """The server's blob, if it lies on this machine and may be read."""
+        said = str(self._show().get("modelfile", "")) if self._local else ""
+        match = re.search(r"^FROM (/.+)$", said, re.MULTILINE)
+        try:
+            return Path(match[1]) if match and Path(match[1]).is_file() else None
+        except PermissionError:
+            return None
+
+    def plan(self) -> Plan:
+        """See EngineBase; asks the server, changes nothing on it."""
+        config = self.config
+        version = self._ask_version()
+        require_supported(version, f"the server at {self._url}")
+        resolved = resolve(config.engine, config.infer_os, ollama_settings.KNOBS, usable_cores())
+        require_generation(config, resolved.settings, version)
+        environment = self._environment()
+        found, notes = self._as_found(resolved.settings, environment)
+        ollama_settings.check(found, config.num_ctx)
+        checks.check_context(None, config.num_ctx, config.max_tokens)
+        self._check_trained()
+        asked = {"model": self._name, "num_ctx": config.num_ctx, **found, "keep_alive": ollama_settings.FOR_EVER}
+        return Plan(asked, (*resolved.notes, *notes))
+
+    def start(self, log_path: Path) -> OllamaServer:
+        """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""
+        plan, pid = self.plan(), self._pid()
+        api = Api(self._url)
+        others = [str(entry.get("name")) for entry in api.running() if entry.get("name") != self._name]
+        if others and pid:
+            raise EngineError(f"the server at {self._url} holds other models ({', '.join(others)}), which would be "
+                              f"measured too. Unload them first: ollama stop {others[0]}.")
+        source = log_file(pid) if pid else None
+        host = Host(pid, source, lambda: "its process is gone" if pid and gone(pid) else None)
+        begin = host.log_bytes()
+
+        def end() -> None:
+            if host.ended() is None:
+                _let_go(api, self._name)
+            said = host.log_since(begin)
+            log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n")
+
+        self._server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end)
+        self._server.unload()
+        return self._server
+
+    def provenance(self) -> Mapping[str, str]:
+        """See EngineBase; after a trial with what /api/ps claimed."""
+        details, path = self._show().get("details", {}), self.model_path
+        facts = {"engine_version": f"ollama {self._ask_version()}", "engine_url": self._url, "model_name": self._name,
+                 "model_quantisation": str(details.get("quantization_level", "unknown")),
+                 "model_architecture": str(details.get("family", "unknown"))}
+        blob = re.search(r"^FROM \S*sha256-([0-9a-f]{64})", str(self._show().get("modelfile", "")), re.MULTILINE)
+        facts["model_digest"] = f"sha256:{blob[1]}" if blob else "not known"
+        if path is not None:
+            facts["model_file"], facts["model_bytes"] = str(path), str(path.stat().st_size)
+        if self._server is not None and self._server.claim is not None:
+            facts["engine_claim_bytes"] = str(self._server.claim)
+        return facts
+
+    def _ask_version(self) -> str:
+        try:
+            return Api(self._url).version()
+        except EngineError as error:
+            raise ConfigError(f"engine.url={self._url}: {error} {NOTHING_STARTED}") from error
+
+    def _show(self) -> Mapping[str, Any]:
+        if self._shown is None:
+            try:
+                self._shown = Api(self._url).show(self._name)
+            except NoSuchModelError as error:
+                raise ConfigError(f"{error} {NOTHING_STARTED}") from error
+            except EngineError as error:
+                raise ConfigError(f"engine.url={self._url}: {error} {NOTHING_STARTED}") from error
+        return self._shown
+
+    def _pid(self) -> int:
+        """The serving process; 0: elsewhere, or not ours to see."""
+        return (listener(self._port) or only_server() or 0) if self._local else 0
+
+    def _environment(self) -> Mapping[str, str] | None:
+        pid = self._pid()
+        return (process.environment_of(pid) or None) if pid else None
+
+    def _check_trained(self) -> None:
+        info = self._show().get("model_info", {})
+        trained = next((value for key, value in info.items() if key.endswith(".context_length")), None)
+        if isinstance(trained, int) and self.config.num_ctx > trained:
+            raise ConfigError(f"num_ctx={self.config.num_ctx} is more than the {trained} tokens that {self._name} was "
+                              "trained for; the server would cut it silently. Choose "
+                              f"num_ctx={trained} or less. {NOTHING_STARTED}")
+
+    def _as_found(self, settings: Mapping[str, Scalar],
+                  environment: Mapping[str, str] | None) -> tuple[dict[str, Scalar], list[str]]:
+        """Settings with those that a start decides as the server has them. Raises ConfigError where a flag that is on
+        needs others: only a restart could bring them."""
+        asked = {name: settings[name] for flag in self.config.infer_os.switched_on
+                 for name in self.config.engine.flags[flag].on if name in ollama_settings.ENVIRONMENT}
+        wrong = [name for name, value in asked.items() if not _has(environment, name, value)]
+        if wrong:
+            raise self._needs_restart(wrong, settings, environment)
+        found = {name: value for name, value in settings.items() if name not in ollama_settings.ENVIRONMENT}
+        if environment is None:
+            elsewhere = "" if self._local else "; there are no process meters for another machine"
+            return found, [f"the settings of the Ollama at {self._url} that only its start decides cannot be read from "
+                           f"here and are not proved{elsewhere}"]
+        given = {name: _value(name, environment[variable]) for name, variable in ollama_settings.ENVIRONMENT.items()
+                 if variable in environment}
+        unset = [variable for name, variable in ollama_settings.ENVIRONMENT.items() if name not in given]
+        note = f"the Ollama at {self._url} is taken as it was started: {_line(given) or 'no variable of ours set'}"
+        return {**asked, **given, **found}, [note + (f"; not set: {', '.join(unset)}" if unset else "")]
+
+    def _needs_restart(self, wrong: Sequence[str], settings: Mapping[str, Scalar],
+                       environment: Mapping[str, str] | None) -> ConfigError:
+        flags = ", ".join(f"infer_os.{flag}=true" for flag in self.config.infer_os.switched_on
+                          if set(wrong) & set(self.config.engine.flags[flag].on))
+        why = "cannot be asked from here whether it has them" if environment is None else "was started otherwise"
+        exactly = _line({name: settings[name] for name in ollama_settings.ENVIRONMENT})
+        return ConfigError(f"{flags} needs settings that Ollama reads at its start only, and the server at {self._url} "
+                           f"{why}. Use engine=ollama, which starts one for each cell, or start yours with exactly: "
+                           f"{exactly} ollama serve. {NOTHING_STARTED}")
+
+
+def _address(config: Config) -> tuple[str, bool, int]:
+    url = config.engine.url or ""
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise ConfigError(f"engine.url={url} is no address of a server: expected one like http://127.0.0.1:11434. "
+                          f"{NOTHING_STARTED}")
+    local = host in _LOOPBACK
+    if not local and not config.engine.allow_remote:
+        raise ConfigError(f"engine.url={url} is another machine: prompts would go there, and its memory cannot be read "
+                          f"from here. engine.allow_remote=true permits it. {NOTHING_STARTED}")
+    port = port or (443 if parts.scheme == "https" else _DEFAULT_PORT)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}:{port}", local, port
+
+
+def _has(environment: Mapping[str, str] | None, name: str, value: Scalar) -> bool:
+    if environment is None:
+        return False
+    text = environment.get(ollama_settings.ENVIRONMENT[name])
+    return _DEFAULTS[name] == value if text is None else _value(name, text) == value
+
+
+def _value(name: str, text: str) -> Scalar:
+    knob, text = ollama_settings.KNOBS[name], text.strip().strip("\"'")
+    if knob.kind is bool:
+        return text.lower() not in ("0", "f", "false", "off", "")
+    return int(text) if knob.kind is int and text.isdigit() else text.lower()
+
+
+def _line(settings: Mapping[str, Scalar]) -> str:
+    return " ".join(f"{ollama_settings.ENVIRONMENT[name]}={int(value) if isinstance(value, bool) else as_text(value)}"
+                    for name, value in settings.items())
+
+
+def _let_go(api: Api, model: str) -> None:
+    try:
+        api.send(ollama_settings.unload_body(model), 5.0)
+    except EngineError:
+        return  # it is not ours: that it cannot be reached any more is no failure of the trial
