@@ -85,7 +85,10 @@ def read_sweeps(source: Source) -> list[SweepRecord]:
 def read_trials(source: Source, sweep_id: str | None = None) -> list[TrialRecord]:
     """The trials of a sweep in the order they ran, or of all sweeps by their start. Raises StoreError."""
     tags = {"kind": "trial"} | ({"sweep_id": sweep_id} if sweep_id is not None else {})
-    records = [_trial(run) for run in source.runs(tags) if "cell" in run.tags]
+    runs = source.runs(tags)
+    # runs of one cell share their params, and so their records do
+    decoded = {id(run.params): _decode(run.params) for run in {id(run.params): run for run in runs}.values()}
+    records = [_trial(run, *decoded[id(run.params)]) for run in runs if "cell" in run.tags]
     return sorted(records, key=lambda record: record.order) if sweep_id is not None else records
 
 
@@ -120,18 +123,23 @@ def _sweep(run: Run, trials: Mapping[str, int]) -> SweepRecord:
                        tags, run.metrics, run.artifact_uri)
 
 
-def _trial(run: Run) -> TrialRecord:
+def _decode(params: Mapping[str, str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The config and the server settings among a run's params."""
+    values = {name: decode_param(text) for name, text in params.items()}
+    return ({name: value for name, value in values.items() if not name.startswith(SETTINGS)},
+            {name.removeprefix(SETTINGS): value for name, value in values.items() if name.startswith(SETTINGS)})
+
+
+def _trial(run: Run, params: Mapping[str, Any], settings: Mapping[str, Any]) -> TrialRecord:
     tags = run.tags
-    values = {name: decode_param(text) for name, text in run.params.items()}
     return TrialRecord(
         run_id=run.run_id, sweep_id=tags.get("sweep_id", ""), cell=tags["cell"], repetition=_whole(tags, "repetition"),
         order=_whole(tags, "order"), block=_whole(tags, "block"), mode=tags.get("mode", ""),
         infer_os=tags.get("infer_os", ""), verdict=tags.get("verdict", "interrupted"),
         reasons=split_lines(tags.get("reasons", "")), notes=split_lines(tags.get("notes", "")),
         started_ms=run.started_ms, ended_ms=run.ended_ms,
-        params={name: value for name, value in values.items() if not name.startswith(SETTINGS)},
-        settings={name.removeprefix(SETTINGS): value for name, value in values.items() if name.startswith(SETTINGS)},
-        metrics=run.metrics, turns=run.turns, tags=tags, artifact_uri=run.artifact_uri)
+        params=params, settings=settings, metrics=run.metrics, turns=run.turns, tags=tags,
+        artifact_uri=run.artifact_uri)
 
 
 def _whole(tags: Mapping[str, str], name: str) -> int:

@@ -1,8 +1,8 @@
 """Runs as they stand in a store, read fast: SQL where the store is a database, MLflow's client elsewhere.
 
 MLflow's own search builds objects at 3 ms a run (10,000 trials: 31 s). The SQL reads its tables `runs`, `tags`,
-`params`, `latest_metrics` and `metrics`, whose columns used here have stood since MLflow 1.0; check.py has made
-sure that the schema is the installed MLflow's. What runs mean is read.py's business.
+`params` and `metrics`, whose columns used here have stood since MLflow 1.0; check.py has made sure that the schema
+is the installed MLflow's. What runs mean is read.py's business.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class SqlSource:
     def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True) -> list[Run]:
         """See Source."""
         with store_errors(self._location, "being read"):
-            return self._ask(lambda query: _read_runs(query, tags, status, values))
+            dialect = _POSTGRESQL if self._location.database is None else _SQLITE
+            return self._ask(lambda query: _read_runs(query, dialect, tags, status, values))
 
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """See Source."""
@@ -101,7 +102,24 @@ class SqlSource:
             return question(lambda sql, values: connection.execute(sqlalchemy.text(sql), dict(values)))
 
 
-def _read_runs(query: Query, tags: Mapping[str, str], status: str | None, values: bool) -> list[Run]:
+@dataclass(frozen=True)
+class Dialect:
+    """Where SQLite and PostgreSQL part ways."""
+
+    pairs: str
+    """All params of a run as one text."""
+    not_timeline: tuple[str, ...]
+
+
+FIELD, RECORD = "\x1f", "\x1e"
+"""ASCII's unit and record separators; no key can hold them and no config has them in a value."""
+
+_SQLITE = Dialect("group_concat(key || char(31) || value, char(30))",
+                  (f"key < '{TIMELINE}'", f"key >= '{TIMELINE[:-1]}0'"))
+_POSTGRESQL = Dialect("string_agg(key || chr(31) || value, chr(30) ORDER BY key)", (f"key NOT LIKE '{TIMELINE}%'",))
+
+
+def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: str | None, values: bool) -> list[Run]:
     joins, where = [], ["r.lifecycle_stage = 'active'"]
     given: dict[str, str] = {}
     for i, (name, value) in enumerate(tags.items()):
@@ -121,19 +139,22 @@ def _read_runs(query: Query, tags: Mapping[str, str], status: str | None, values
         runs[run_id].tags[key] = text
     if not values:
         return list(runs.values())
-    for run_id, key, text in query(f"SELECT run_uuid, key, value FROM params WHERE run_uuid IN ({these})", given):
-        runs[run_id].params[key] = text
-    for run_id, key, step, value in query(
-            "SELECT run_uuid, key, step, value FROM latest_metrics WHERE run_uuid IN "
-            f"({these}) AND key NOT LIKE '{TIMELINE}%'", given):
-        run = runs[run_id]
-        run.metrics[key] = value
-        run.turns[key] = {step: value}
-    # only a metric whose last turn is not its first has more to tell; the index on (run_uuid, key, step) serves this
-    for run_id, key, step, value in query(
-            "SELECT m.run_uuid, m.key, m.step, m.value FROM latest_metrics l JOIN metrics m ON m.run_uuid = l.run_uuid "
-            f"AND m.key = l.key WHERE l.run_uuid IN ({these}) AND l.step > 1 AND l.key NOT LIKE '{TIMELINE}%'", given):
-        runs[run_id].turns[key][step] = value
+    # Trials of one cell have the same params: a text per run, taken apart once, is six times faster than its rows.
+    known: dict[str, dict[str, str]] = {}
+    for run_id, text in query(f"SELECT run_uuid, {dialect.pairs} FROM params WHERE run_uuid IN ({these}) "
+                              "GROUP BY run_uuid", given):
+        if text not in known:
+            known[text] = dict(pair.split(FIELD, 1) for pair in text.split(RECORD))
+        runs[run_id].params = known[text]
+    # All turns come from `metrics`: joined with `latest_metrics` it took twice as long. Both sides of the timeline are
+    # ranges of the index on (run_uuid, key, step), so that its many points are not even read.
+    for side in dialect.not_timeline:
+        points = f"SELECT run_uuid, key, step, value FROM metrics WHERE run_uuid IN ({these}) AND {side}"
+        for run_id, key, step, value in query(points, given):
+            runs[run_id].turns.setdefault(key, {})[step] = value
+    for run in runs.values():
+        run.metrics = {key: turns[max(turns)] if len(turns) > 1 else next(iter(turns.values()))
+                       for key, turns in run.turns.items()}
     return list(runs.values())
 
 
