@@ -83,7 +83,7 @@ $(READY): requirements.lock pyproject.toml
 	        last=$$line
 	        printf '%s\n' "$$line" >> $$log
 	        case $$line in
-	        'Collecting '*) n=$$((n + 1))
+	        'Collecting '* | 'Requirement already satisfied'*) n=$$((n + 1))
 	            if [ -t 1 ]; then printf '\r      found %s of %s ' $$n "$$total"
 	            elif [ $$((n % 25)) = 0 ]; then printf '      found %s of %s\n' $$n "$$total"; fi ;;
 	        'Installing collected'*)
