@@ -46,7 +46,6 @@ class Behaviour:
     """/api/ps lists a model for ever."""
     lie: dict[str, str] = field(default_factory=dict)
     """Flags of the child's command line that it replaces by other values in what it does, and logs."""
-    no_gpu_line: bool = True
     registry: dict[str, str] = field(default_factory=dict)
     """What can be pulled: name → GGUF file."""
 
