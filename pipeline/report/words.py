@@ -92,6 +92,8 @@ def comparison(stats: Comparison, difference: float | None = None, reference: fl
         by = f"{magnitude(estimate, decimals)} {unit}".rstrip()
         share = f", {signed(100 * estimate / reference, '%')}" if reference and stats.scale == "difference" else ""
         return f"{stats.kind} by {by} ({bounds(lo, hi, decimals)}){share}, n = {stats.n_blocks}"
+    if stats.kind == "undecided" and stats.scale == "ratio" and max(stats.hi, 1 / stats.lo) > 3:
+        return f"{stats.verdict} (×{stats.lo:.2g} … ×{stats.hi:.2g})"  # percent says little beyond a factor of three
     if stats.kind == "undecided":
         return f"{stats.verdict} ({f'{bounds(lo, hi, decimals)} {unit}'.rstrip()})"
     if stats.kind == "no difference":
