@@ -141,7 +141,9 @@ class Sampler:
         return _timeline(self._records(sampler_program.SAMPLES_FILE, _SAMPLE_BYTES, 0))
 
     def processes(self, skip: int = 0) -> ProcessRows:
-        """All process rows so far but the first `skip`, also after `stop` and after the sampler's death."""
+        """All process rows so far but the first `skip`, also after `stop` and after the sampler's death.
+
+        They reach the file with each refresh of the tree, and all of them with `unfollow` and `stop`."""
         rows = self._records(sampler_program.PROCESSES_FILE, _PROCESS_BYTES, skip)
         return ProcessRows(*(np.ascontiguousarray(rows[:, i]) for i in range(rows.shape[1])))
 

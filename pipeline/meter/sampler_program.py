@@ -241,6 +241,7 @@ class Sampler:
         self.tree: Tree | None = None
         self.refreshed_ns = 0
         self.control = b""
+        self.rows: list[bytes] = []
         self.realtime = _claim_realtime()
 
     def run(self) -> None:
@@ -272,7 +273,7 @@ class Sampler:
                 self.realtime = False
 
     def sample(self, due_ns: int) -> None:
-        """Read everything once and append it: processes first, so that a sample on disk has its processes there."""
+        """Read everything once and append the sample; the rows of its processes follow with the tree's refresh."""
         t_ns = time.monotonic_ns()
         anon = file = shmem = swap = hwm = count = 0
         tree = self.tree
@@ -281,6 +282,8 @@ class Sampler:
             if anew:
                 tree.refresh()
                 self.refreshed_ns = t_ns
+            if anew:
+                self.flush()
             rows = tree.read(anew)
             for row in rows:
                 anon += row[1]
@@ -289,12 +292,17 @@ class Sampler:
                 swap += row[4]
                 hwm += row[5]
             count = len(rows)
-            if rows:
-                pack = self.process_struct.pack
-                _write(self.processes_fd, b"".join([pack(t_ns, *row) for row in rows]))
+            pack = self.process_struct.pack
+            self.rows += [pack(t_ns, *row) for row in rows]
         system = parse_meminfo(os.pread(self.meminfo_fd, 4096, 0))
         _write(self.samples_fd,
                self.sample_struct.pack(due_ns, t_ns, anon, file, shmem, swap, hwm, count, *system))
+
+    def flush(self) -> None:
+        """Append the process rows that wait. They are written in batches: a write costs as much as three processes."""
+        if self.rows:
+            _write(self.processes_fd, b"".join(self.rows))
+            self.rows.clear()
 
     def obey(self) -> bool:
         """Carry out what the control pipe says; False at "stop" and when the orchestrator is gone."""
@@ -304,6 +312,7 @@ class Sampler:
         *lines, self.control = (self.control + received).split(b"\n")
         for line in lines:
             command, *words = line.decode().split()
+            self.flush()
             if command == "stop":
                 return False
             if self.tree is not None:

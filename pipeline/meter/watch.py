@@ -175,6 +175,7 @@ def watch(pid: int, seconds: float, rate_hz: float = 100.0,
                 break
             if on_second is not None:
                 on_second(second)
+        sampler.unfollow()
         return document(running)
 
 
