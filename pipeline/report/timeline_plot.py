@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, DPI = 1000, 500, 100
 """Pixels; two of them stand side by side in MLflow's compare page."""
 
-TITLE_CHARACTERS = 46
+TITLE_CHARACTERS = 44
 """What fits beside the legend."""
 
 MAX_POINTS = 2000
@@ -37,8 +37,9 @@ WORK = {"load": "#F5E6C8", "prefill": "#F3D9E6", "decode": "#E3EFD9"}
 MOMENT = "#8A8A8A"
 INK = "#222222"
 
-ROWS = 4
+ROWS = 5
 """Lines of labels above the plot."""
+MANY_TURNS = 4
 ROW_PX, CHARACTER_PX, GAP_PX = 14, 6.4, 6
 
 
@@ -62,7 +63,7 @@ def write_png(path: Path, timeline: Timeline, marks: Sequence[Mark], title: str)
     figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     shown = title if len(title) <= TITLE_CHARACTERS else title[: TITLE_CHARACTERS - 1] + "…"
-    figure.text(0.012, 0.975, shown, ha="left", va="top", fontsize=12, color=INK, weight="bold", parse_math=False)
+    figure.text(0.012, 0.975, shown, ha="left", va="top", fontsize=11, color=INK, weight="bold", parse_math=False)
     if len(timeline.t_ns):
         _draw(figure, timeline, marks)
     else:
@@ -74,7 +75,7 @@ def write_png(path: Path, timeline: Timeline, marks: Sequence[Mark], title: str)
 
 
 def _draw(figure: Figure, timeline: Timeline, marks: Sequence[Mark]) -> None:
-    axes = figure.add_axes((0.075, 0.115, 0.91, 0.67))
+    axes = figure.add_axes((0.075, 0.115, 0.91, 0.645))
     t0_ns = min([mark.t_ns for mark in marks] + [int(timeline.t_ns[0])])
     end_s = (max([mark.t_ns for mark in marks] + [int(timeline.t_ns[-1])]) - t0_ns) / 1e9
     _draw_memory(axes, timeline, t0_ns)
@@ -126,7 +127,8 @@ def _draw_phases(axes: Axes, phases: Sequence[Span], t0_ns: int) -> None:
             axes.axvspan(begin, end, color=WORK[span.name], linewidth=0, zorder=0)
         else:
             axes.axvspan(begin, end, color=MOMENT, alpha=0.35, linewidth=0, zorder=3)
-    middles = [((span.start_ns + span.end_ns) / 2e9 - t0_ns / 1e9) * px_per_s for span in shown]
+    named = _named(phases)
+    middles = [((span.start_ns + span.end_ns) / 2e9 - t0_ns / 1e9) * px_per_s for _, span in named]
     from matplotlib.collections import LineCollection
 
     # text and lines in pixels from the axes' lower left corner: labels keep their size whatever the data's scale
@@ -134,13 +136,23 @@ def _draw_phases(axes: Axes, phases: Sequence[Span], t0_ns: int) -> None:
 
     pixels = Affine2D().translate(box.x0, box.y0)
     lines = []
-    for label in place_labels([span.name for span in shown], middles, box.width):
+    for label in place_labels([text for text, _ in named], middles, box.width):
         y = box.height + 8 + label.row * ROW_PX
         axes.text(label.x_px, y, label.text, transform=pixels, ha="center", va="bottom", fontsize=8, color=INK,
                   parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         lines.append([(label.band_px, box.height), (label.x_px, y + 1)])
     axes.add_collection(LineCollection(lines, transform=pixels, colors="#AAAAAA", linewidths=0.6, clip_on=False),
                         autolim=False)
+
+
+def _named(phases: Sequence[Span]) -> list[tuple[str, Span]]:
+    """Labels and where they point: every phase by its name, or, in a long conversation, those of its first and last
+    turn, the turns between by their number."""
+    turns = sorted({span.turn for span in phases if span.turn})
+    between = turns[1:-1] if len(turns) > MANY_TURNS else []
+    return ([(span.name, span) for span in phases if span.name != "during_generation" and span.turn not in between]
+            + [(f"turn {span.turn}", span) for span in phases
+               if span.name == "during_generation" and span.turn in between])
 
 
 def place_labels(texts: Sequence[str], middles_px: Sequence[float], width_px: float) -> list[Label]:
@@ -176,4 +188,5 @@ def _draw_peaks(axes: Axes, timeline: Timeline, phases: Sequence[Span], t0_ns: i
     for seconds, peak in found if len(found) <= 4 else [max(found, key=lambda point: point[1])]:
         late = seconds > 0.85 * end_s
         axes.annotate(f"{peak:,.0f} MiB", (seconds, peak), (-7 if late else 7, 5), textcoords="offset points",
-                      fontsize=9, color=INK, ha="right" if late else "left", zorder=6)
+                      fontsize=9, color=INK, ha="right" if late else "left", zorder=6,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1})

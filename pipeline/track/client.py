@@ -47,8 +47,17 @@ def store_errors(location: Location, doing: str) -> Iterator[None]:
     except SlackwaterError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise StoreError(f"The store {location.shown} failed while {doing}: {reason}") from error
+        raise StoreError(f"The store {location.shown} failed while {doing}: {_reason(error)}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words where there are any (connection refused, no space left): the layers above add pages."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def make_client(location: Location) -> MlflowClient:

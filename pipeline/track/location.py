@@ -61,6 +61,7 @@ def locate(tracking: Tracking) -> Location:
     uri = tracking.uri
     if uri is None:
         return _sqlite(home() / "mlflow.db")
+    uri = uri.rstrip("/") if _HTTP.match(uri) else uri
     shown = without_password(uri)
     if sqlite := _SQLITE.match(uri):
         # sqlite:///relative, sqlite:////absolute; SQLAlchemy 2.1 decodes %xx in it and takes ?… as a query
@@ -70,7 +71,7 @@ def locate(tracking: Tracking) -> Location:
                              "sqlite:////absolute/path/mlflow.db.")
         return _sqlite(Path(path).expanduser().absolute())
     if _HTTP.match(uri):
-        return Location(uri.rstrip("/"), shown, home())
+        return Location(uri, shown, home())
     if _SQL.match(uri):
         return Location(uri, shown, home(), artifacts=home() / "artifacts")
     raise StoreError(f"tracking.uri={shown} is no address of a store. Expected http(s)://host:port of an MLflow "
@@ -86,4 +87,4 @@ def _sqlite(database: Path) -> Location:
 
 def without_password(uri: str) -> str:
     """The address with *** for the password in it, if there is one."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)

@@ -184,6 +184,12 @@ class Store:
                 self._client.set_terminated(run_id, status, summary.ended_ms)
             return run_id
 
+    def supersede(self, run_ids: Sequence[str]) -> None:
+        """Take trials that will be run again out of all readings; MLflow keeps them, tagged kind=superseded."""
+        with store_errors(self.location, "setting failed trials aside"):
+            for run_id in run_ids:
+                self._client.set_tag(run_id, "kind", "superseded")
+
     def reap(self) -> int:
         """Close runs that a dead process of this machine left RUNNING, as interrupted. Returns how many."""
         count = 0

@@ -304,6 +304,7 @@ def test_reading_an_sqlite_store_does_not_load_mlflow(store: Store, tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.timeout(300)  # each of them imports MLflow
 def test_four_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     # what a killed process left of an unfinished store must not matter either
     (tmp_path / ".mlflow.db.unfinished").write_text("half a database")
@@ -314,7 +315,7 @@ def test_four_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
                    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "unit")])}
     crowd = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(number)], env=environment,
                               stderr=subprocess.PIPE, text=True) for number in range(4)]
-    said = [process.communicate(timeout=100)[1] for process in crowd]
+    said = [process.communicate(timeout=250)[1] for process in crowd]
     assert [process.returncode for process in crowd] == [0] * 4, said
     assert said == [""] * 4
     records = open_store(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), write=False).trials("mode_gap-1")
