@@ -97,7 +97,7 @@ class Engine(EngineBase):
         if path is None:
             raise EngineError(f"the model {self._name} is not there. It is fetched before the first trial; was it "
                               "removed meanwhile?")
-        folder = log_path.parent.absolute() / "ollama"
+        folder = log_path.absolute().with_suffix(".ollama")
         shutil.rmtree(folder, ignore_errors=True)
         try:
             self._offer(path, folder / "models")

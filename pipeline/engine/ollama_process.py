@@ -44,9 +44,15 @@ class Host:
             return stream.read().decode(errors="replace")
         return ""
 
-    def child(self) -> int | None:
-        """The child that holds a model: of several the youngest. Probes for GPUs are none of them."""
-        found = [pid for pid in _children(self.pid) if self.pid and "--model" in process.command_line(pid)]
+    def child(self, thorough: bool = False) -> int | None:
+        """The child that holds a model: of several the youngest. Probes for GPUs are none of them.
+
+        A look is cheap and may miss a child whose starting thread ends at this moment; a thorough one does not."""
+        if not self.pid:
+            return None
+        found = _with_model(_children(self.pid))
+        if not found and thorough:
+            found = _with_model([each.pid for each in _processes_below(self.pid)])
         return max(found, key=_started, default=None)
 
 
@@ -108,6 +114,16 @@ def _children(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def _with_model(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if "--model" in process.command_line(pid)]
+
+
+def _processes_below(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children()
+    return []
 
 
 def _started(pid: int) -> int:

@@ -94,7 +94,7 @@ class OllamaServer(Server):
         """See Server: asked for, then waited for until /api/ps and the process table agree that it is gone."""
         limit_s = self._config.stop_limit_s
         deadline = time.monotonic() + limit_s
-        child = self.host.child()
+        child = self.host.child(thorough=True)
         self.api.send(ollama_settings.unload_body(self._model), limit_s)
         while child is not None and not gone(child):
             if time.monotonic() > deadline:
@@ -158,7 +158,7 @@ class OllamaServer(Server):
         self._same_child()
 
     def _same_child(self) -> None:
-        child = self.host.child()
+        child = self.host.child(thorough=True)
         if self.host.pid and child is None:
             raise self._error("has no process with a model in it after it answered")
         if self._loaded and child != self._child:

@@ -15,6 +15,8 @@ class Behaviour:
     version: str = "0.33.0"
     ready_s: float = 0.0
     """Listening, but silent for so long."""
+    probes: bool = False
+    """Short-lived children look for GPUs before the first answer."""
     load_s: float = 0.0
     unload_s: float = 0.0
     """Asked to unload, the child lives on for so long."""

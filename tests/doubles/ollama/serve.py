@@ -397,7 +397,8 @@ def serve(behaviour_path: str | None) -> None:
     key = Path(os.environ["HOME"], ".ollama/id_ed25519")
     key.parent.mkdir(parents=True, exist_ok=True)
     key.write_text("a key\n")
-    subprocess.run([str(HERE / "llama-server"), "--list-devices"], stdout=subprocess.DEVNULL, check=False)
+    if behaviour.probes:
+        subprocess.run([str(HERE / "llama-server"), "--list-devices"], stdout=subprocess.DEVNULL, check=False)
     time.sleep(behaviour.ready_s)
     log("INFO", "types.go:50", "inference compute", id="cpu", library="cpu", name="cpu", total="23.5 GiB")
     Handler.folder = Path(os.environ["OLLAMA_MODELS"])
