@@ -33,9 +33,10 @@ Examples
   slackwater run experiment=mode_gap --dry-run           what would run, and stop there
 
 Commands
-  run      [-m] [--dry-run] [--json] [-q] [-v] [OVERRIDES…]
+  run      [-m] [--dry-run] [--fresh] [--json] [-q] [-v] [OVERRIDES…]
   runs     what was measured, one line per sweep         [--json] [--store URI]
   show     the tables of a sweep (an id, a prefix, last) [--json] [--store URI]
+  resume   go on with an unfinished sweep      [--accept-change] [--store URI]
   sync     send results that a store did not take
   doctor   this machine: meters, engines, what would spoil a measurement  [--json]
   watch    PID|NAME|URL: any process by the same meters  [--seconds S] [--json]
@@ -99,7 +100,7 @@ def _take(words: list[str], *flags: str) -> tuple[set[str], list[str]]:
 
 
 def _run(words: list[str]) -> int:
-    ours, arguments = _take(words, "--dry-run", "--fresh", "--json", "-q", "-v", "-m", "--multirun")
+    ours, arguments = _take(words, "--dry-run", "--fresh", "--accept-change", "--json", "-q", "-v", "-m", "--multirun")
     from pipeline.sweep.hydra_app import INSPECT, run_hydra
     from pipeline.sweep.messages import explain
 
@@ -114,7 +115,9 @@ def _run(words: list[str]) -> int:
         from pipeline.sweep.experiments import register
 
         SESSION.experiment = register(arguments)
-        SESSION.dry_run = "--dry-run" in ours
+        SESSION.arguments = arguments
+        SESSION.dry_run, SESSION.fresh = "--dry-run" in ours, "--fresh" in ours
+        SESSION.accept_change = "--accept-change" in ours
         if inspecting:
             run_hydra(run_trial, arguments, Path.cwd())
             return 0
@@ -159,18 +162,27 @@ def _sweep(arguments: list[str], ours: set[str]) -> int:
     except KeyboardInterrupt:
         interrupted = True
     if SESSION.dry_run:
-        page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
-                  [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
-                  [note for cell in SESSION.cells for note in cell.plan.notes], as_json)
+        _print_plan(as_json)
         return 0
     if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
         page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, SESSION.store_notes)
+    if SESSION.stopped:
+        print(f"slackwater: {SESSION.stopped}.", file=sys.stderr)
     if interrupted:
         kept = len(SESSION.results)
-        print(f"slackwater: interrupted; {kept} trial{'s' if kept != 1 else ''} kept, no server of ours runs any more.",
-              file=sys.stderr)
+        print(f"slackwater: interrupted; {kept} trial{'s' if kept != 1 else ''} kept, no server of ours runs any more. "
+              "`slackwater resume` goes on.", file=sys.stderr)
         return INTERRUPTED
     return 1 if SESSION.failed else 0
+
+
+def _print_plan(as_json: bool) -> None:
+    from pipeline.report import page
+    from pipeline.sweep.session import SESSION
+
+    page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
+              [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
+              [note for cell in SESSION.cells for note in cell.plan.notes], as_json)
 
 
 def run_trial(composed: Any) -> Any:
@@ -221,6 +233,35 @@ def _show(words: list[str]) -> int:
     return 0
 
 
+def _resume(words: list[str]) -> int:
+    import json
+    from contextlib import chdir
+
+    from pipeline.config import Tracking
+    from pipeline.sweep.session import SESSION
+    from pipeline.track.store import open_store
+
+    ours, rest = _take(words, "--accept-change", "-q", "-v")
+    as_json, uri, names = _store_words(rest, 1)
+    record = open_store(Tracking(uri=uri), write=False).find_sweep(names[0] if names else "last")
+    if "arguments" not in record.tags:
+        raise ConfigError(f"{record.sweep_id} does not say how it was started: it was made by another version of "
+                          "slackwater, or imported. Start it anew with slackwater run.")
+    if record.status == "finished":
+        print(f"{record.sweep_id} is finished: all its trials are there. `slackwater rerun` measures it again.")
+        return 0
+    arguments: list[str] = json.loads(record.tags["arguments"])
+    if uri is not None and not any(argument.startswith("tracking.uri=") for argument in arguments):
+        arguments.append(f"tracking.uri={json.dumps(uri)}")
+    folder = Path(record.tags.get("cwd", ""))
+    if not folder.is_dir():
+        raise ConfigError(f"{record.sweep_id} was started in {folder}, which is not there any more; its relative paths "
+                          "cannot be followed. Start it anew with slackwater run.")
+    SESSION.resume = record.sweep_id
+    with chdir(folder):
+        return _run([*arguments, *ours, *(["--json"] if as_json else [])])
+
+
 def _sync(words: list[str]) -> int:
     from pipeline.report import page
 
@@ -266,5 +307,6 @@ def _watch(words: list[str]) -> int:
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run, "runs": _runs, "show": _show, "sync": _sync, "doctor": _doctor, "watch": _watch, "ui": _ui,
+    "run": _run, "runs": _runs, "show": _show, "resume": _resume, "sync": _sync, "doctor": _doctor,
+    "watch": _watch, "ui": _ui,
 }

@@ -6,6 +6,7 @@ users look. Only this module, `cli` and `sweep` know Hydra.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -172,10 +173,22 @@ class Design:
     factor: list[str] = field(default_factory=list)
     """Config keys whose change of the work (prompt, tokens, context) is the experiment's question."""
     shuffle_seed: int | None = None
-    """Seed of the order; null: drawn, and logged."""
+    """Seed of the order; null: the top-level seed."""
+    on_failure: str = "continue"
+    """After a failed trial: continue, stop, or retry:N (the same trial again, up to N times)."""
+    when_busy: str = "wait"
+    """If another sweep runs on this machine: wait for it, or fail."""
 
     def __post_init__(self) -> None:
         _require(self.unsupported in ("refuse", "skip"), "design.unsupported", self.unsupported, "refuse or skip")
+        _require(re.fullmatch(r"continue|stop|retry:[1-9]\d?", self.on_failure) is not None, "design.on_failure",
+                 self.on_failure, "continue, stop or retry:N with N from 1 to 99")
+        _require(self.when_busy in ("wait", "fail"), "design.when_busy", self.when_busy, "wait or fail")
+
+    @property
+    def attempts(self) -> int:
+        """How often a trial is tried at the most."""
+        return 1 + (int(self.on_failure.partition(":")[2]) if self.on_failure.startswith("retry:") else 0)
 
 
 @dataclass

@@ -25,6 +25,13 @@ class Fetching:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """A sentence for the person, now: what is waited for, what goes on where it stopped."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class SweepStarted:
     """The plan, before the first trial."""
 
@@ -103,7 +110,8 @@ class SweepFinished:
 
 
 Event = (
-    Fetching | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | TrialFinished | SweepFinished
+    Fetching | Notice | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | TrialFinished
+    | SweepFinished
 )
 
 

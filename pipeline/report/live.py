@@ -19,6 +19,7 @@ from rich.text import Text
 from pipeline.progress import (
     Event,
     Fetching,
+    Notice,
     Reading,
     StageEntered,
     SweepFinished,
@@ -81,6 +82,9 @@ class Progress:
         match event:
             case Fetching():
                 self._fetch(event)
+            case Notice(text):
+                if not self._quiet:
+                    self._console.print(text, highlight=False, markup=False)
             case SweepStarted():
                 self._started, self._finished = event, event.done
                 if self._console.is_terminal and not self._quiet:

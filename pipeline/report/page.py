@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config import Tracking
+from pipeline.errors import StoreError
 from pipeline.report.console import print_runs as render_runs
 from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
@@ -74,7 +75,7 @@ def sweep_of_record(record: SweepRecord, trials: Sequence[TrialRecord]) -> Sweep
                  extra={key: record.tags[key] for key in MACHINE if key in record.tags}, **_subject(trials))
 
 
-def _sweep_of_summary(summary: SweepSummary, trials: Sequence[Measured]) -> Sweep:
+def _sweep_of_summary(summary: SweepSummary, trials: Sequence[Trial]) -> Sweep:
     valid = sum(trial.verdict == "valid" for trial in trials)
     return Sweep(sweep_id=summary.sweep_id, question=summary.question, name=summary.experiment, status=summary.status,
                  started_ms=summary.started_ms, ended_ms=summary.ended_ms, trials_planned=summary.planned_trials,
@@ -86,10 +87,21 @@ def _skipped(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(one["cell"]), str(one["reason"])) for one in plan.get("skipped", [])]
 
 
+def _trials_of(store: Store, sweep_id: str, results: Sequence[TrialResult], run_ids: Mapping[int, str]) -> list[Trial]:
+    """The sweep's trials as the store has them, those of an earlier run of it too; from memory what it did not take."""
+    try:
+        found: dict[int, Trial] = {trial.order: trial for trial in store.trials(sweep_id)}
+    except StoreError:
+        found = {}
+    for result in results:
+        found.setdefault(result.order, Measured(result, run_ids.get(result.order, "")))
+    return list(found.values())
+
+
 def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], run_ids: Mapping[int, str],
            as_json: bool, notes: Sequence[str]) -> None:
     """The page of a sweep just run, printed and kept with its summary run as summary.json and summary.txt."""
-    trials = [Measured(result, run_ids.get(result.order, "")) for result in results]
+    trials = _trials_of(store, summary.sweep_id, results, run_ids)
     sweep, analysis = _sweep_of_summary(summary, trials), analyse(trials)
     skipped = _skipped(summary.plan)
     whole = document(sweep, trials, analysis)
@@ -121,12 +133,28 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
 
 def runs(as_json: bool, uri: str | None) -> None:
     """Print the list of sweeps, the newest first."""
-    records = open_store(Tracking(uri=uri), write=False).sweeps()[::-1]
+    store = open_store(Tracking(uri=uri), write=False)
+    records = store.sweeps()[::-1]
     sweeps = [sweep_of_record(record, []) for record in records]
     if as_json:
-        print(json.dumps(runs_document(sweeps), ensure_ascii=False, indent=2))
+        last = None
+        if records:
+            trials = store.trials(records[0].sweep_id)
+            last = document(sweep_of_record(records[0], trials), trials, analyse(trials))
+        print(json.dumps(runs_document(sweeps, last), ensure_ascii=False, indent=2))
     else:
         render_runs(Console(highlight=False), sweeps)
+
+
+def _arms(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[list[str], dict[str, Any]]]:
+    """Cells that run the same server, with the settings in which the arms differ (all of them if there is one arm)."""
+    keys = dict.fromkeys(key for _, settings in cells for key in settings)
+    differing = [key for key in keys if len({str(settings.get(key)) for _, settings in cells}) > 1]
+    arms: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for name, settings in cells:
+        shown = {key: settings.get(key) for key in differing or keys}
+        arms.setdefault(str(shown), ([], shown))[0].append(name)
+    return list(arms.values())
 
 
 def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]],
@@ -145,16 +173,9 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
                   f"block{'s' * (len(order) != 1)}. Nothing was started.")
     for number, block in enumerate(order, start=1):
         console.print(f"block {number}  " + ", ".join(cells[index][0] for index in block), markup=False)
-    keys = sorted({key for _, settings in cells for key in settings})
-    varied = [key for key in keys if len({str(settings.get(key)) for _, settings in cells}) > 1]
-    if varied:
-        console.print("\nServer settings that differ")
-        for key in varied:
-            by_value: dict[str, list[str]] = {}
-            for name, settings in cells:
-                by_value.setdefault(str(settings.get(key)), []).append(name)
-            for value, names in by_value.items():
-                console.print(f"  {key} = {value}  ({', '.join(names)})", markup=False)
+    for names, settings in _arms(cells):
+        console.print(f"\n{', '.join(names)}", markup=False)
+        console.print("  " + "  ".join(f"{key}={value}" for key, value in settings.items()), markup=False)
     for name, reason in skipped:
         console.print(f"left out: {name}: {reason}", markup=False)
     for note in dict.fromkeys(notes):

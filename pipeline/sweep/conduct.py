@@ -6,6 +6,7 @@ Called by the sweeper plugin in the orchestrator; one trial is `job.py`, whereve
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pipeline import provenance
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.progress import SweepFinished, SweepStarted, TrialFinished
+from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
 from pipeline.sweep.cells import Cell, check_cells, fetch_models
 from pipeline.sweep.design import load_design
+from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, unknown_setting
 from pipeline.sweep.session import SESSION
 
@@ -28,11 +30,16 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
 
-    from pipeline.track.summary import SweepStatus
+    from pipeline.track.store import Store
+    from pipeline.track.summary import SweepStatus, SweepSummary
 
 
 class StopSweep(BaseException):
-    """Leaves a launcher at once: no further trial can succeed. Carries the message for the user."""
+    """Leaves a launcher at once, with a message for the user: no further trial can succeed, or none is wanted."""
+
+    def __init__(self, message: str, wrong_input: bool) -> None:
+        super().__init__(message)
+        self.wrong_input = wrong_input
 
 
 def typed(composed: DictConfig) -> Config:
@@ -90,45 +97,82 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         return []
 
     from pipeline.track.store import open_store
-    from pipeline.track.summary import SweepSummary
 
     store = SESSION.store = open_store(first.tracking)
-    SESSION.sweep_id = new_sweep_id(SESSION.experiment, {record.sweep_id for record in store.sweeps()})
+    with machine_lock(first.design.when_busy, lambda text: SESSION.listener.on_event(Notice(text))):
+        summary = _begin(store, first, seed)
+        names = [SESSION.cells[index].name for block in SESSION.order for index in block]
+        SESSION.listener.on_event(SweepStarted(
+            sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
+            trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment,
+            done=len(SESSION.done)))
+        _run_and_close(store, summary, launcher, len(names))
+    return SESSION.results
+
+
+def _begin(store: Store, first: Config, seed: int) -> SweepSummary:
+    """The sweep's summary run: a new one, or that of the unfinished sweep that goes on."""
+    from pipeline.sweep import identity
+    from pipeline.track.summary import SweepSummary
+
+    plan, here = identity.plan_hash(SESSION.cells, SESSION.order), identity.environment(SESSION.cells)
+    record = store.find_sweep(SESSION.resume) if SESSION.resume else None
+    if record is None and not SESSION.fresh:
+        record = identity.unfinished(store, plan)
     names = [SESSION.cells[index].name for block in SESSION.order for index in block]
+    started_ms, accepted = time.time_ns() // 1_000_000, []
+    if record is None:
+        SESSION.sweep_id = new_sweep_id(SESSION.experiment, {known.sweep_id for known in store.sweeps()})
+    else:
+        trials = store.trials(record.sweep_id)
+        accepted = identity.require_same(record, trials, SESSION.cells, plan, here, SESSION.accept_change)
+        SESSION.sweep_id, started_ms = record.sweep_id, record.started_ms
+        SESSION.done = {trial.order for trial in trials if trial.verdict in identity.FINAL}
+        store.supersede([trial.run_id for trial in trials if trial.order not in SESSION.done])
+        anew = "" if SESSION.resume else " (--fresh starts anew)"
+        SESSION.listener.on_event(Notice(
+            f"{record.sweep_id} goes on: {len(SESSION.done)} of {len(names)} trials are done{anew}"))
     SESSION.summary = SweepSummary(
         sweep_id=SESSION.sweep_id, experiment=SESSION.experiment, question=first.question,
         command=provenance.command(), planned_trials=len(names), plan=_plan_record(first, seed, names),
-        started_ms=time.time_ns() // 1_000_000, tags=dict(provenance.machine()))
+        started_ms=started_ms, tags={
+            **provenance.machine(), "plan_hash": plan, "environment": json.dumps(here), "cwd": str(Path.cwd()),
+            "arguments": json.dumps(SESSION.arguments, ensure_ascii=False), "accepted_changes": "\n".join(accepted)})
     store.record_sweep(SESSION.summary)
-    SESSION.listener.on_event(SweepStarted(
-        sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
-        trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment))
+    return SESSION.summary
+
+
+def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, trials: int) -> None:
     status: SweepStatus = "failed"
     try:
-        _run_blocks(launcher, len(names))
+        _run_blocks(launcher, trials)
         if not SESSION.failed:
             status = "finished"
     except StopSweep as stop:
-        raise ConfigError(str(stop)) from None
+        if stop.wrong_input:
+            raise ConfigError(str(stop)) from None
+        SESSION.stopped = str(stop)
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        SESSION.summary = replace(SESSION.summary, status=status, ended_ms=time.time_ns() // 1_000_000)
+        SESSION.summary = replace(summary, status=status, ended_ms=time.time_ns() // 1_000_000)
         store.record_sweep(SESSION.summary)
         counts = {verdict: sum(result.verdict == verdict for result in SESSION.results)
                   for verdict in ("valid", "suspect", "failed")}
         SESSION.listener.on_event(SweepFinished(SESSION.sweep_id, **counts, interrupted=status == "interrupted"))
-    return SESSION.results
 
 
 def _run_blocks(launcher: Launcher, trials: int) -> None:
-    done = 0
+    begun = 0
     for number, block in enumerate(SESSION.order, start=1):
-        jobs = [_job_overrides(SESSION.cells[index], number, done + position, trials)
-                for position, index in enumerate(block, start=1)]
-        returns = launcher.launch(jobs, initial_job_idx=done)
-        done += len(block)
+        orders = {begun + position: index for position, index in enumerate(block, start=1)}
+        jobs = [_job_overrides(SESSION.cells[index], number, order, trials) for order, index in orders.items()
+                if order not in SESSION.done]
+        begun += len(block)
+        if not jobs:
+            continue
+        returns = launcher.launch(jobs, initial_job_idx=begun - len(block))
         seen = {result.order for result in SESSION.results}
         for returned in returns:
             result = returned.return_value  # raises what the job raised: a bug, not a failed trial

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
+from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.errors import MeterError
 from pipeline.interrupt import held_back
@@ -17,21 +18,41 @@ from pipeline.progress import TrialFinished, TrialStarted
 from pipeline.result import TrialResult
 from pipeline.sweep.conduct import StopSweep, typed
 from pipeline.sweep.session import SESSION
-from pipeline.track.store import open_store
+from pipeline.track.store import Store, open_store
 from pipeline.trial import Record, Trial
 
 WORK = ("during_generation/prompt_tokens", "during_generation/output_tokens")
 
 
 def run_job(composed: DictConfig) -> TrialResult:
-    """Run the trial that the config describes. A trial that fails is a result, not an exception.
+    """Run the trial that the config describes, again after a failure if `design.on_failure` says so.
 
-    Raises KeyboardInterrupt after an interrupted trial was kept, StopSweep if no trial can succeed."""
+    A trial that fails is a result, not an exception. Raises KeyboardInterrupt after an interrupted trial was kept,
+    StopSweep if no trial can succeed, or after a failed one if `design.on_failure` is stop."""
     config = typed(composed)
+    store = SESSION.store or open_store(config.tracking)
+    for attempt in range(config.design.attempts):
+        result, run_id, interrupted = _attempt(config, store)
+        if interrupted:
+            raise KeyboardInterrupt
+        if result.verdict != "failed" or attempt + 1 == config.design.attempts:
+            break
+        SESSION.results.remove(result)
+        if run_id is not None:
+            store.supersede([run_id])
+    if result.extra.get("prompt_too_long") and all(earlier.verdict == "failed" for earlier in SESSION.results):
+        raise StopSweep(result.reasons[0], wrong_input=True)
+    if result.verdict == "failed" and config.design.on_failure == "stop":
+        raise StopSweep(f"stopped after the failed trial {result.order}, as design.on_failure=stop asks",
+                        wrong_input=False)
+    return result
+
+
+def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, bool]:
+    """One run of the trial, kept and logged: its result, its run, and whether a person interrupted it."""
     place = config.place
     engine = load_engine(config)
     plan = engine.plan()
-    store = SESSION.store or open_store(config.tracking)
     folder = store.spool.stage(place.sweep_id, place.order, place.cell, place.repetition)
     SESSION.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))
     started_ms = time.time_ns() // 1_000_000
@@ -51,11 +72,7 @@ def run_job(composed: DictConfig) -> TrialResult:
         if recorded.note is not None:
             SESSION.store_notes.append(recorded.note)
         SESSION.listener.on_event(TrialFinished(result))
-    if record.interrupted or held.came:
-        raise KeyboardInterrupt
-    if result.extra.get("prompt_too_long") and all(earlier.verdict == "failed" for earlier in SESSION.results):
-        raise StopSweep(result.reasons[0])
-    return result
+    return result, recorded.run_id, record.interrupted or held.came
 
 
 def _stop(sampler: Sampler, record: Record) -> SamplerReport | None:

@@ -32,13 +32,24 @@ class Session:
 
     listener: Listener = field(default_factory=Silent)
     dry_run: bool = False
+    fresh: bool = False
+    """Start anew, even if the last run of the same plan is unfinished."""
+    resume: str = ""
+    """The sweep to go on with, by id; "" for a new one, or whichever is unfinished."""
+    accept_change: bool = False
     experiment: str = ""
+    arguments: list[str] = field(default_factory=list)
+    """Hydra's words, which make this sweep again."""
     draw: DrawTimeline | None = None
     sweep_id: str = ""
     cells: list[Cell] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     order: list[list[int]] = field(default_factory=list)
     """Cell indices, block by block."""
+    stopped: str = ""
+    """Why the sweep ended before its last trial, if design.on_failure ended it."""
+    done: set[int] = field(default_factory=set)
+    """Orders of the trials that an earlier run of this sweep has finished."""
     results: list[TrialResult] = field(default_factory=list)
     run_ids: dict[int, str] = field(default_factory=dict)
     """Order of a trial → its run in the store."""

@@ -21,7 +21,7 @@ from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.location import Location, locate, without_password
 from pipeline.track.owner import is_dead, owner_tags
-from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trials
+from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
 from pipeline.track.source import TIMELINE, ClientSource, Nothing, Run, Source, SqlSource
 from pipeline.track.spool import Pending, Spool
 from pipeline.track.summary import SweepSummary
@@ -79,6 +79,14 @@ class Store:
     def find_sweep(self, name: str = "last") -> SweepRecord:
         """By id, unambiguous prefix or `last`. Raises ConfigError that lists the candidates."""
         return choose_sweep(self.sweeps(), name, self.location)
+
+    def find_trial(self, run_id: str) -> TrialRecord | None:
+        """The trial that is this run; None if there is no such run, or it is no trial. Raises StoreError."""
+        return read_trial(self._source, run_id)
+
+    def series(self, run_id: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """The charts of a trial: name → (milliseconds since it began, value). Raises StoreError."""
+        return self._source.series(run_id)
 
     # Logging
 
@@ -143,12 +151,13 @@ class Store:
             found = self._source.runs({"kind": "trial", "trial_uuid": uuid}, values=False)
             if found and found[0].status != "RUNNING" and found[0].tags.get("verdict") != "interrupted":
                 return found[0].run_id
+            # an imported trial names the machine that measured it
             tags = {
-                **result.tags, "kind": "trial", "sweep_id": result.sweep_id, "cell": result.cell,
+                **self._owner(), **result.tags, "kind": "trial", "sweep_id": result.sweep_id, "cell": result.cell,
                 "repetition": str(result.repetition), "order": str(result.order), "block": str(result.block),
                 "mode": result.mode, "infer_os": result.infer_os, "verdict": result.verdict,
                 "reasons": names.join_lines(list(result.reasons)), "notes": names.join_lines(list(result.notes)),
-                "trial_uuid": uuid, "mlflow.note.content": describe_trial(result), **self._owner(),
+                "trial_uuid": uuid, "mlflow.note.content": describe_trial(result),
             }
             run_id = self._run(found, names.run_name(result), result.started_ms, tags)
             self._log_params(run_id, result)
@@ -166,9 +175,10 @@ class Store:
         with store_errors(self.location, "logging the sweep"):
             found = self._source.runs({"kind": "sweep", "sweep_id": summary.sweep_id}, values=False)
             tags = {
-                **summary.tags, "kind": "sweep", "sweep_id": summary.sweep_id, "experiment": summary.experiment,
-                "question": summary.question, "command": summary.command, "planned_trials": str(summary.planned_trials),
-                "mlflow.note.content": describe_sweep(summary), **self._owner(),
+                **self._owner(), **summary.tags, "kind": "sweep", "sweep_id": summary.sweep_id,
+                "experiment": summary.experiment, "question": summary.question, "command": summary.command,
+                "planned_trials": str(summary.planned_trials),
+                "mlflow.note.content": describe_sweep(summary),
             }
             name = f"{summary.experiment or summary.sweep_id} sweep"
             run_id = self._run(found, names.cut(name, names.KEY_LIMIT), summary.started_ms, tags)

@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKLOAD = ("start", "load", "generate", "settle", "think", "window", "release")
-"""What a trial is for; the rest of its wall time is the pipeline's: clear, reads, proofs, stop, plots, logging, Hydra."""
+"""What a trial is for; the rest of its time is the pipeline's: clear, reads, proofs, stop, plot, logging, Hydra."""
 
 
 def slackwater(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

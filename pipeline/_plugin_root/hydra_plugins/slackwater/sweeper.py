@@ -29,6 +29,9 @@ class SlackwaterSweeper(Sweeper):
         """Run every trial of the sweep that the overrides describe."""
         from pipeline.sweep.conduct import conduct
 
+        assert self.hydra_context is not None, "Hydra calls setup first"
+        assert self.config is not None
+        assert self.launcher is not None
         return conduct(self.hydra_context.config_loader, self.config, self.launcher, self.params, arguments)
 
 
