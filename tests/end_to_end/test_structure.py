@@ -14,6 +14,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(300)      # real runs, on whatever machine this is
+
 PAGE = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
 SECTIONS = PAGE.partition("## Adding things")[2].split("\n### ")[1:]
 EXAMPLES = {section.partition("\n")[0]: section for section in SECTIONS}
