@@ -92,6 +92,12 @@ def read_trials(source: Source, sweep_id: str | None = None) -> list[TrialRecord
     return sorted(records, key=lambda record: record.order) if sweep_id is not None else records
 
 
+def read_trial(source: Source, run_id: str) -> TrialRecord | None:
+    """The trial that is this run; None if there is none. Raises StoreError."""
+    found = [run for run in source.runs({"kind": "trial"}, run_id=run_id) if "cell" in run.tags]
+    return _trial(found[0], *_decode(found[0].params)) if found else None
+
+
 def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) -> SweepRecord:
     """The sweep called `name`: an id, a prefix only one of them has, or `last`. Raises ConfigError with candidates."""
     if not records:

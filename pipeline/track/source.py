@@ -43,8 +43,14 @@ class Run:
 class Source(Protocol):
     """What reading needs of a store. All methods raise StoreError."""
 
-    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True) -> list[Run]:
-        """Runs that carry all these tags, in order of their start; without params and metrics if not `values`."""
+    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True,
+             run_id: str | None = None) -> list[Run]:
+        """Runs that carry all these tags, in order of their start; without params and metrics if not `values`.
+
+        `run_id`: at most this one."""
+
+    def series(self, run_id: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """The charts of a trial: name without TIMELINE → (milliseconds since the trial began, value)."""
 
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """Sweep id → verdict → number of trials."""
@@ -53,9 +59,14 @@ class Source(Protocol):
 class Nothing:
     """A store that is not there yet."""
 
-    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True) -> list[Run]:
+    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True,
+             run_id: str | None = None) -> list[Run]:
         """None."""
         return []
+
+    def series(self, run_id: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """None."""
+        return {}
 
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """None."""
@@ -72,11 +83,22 @@ class SqlSource:
     def __init__(self, location: Location) -> None:
         self._location = location
 
-    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True) -> list[Run]:
+    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True,
+             run_id: str | None = None) -> list[Run]:
         """See Source."""
         with store_errors(self._location, "being read"):
             dialect = _POSTGRESQL if self._location.database is None else _SQLITE
-            return self._ask(lambda query: _read_runs(query, dialect, tags, status, values))
+            return self._ask(lambda query: _read_runs(query, dialect, tags, status, values, run_id))
+
+    def series(self, run_id: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """See Source."""
+        sql = (f"SELECT key, step, value FROM metrics WHERE run_uuid = :run AND key LIKE '{TIMELINE}%' "
+               "ORDER BY key, step")
+        found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        with store_errors(self._location, "being read"):
+            for key, step, value in self._ask(lambda query: list(query(sql, {"run": run_id}))):
+                found[key.removeprefix(TIMELINE)].append((step, value))
+        return found
 
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """See Source."""
@@ -119,7 +141,8 @@ _SQLITE = Dialect("group_concat(key || char(31) || value, char(30))",
 _POSTGRESQL = Dialect("string_agg(key || chr(31) || value, chr(30) ORDER BY key)", (f"key NOT LIKE '{TIMELINE}%'",))
 
 
-def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: str | None, values: bool) -> list[Run]:
+def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: str | None, values: bool,
+               run_id: str | None) -> list[Run]:
     joins, where = [], ["r.lifecycle_stage = 'active'"]
     given: dict[str, str] = {}
     for i, (name, value) in enumerate(tags.items()):
@@ -128,6 +151,9 @@ def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: 
     if status is not None:
         where.append("r.status = :status")
         given["status"] = status
+    if run_id is not None:
+        where.append("r.run_uuid = :run_id")
+        given["run_id"] = run_id
     chosen = f"FROM runs r {' '.join(joins)} WHERE {' AND '.join(where)}"
     these = f"SELECT r.run_uuid {chosen}"
     columns = "r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.artifact_uri"
@@ -169,10 +195,11 @@ class ClientSource:
         self._location = location
         self._client = client
 
-    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True) -> list[Run]:
+    def runs(self, tags: Mapping[str, str], status: str | None = None, values: bool = True,
+             run_id: str | None = None) -> list[Run]:
         """See Source."""
         with store_errors(self._location, "being read"):
-            runs = [_from_mlflow(found) for found in self._search(tags, status)]
+            runs = [_from_mlflow(found) for found in self._search(tags, status, run_id)]
             if values:
                 several = [(run, key) for run in runs for key, steps in run.turns.items() if max(steps) > 1]
                 with ThreadPoolExecutor(self.AT_ONCE) as pool:
@@ -183,6 +210,13 @@ class ClientSource:
                         run.turns[key] = {point.step: point.value for point in points}
             return sorted(runs, key=lambda run: (run.started_ms, run.run_id))
 
+    def series(self, run_id: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """See Source."""
+        with store_errors(self._location, "being read"):
+            keys = [key for key in self._client.get_run(run_id).data.metrics if key.startswith(TIMELINE)]
+            return {key.removeprefix(TIMELINE): sorted(
+                (point.step, point.value) for point in self._client.get_metric_history(run_id, key)) for key in keys}
+
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """See Source."""
         found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -191,10 +225,12 @@ class ClientSource:
                 found[run.tags.get("sweep_id", "")][run.tags["verdict"]] += 1
         return found
 
-    def _search(self, tags: Mapping[str, str], status: str | None) -> list[Any]:
+    def _search(self, tags: Mapping[str, str], status: str | None, run_id: str | None) -> list[Any]:
         terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         if status is not None:
             terms.append(f"attributes.status = '{status}'")
+        if run_id is not None:
+            terms.append(f"attributes.run_id = '{run_id}'")
         everywhere = [experiment.experiment_id for experiment in self._client.search_experiments(max_results=self.PAGE)]
         found: list[Any] = []
         token = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.result import ARTIFACTS, TrialResult
+from pipeline.stats.trials import Measured, Trial
 from pipeline.track import names
 from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
@@ -75,6 +76,18 @@ class Store:
     def trials(self, sweep_id: str | None = None) -> list[TrialRecord]:
         """Trials of one sweep in the order they ran, or of all. Raises StoreError."""
         return read_trials(self._source, sweep_id)
+
+    def trials_and(self, sweep_id: str, results: Sequence[TrialResult], run_ids: Mapping[int, str]) -> list[Trial]:
+        """The sweep's trials as the store has them, and from memory those of `results` that it does not have.
+
+        `run_ids`: order of a trial → its run, where it has one. Does not raise for a store that is away."""
+        try:
+            found: dict[int, Trial] = {trial.order: trial for trial in self.trials(sweep_id)}
+        except StoreError:
+            found = {}
+        for result in results:
+            found.setdefault(result.order, Measured(result, run_ids.get(result.order, "")))
+        return [found[order] for order in sorted(found)]
 
     def find_sweep(self, name: str = "last") -> SweepRecord:
         """By id, unambiguous prefix or `last`. Raises ConfigError that lists the candidates."""
