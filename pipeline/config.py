@@ -192,6 +192,37 @@ class Design:
 
 
 @dataclass
+class Stop:
+    """When a sweep has enough blocks: after `repetitions`, or once an effect is known precisely enough."""
+
+    name: str = MISSING
+    of: str = "effects"
+    metric: str = "stabilized/tree_rss_mib"
+    target: str | None = None
+    """Half the width of the interval: "1 %", or "5 MiB" in the metric's unit."""
+    limit: int = 30
+    """Blocks at the most."""
+
+    def __post_init__(self) -> None:
+        if self.name == MISSING:
+            return
+        _require(self.name in ("repetitions", "precision"), "stop.name", self.name, "repetitions or precision")
+        _require(self.of in ("effects", "gap"), "stop.of", self.of, "effects or gap")
+        _require(self.limit >= 5, "stop.limit", self.limit, "5 or more blocks")
+        if self.name == "precision":
+            _require(self.target is not None, "stop.target", "null",
+                     'how narrow is enough: half the interval, such as stop.target="1 %" or stop.target="5 MiB"')
+            _require(self.wanted is not None, "stop.target", self.target,
+                     'a number above 0 and a unit, such as "1 %" or "5 MiB"')
+
+    @property
+    def wanted(self) -> tuple[float, str] | None:
+        """The target as a number and its unit ("%" for a share); None if it cannot be read."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[A-Za-z/]+)\s*", self.target or "")
+        return (float(match[1]), match[2]) if match and float(match[1]) > 0 else None
+
+
+@dataclass
 class Tracking:
     """Where results go."""
 
@@ -281,6 +312,7 @@ class Config:
     clear: Clear = MISSING
     settle: Settle = MISSING
     design: Design = MISSING
+    stop: Stop = MISSING
     tracking: Tracking = MISSING
     prompt: Prompt = MISSING
     meter: Meter = MISSING
@@ -304,6 +336,6 @@ class Config:
 
 GROUPS: dict[str, type] = {
     "model": Model, "engine": Engine, "mode": Mode, "infer_os": InferOs, "clear": Clear, "settle": Settle,
-    "design": Design, "tracking": Tracking, "prompt": Prompt, "meter": Meter,
+    "design": Design, "stop": Stop, "tracking": Tracking, "prompt": Prompt, "meter": Meter,
 }
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
 from pipeline.config import Tracking
-from pipeline.errors import StoreError
 from pipeline.report.console import print_runs as render_runs
 from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
@@ -27,32 +26,6 @@ from pipeline.track.summary import SweepSummary
 NEXT = (("slackwater show", "this page again"), ("slackwater ui", "every trial, side by side"))
 
 MACHINE = ("host", "kernel", "cpu", "cores_usable", "memory_total", "revision")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A trial just run, as the statistics want it; the store's record of it has the same names."""
-
-    result: TrialResult
-    run_id: str
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.result, name)
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metric → the last turn's value."""
-        return {name: turns[max(turns)] for name, turns in self.result.metrics.items() if turns}
-
-    @property
-    def turns(self) -> Mapping[str, Mapping[int, float]]:
-        """Metric → turn → value."""
-        return self.result.metrics
-
-    @property
-    def verdict(self) -> str:
-        """As the store says it: an interrupted trial is interrupted, not failed."""
-        return "interrupted" if self.result.extra.get("interrupted") else self.result.verdict
 
 
 def _subject(trials: Sequence[Any]) -> dict[str, Any]:
@@ -87,21 +60,10 @@ def _skipped(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(one["cell"]), str(one["reason"])) for one in plan.get("skipped", [])]
 
 
-def _trials_of(store: Store, sweep_id: str, results: Sequence[TrialResult], run_ids: Mapping[int, str]) -> list[Trial]:
-    """The sweep's trials as the store has them, those of an earlier run of it too; from memory what it did not take."""
-    try:
-        found: dict[int, Trial] = {trial.order: trial for trial in store.trials(sweep_id)}
-    except StoreError:
-        found = {}
-    for result in results:
-        found.setdefault(result.order, Measured(result, run_ids.get(result.order, "")))
-    return list(found.values())
-
-
 def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], run_ids: Mapping[int, str],
            as_json: bool, notes: Sequence[str]) -> None:
     """The page of a sweep just run, printed and kept with its summary run as summary.json and summary.txt."""
-    trials = _trials_of(store, summary.sweep_id, results, run_ids)
+    trials = store.trials_and(summary.sweep_id, results, run_ids)
     sweep, analysis = _sweep_of_summary(summary, trials), analyse(trials)
     skipped = _skipped(summary.plan)
     whole = document(sweep, trials, analysis)

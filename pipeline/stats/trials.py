@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.result import TrialResult
 
 
 class Trial(Protocol):
@@ -48,6 +51,32 @@ class Trial(Protocol):
 
 MLFLOW_INF = 1.7e308
 """MLflow stores ±inf as ±1.797e308."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trial just run, as the statistics want it; the store's record of it has the same names."""
+
+    result: TrialResult
+    run_id: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.result, name)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric → the last turn's value."""
+        return {name: turns[max(turns)] for name, turns in self.result.metrics.items() if turns}
+
+    @property
+    def turns(self) -> Mapping[str, Mapping[int, float]]:
+        """Metric → turn → value."""
+        return self.result.metrics
+
+    @property
+    def verdict(self) -> str:
+        """As the store says it: an interrupted trial is interrupted, not failed."""
+        return "interrupted" if self.result.extra.get("interrupted") else self.result.verdict
 
 
 def finite(value: float | None) -> float | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pipeline import provenance
-from pipeline.config import Config
+from pipeline.config import Config, Stop
 from pipeline.errors import ConfigError
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
@@ -92,7 +92,9 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         SESSION.cells, SESSION.skipped = check_cells(configs, overrides)  # now that the file is here to be read
     first = SESSION.cells[0].config
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
-    SESSION.order = load_design(first.design.name)(len(SESSION.cells), first.repetitions, seed)
+    _check_stop(first.stop)
+    blocks = first.repetitions if first.stop.name == "repetitions" else first.stop.limit
+    SESSION.order = load_design(first.design.name)(len(SESSION.cells), blocks, seed)
     if SESSION.dry_run:
         return []
 
@@ -106,7 +108,7 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
             sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
             trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment,
             done=len(SESSION.done)))
-        _run_and_close(store, summary, launcher, len(names))
+        _run_and_close(store, summary, launcher, first.stop, len(names))
     return SESSION.results
 
 
@@ -142,10 +144,10 @@ def _begin(store: Store, first: Config, seed: int) -> SweepSummary:
     return SESSION.summary
 
 
-def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, trials: int) -> None:
+def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, stop_rule: Stop, trials: int) -> None:
     status: SweepStatus = "failed"
     try:
-        _run_blocks(launcher, trials)
+        _run_blocks(store, launcher, stop_rule, trials)
         if not SESSION.failed:
             status = "finished"
     except StopSweep as stop:
@@ -163,9 +165,11 @@ def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, tria
         SESSION.listener.on_event(SweepFinished(SESSION.sweep_id, **counts, interrupted=status == "interrupted"))
 
 
-def _run_blocks(launcher: Launcher, trials: int) -> None:
+def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) -> None:
     begun = 0
     for number, block in enumerate(SESSION.order, start=1):
+        if stop_rule.name == "precision" and _precise(store, stop_rule):
+            return
         orders = {begun + position: index for position, index in enumerate(block, start=1)}
         jobs = [_job_overrides(SESSION.cells[index], number, order, trials) for order, index in orders.items()
                 if order not in SESSION.done]
@@ -180,6 +184,40 @@ def _run_blocks(launcher: Launcher, trials: int) -> None:
                 # a launcher with processes of its own: hear of it when the block is done
                 SESSION.results.append(result)
                 SESSION.listener.on_event(TrialFinished(result))
+
+
+def _check_stop(stop_rule: Stop) -> None:
+    """Raises ConfigError for a precision that this sweep can never reach."""
+    if stop_rule.name != "precision" or stop_rule.wanted is None:
+        return
+    from pipeline.stats.measures import measure
+
+    arms = {tuple(cell.config.infer_os.switched_on) for cell in SESSION.cells}
+    modes = {cell.config.mode.name for cell in SESSION.cells}
+    if (stop_rule.of == "effects" and len(arms) < 2) or (stop_rule.of == "gap" and len(modes) < 2):
+        wants = "two arms that differ in a flag (infer_os=off,on)" if stop_rule.of == "effects" else "both modes"
+        raise ConfigError(f"stop=precision of {stop_rule.of} needs {wants}, and this sweep has one.")
+    unit = measure(stop_rule.metric).unit
+    if stop_rule.wanted[1] not in ("%", unit):
+        raise ConfigError(f"stop.target={stop_rule.target} is not allowed: {stop_rule.metric} is in {unit or 'no unit'}; "
+                          f'expected a number and {unit or "%"}, or "%".')
+
+
+def _precise(store: Store, stop_rule: Stop) -> bool:
+    """Is every effect in question known as precisely as asked? Only the width of the interval decides."""
+    from pipeline.stats.stopping import effect_precision, gap_precision
+
+    assert stop_rule.wanted is not None, "checked with the config"
+    wanted, unit = stop_rule.wanted
+    target, target_pct = (None, wanted) if unit == "%" else (wanted, None)
+    trials = store.trials_and(SESSION.sweep_id, SESSION.results, SESSION.run_ids)
+    measure = effect_precision if stop_rule.of == "effects" else gap_precision
+    found = measure(trials, stop_rule.metric, target=target, target_pct=target_pct)
+    widths = [f"±{one.half_width:.3g} {one.unit}" for one in found if one.half_width is not None]
+    if widths:
+        SESSION.listener.on_event(Notice(f"precision after {found[0].n_blocks} blocks: {', '.join(widths)}, "
+                                         f"wanted ±{stop_rule.target}"))
+    return bool(found) and all(one.reached for one in found)
 
 
 def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]:

@@ -8,6 +8,7 @@ from pipeline.errors import ConfigError
 def blocks(cells: int, repetitions: int, seed: int) -> list[list[int]]:
     """Each block a pair. Raises ConfigError unless there are two cells."""
     if cells != 2:
-        raise ConfigError(f"design=paired compares two arms, and this sweep has {cells}. design=blocked takes any number.")
+        raise ConfigError(f"design=paired compares two arms, and this sweep has {cells}. design=blocked takes any "
+                          "number.")
     draw = random.Random(seed)
     return [draw.sample((0, 1), 2) for _ in range(repetitions)]
