@@ -140,13 +140,19 @@ def _account(record: Record, by_turn: Mapping[str, Mapping[int, float]], last: i
     """The engine's account against the tree; nothing if the model was unloaded before the last turn had settled."""
     host: dict[str, int] = defaultdict(int)
     device: dict[str, float] = defaultdict(float)
+    claimed: dict[str, float] = {}
     for buffer in record.buffers:
-        if buffer.on_host:
+        if buffer.component == "claimed":  # the engine's one figure for everything; beside the account, not in it
+            claimed["engine/claimed_mib"] = buffer.bytes / MIB
+        elif buffer.on_host:
             host[buffer.component] += buffer.bytes
         else:
             device[f"engine/{buffer.component}_{buffer.device.lower()}_mib"] += buffer.bytes / MIB
     tree = {phase: by_turn.get(f"{phase}/tree_rss_mib", {}) for phase in ("initialization", "stabilized")}
-    return {**account(host, tree["initialization"].get(0), tree["stabilized"].get(last)), **device}
+    settled = tree["stabilized"].get(last)
+    if claimed and settled is not None:
+        claimed["engine/claimed_minus_tree_mib"] = claimed["engine/claimed_mib"] - settled
+    return {**account(host, tree["initialization"].get(0), settled), **device, **claimed}
 
 
 def _work_metrics(prompt_tokens: int, output_tokens: int, marks: Sequence[Mark], spans: Mapping[tuple[str, int], Span],

@@ -66,7 +66,8 @@ class Proof:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes that the engine says it holds: component is weights, repacked, kv, compute, output or prompt_cache."""
+    """Bytes that the engine says it holds: component is weights, repacked, kv, compute, output or prompt_cache;
+    or `claimed`, one figure for everything that an API gives (Ollama's /api/ps), which is no part of the others."""
 
     component: str
     device: str

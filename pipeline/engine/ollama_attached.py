@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pipeline.config import Config
 from pipeline.engine import checks, ollama_settings, process
 from pipeline.engine.base import EngineBase, Plan, Scalar
-from pipeline.engine.knobs import NOTHING_STARTED, as_text, resolve
+from pipeline.engine.knobs import NOTHING_STARTED, resolve
 from pipeline.engine.machine import usable_cores
 from pipeline.engine.ollama import model_name, require_generation
 from pipeline.engine.ollama_api import Api, NoSuchModelError
@@ -29,7 +29,7 @@ _DEFAULT_PORT = 11434
 # What the server does where a variable is not set; None: what no arm of ours asks for.
 _DEFAULTS: Mapping[str, Scalar | None] = {
     "max_loaded_models": None, "num_parallel": 1, "kv_cache_type": "f16", "flash_attention": None,
-    "cache_ram_mib": 8192, "n_ctx_checkpoints": 32, "repack": True,
+    "cache_ram_mib": 8192, "n_ctx_checkpoints": 32, "repack": True, "go_memory_limit_mib": 0,
 }
 
 
@@ -198,14 +198,14 @@ def _has(environment: Mapping[str, str] | None, name: str, value: Scalar) -> boo
 
 
 def _value(name: str, text: str) -> Scalar:
-    knob, text = ollama_settings.KNOBS[name], text.strip().strip("\"'")
+    knob, text = ollama_settings.KNOBS[name], text.strip().strip("\"'").removesuffix("MiB")
     if knob.kind is bool:
         return text.lower() not in ("0", "f", "false", "off", "")
     return int(text) if knob.kind is int and text.isdigit() else text.lower()
 
 
 def _line(settings: Mapping[str, Scalar]) -> str:
-    return " ".join(f"{ollama_settings.ENVIRONMENT[name]}={int(value) if isinstance(value, bool) else as_text(value)}"
+    return " ".join(f"{ollama_settings.ENVIRONMENT[name]}={ollama_settings.variable(name, value)}"
                     for name, value in settings.items())
 
 

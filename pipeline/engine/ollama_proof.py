@@ -125,6 +125,9 @@ def _arrived(name: str, asked: Scalar, seen: Evidence) -> Step:
         return _boolean(seen.child_environment.get(ENVIRONMENT[name]), asked), "/proc/PID/environ of the child"
     if name == "max_loaded_models":
         return seen.serve_environment.get(ENVIRONMENT[name]), "/proc/PID/environ"
+    if name == "go_memory_limit_mib":
+        limit = seen.serve_environment.get(ENVIRONMENT[name])
+        return {"off": "0", None: None}.get(limit, str(limit).removesuffix("MiB")), "/proc/PID/environ"
     if name == "model":
         return seen.model_path, "/proc/PID/cmdline of the child"
     if not seen.child_command or seen.old:

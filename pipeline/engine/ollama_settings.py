@@ -26,6 +26,7 @@ KNOBS: Mapping[str, Knob] = {
     "num_batch": Knob(int, least=1),
     "num_thread": Knob(int, least=1, cores=True),
     "num_gpu": Knob(int),
+    "go_memory_limit_mib": Knob(int),
 }
 
 ENVIRONMENT: Mapping[str, str] = {
@@ -36,6 +37,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "cache_ram_mib": "LLAMA_ARG_CACHE_RAM",
     "n_ctx_checkpoints": "LLAMA_ARG_CTX_CHECKPOINTS",
     "repack": "LLAMA_ARG_REPACK",
+    "go_memory_limit_mib": "GOMEMLIMIT",
 }
 """Knobs that only a start of the server can set. LLAMA_ARG_* reach the child, which inherits the environment."""
 
@@ -51,7 +53,7 @@ FOR_EVER = -1
 
 def environment(settings: Mapping[str, Scalar]) -> dict[str, str]:
     """The variables behind those settings that are read at the server's start; `env.NAME` is passed as it is."""
-    values = {ENVIRONMENT[name]: _variable(value) for name, value in settings.items() if name in ENVIRONMENT}
+    values = {ENVIRONMENT[name]: variable(name, value) for name, value in settings.items() if name in ENVIRONMENT}
     published = {name[4:]: as_text(value) for name, value in settings.items() if name.startswith("env.")}
     return values | published
 
@@ -93,5 +95,8 @@ def check(settings: Mapping[str, Scalar], num_ctx: int) -> None:
                           f"silently. Choose engine.knobs.num_batch={num_ctx} or a larger context. {NOTHING_STARTED}")
 
 
-def _variable(value: Scalar) -> str:
+def variable(name: str, value: Scalar) -> str:
+    """A setting as it stands in the environment."""
+    if name == "go_memory_limit_mib":
+        return f"{value}MiB" if value else "off"
     return str(int(value)) if isinstance(value, bool) else str(value)
