@@ -165,7 +165,8 @@ def _sweep(arguments: list[str], ours: set[str]) -> int:
         _print_plan(as_json)
         return 0
     if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
-        page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, SESSION.store_notes)
+        notes = [*([SESSION.warning] if SESSION.warning else []), *SESSION.store_notes]
+        page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
     if SESSION.stopped:
         print(f"slackwater: {SESSION.stopped}.", file=sys.stderr)
     if interrupted:
@@ -182,7 +183,8 @@ def _print_plan(as_json: bool) -> None:
 
     page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
               [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
-              [note for cell in SESSION.cells for note in cell.plan.notes], as_json)
+              [*([SESSION.warning] if SESSION.warning else []),
+               *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json)
 
 
 def run_trial(composed: Any) -> Any:

@@ -6,7 +6,7 @@ A cell is checked whole before the first trial: config, engine, model, machine. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pipeline import clear
@@ -95,6 +95,27 @@ def fetch_models(cells: Sequence[Cell], listener: Listener) -> None:
             listener.on_event(Fetching(name, what, done, total))
 
         load_engine(cell.config).fetch(tell)
+
+
+def honoured_flags(config: Config) -> tuple[list[str], list[Skipped]]:
+    """The infer_os flags that change this engine's settings on this machine, and the others with the reason."""
+
+    def settings(**flags: Any) -> Mapping[str, Any]:
+        return load_engine(replace(config, infer_os=replace(config.infer_os, **flags))).plan().settings
+
+    names = [field.name for field in fields(config.infer_os) if field.type in ("bool", bool)]
+    off = dict.fromkeys(names, False)
+    nothing = settings(**off)
+    honoured, left_out = [], []
+    for flag in names:
+        try:
+            if settings(**off | {flag: True}) != nothing:
+                honoured.append(flag)
+            else:
+                left_out.append(Skipped(flag, "changes none of the server's settings on this machine"))
+        except ConfigError as error:
+            left_out.append(Skipped(flag, str(error)))
+    return honoured, left_out
 
 
 def _check_meters(config: Config) -> None:

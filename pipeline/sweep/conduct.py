@@ -20,7 +20,7 @@ from pipeline.config import Config, Stop
 from pipeline.errors import ConfigError
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
-from pipeline.sweep.cells import Cell, check_cells, fetch_models
+from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags
 from pipeline.sweep.design import load_design
 from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, unknown_setting
@@ -86,15 +86,23 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     """Check every cell, then run them block by block. Results are in SESSION as well, also after an interruption."""
     overrides = combinations(loader, params, arguments)
     configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
+    design = load_design(configs[0].design.name)
+    left_out: list[Skipped] = []
+    if design.expand is not None:
+        flags, left_out = honoured_flags(configs[0])
+        overrides = [[*cell, *more] for cell in overrides for more in design.expand(flags)]
+        configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
     SESSION.cells, SESSION.skipped = check_cells(configs, overrides)
     if not SESSION.dry_run:
         fetch_models(SESSION.cells, SESSION.listener)
         SESSION.cells, SESSION.skipped = check_cells(configs, overrides)  # now that the file is here to be read
+    SESSION.skipped += left_out
+    SESSION.warning = design.note
     first = SESSION.cells[0].config
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
     _check_stop(first.stop)
     blocks = first.repetitions if first.stop.name == "repetitions" else first.stop.limit
-    SESSION.order = load_design(first.design.name)(len(SESSION.cells), blocks, seed)
+    SESSION.order = design.blocks(len(SESSION.cells), blocks, seed)
     if SESSION.dry_run:
         return []
 
@@ -199,8 +207,8 @@ def _check_stop(stop_rule: Stop) -> None:
         raise ConfigError(f"stop=precision of {stop_rule.of} needs {wants}, and this sweep has one.")
     unit = measure(stop_rule.metric).unit
     if stop_rule.wanted[1] not in ("%", unit):
-        raise ConfigError(f"stop.target={stop_rule.target} is not allowed: {stop_rule.metric} is in {unit or 'no unit'}; "
-                          f'expected a number and {unit or "%"}, or "%".')
+        raise ConfigError(f"stop.target={stop_rule.target} is not allowed: {stop_rule.metric} is in "
+                          f'{unit or "no unit"}; expected a number and {unit or "%"}, or "%".')
 
 
 def _precise(store: Store, stop_rule: Stop) -> bool:

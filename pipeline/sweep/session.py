@@ -46,6 +46,8 @@ class Session:
     skipped: list[Skipped] = field(default_factory=list)
     order: list[list[int]] = field(default_factory=list)
     """Cell indices, block by block."""
+    warning: str = ""
+    """What the design warns of."""
     stopped: str = ""
     """Why the sweep ended before its last trial, if design.on_failure ended it."""
     done: set[int] = field(default_factory=set)

@@ -44,6 +44,28 @@ def test_a_design_that_does_not_exist_is_named() -> None:
         load_design("latin")
 
 
+def test_pairs_begin_with_either_arm_and_want_two() -> None:
+    pairs = load_design("paired").blocks(2, 40, 1)
+    assert all(sorted(pair) == [0, 1] for pair in pairs)
+    assert {pair[0] for pair in pairs} == {0, 1}
+    with pytest.raises(ConfigError, match="two arms"):
+        load_design("paired").blocks(3, 2, 1)
+
+
+def test_the_fixed_design_keeps_the_written_order_and_warns() -> None:
+    fixed = load_design("fixed")
+    assert fixed.blocks(3, 2, 1) == [[0, 1, 2], [0, 1, 2]]
+    assert "drift" in fixed.note
+
+
+def test_a_factorial_plan_has_every_combination_once() -> None:
+    expand = load_design("factorial").expand
+    assert expand is not None
+    plan = expand(["a", "b", "c"])
+    assert len({tuple(cell) for cell in plan}) == 8
+    assert plan[0] == ["infer_os.a=false", "infer_os.b=false", "infer_os.c=false"]
+
+
 def test_the_flags_preset_and_single_flags_have_short_labels() -> None:
     assert infer_os_label(InferOs()) == "off"
     assert infer_os_label(InferOs(memory_optimization=True, quantization=True, cpu_optimization=True)) == "on"

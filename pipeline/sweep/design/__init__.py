@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
@@ -15,9 +17,25 @@ class Blocks(Protocol):
     def __call__(self, cells: int, repetitions: int, seed: int) -> list[list[int]]: ...
 
 
-def load_design(name: str) -> Blocks:
+class Expand(Protocol):
+    """Overrides of the cells that a design makes out of flags; a design that makes none has no `expand`."""
+
+    def __call__(self, flags: Sequence[str]) -> list[list[str]]: ...
+
+
+@dataclass(frozen=True)
+class DesignRule:
+    """What a design's file says."""
+
+    blocks: Blocks
+    expand: Expand | None
+    note: str
+    """A warning that goes with every sweep of this design; "" if there is none."""
+
+
+def load_design(name: str) -> DesignRule:
     """The design that `design.name` names. Raises ConfigError for one that does not exist."""
     if not name.isidentifier() or find_spec(f"{__name__}.{name}") is None:
         raise ConfigError(f"design.name={name} is not a design: there is no pipeline/sweep/design/{name}.py.")
-    design: Blocks = import_module(f"{__name__}.{name}").blocks
-    return design
+    module = import_module(f"{__name__}.{name}")
+    return DesignRule(module.blocks, getattr(module, "expand", None), getattr(module, "NOTE", ""))
