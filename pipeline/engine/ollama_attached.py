@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 from pipeline.config import Config
 from pipeline.engine import checks, ollama_settings, process
-from pipeline.engine.base import EngineBase, Plan, Scalar
+from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, resolve
 from pipeline.engine.machine import usable_cores
 from pipeline.engine.ollama import model_name, require_generation
 from pipeline.engine.ollama_api import Api, NoSuchModelError
 from pipeline.engine.ollama_process import Host, gone, listener, log_file, only_server
 from pipeline.engine.ollama_server import OllamaServer
-from pipeline.engine.ollama_start import require_supported
+from pipeline.engine.ollama_start import DESKTOP, require_supported
 from pipeline.errors import ConfigError, EngineError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,13 +47,24 @@ class Engine(EngineBase):
         self._shown: Mapping[str, Any] | None = None
         self._server: OllamaServer | None = None
 
+    @classmethod
+    def here(cls) -> tuple[bool, str]:
+        """See EngineBase: is there a server at the usual address?"""
+        try:
+            return True, f"ollama {Api(DESKTOP).version(0.5)} at {DESKTOP}"
+        except EngineError:
+            return False, f"no server answers at {DESKTOP}"
+
+    def fetch(self, progress: Progress) -> None:
+        """See EngineBase: what the server has not, `plan` names with the pull command; nothing is put on it."""
+
     @property
     def model_path(self) -> Path | None:
         """The server's blob, if it lies on this machine and may be read."""
         said = str(self._show().get("modelfile", "")) if self._local else ""
         match = re.search(r"^FROM (/.+)$", said, re.MULTILINE)
         try:
-            return Path(match[1]) if match and Path(match[1]).is_file() else None
+            return Path(match[1]).resolve() if match and Path(match[1]).is_file() else None
         except PermissionError:
             return None
 
@@ -69,7 +80,8 @@ class Engine(EngineBase):
         ollama_settings.check(found, config.num_ctx)
         checks.check_context(None, config.num_ctx, config.max_tokens)
         self._check_trained()
-        asked = {"model": self._name, "num_ctx": config.num_ctx, **found, "keep_alive": ollama_settings.FOR_EVER}
+        asked = {"model": str(self.model_path or self._name), "num_ctx": config.num_ctx, **found,
+                 "keep_alive": ollama_settings.FOR_EVER}
         return Plan(asked, (*resolved.notes, *notes))
 
     def start(self, log_path: Path) -> OllamaServer:
@@ -86,13 +98,14 @@ class Engine(EngineBase):
 
         def end() -> None:
             if host.ended() is None:
-                _let_go(api, self._name)
+                _let_go(server)
             said = host.log_since(begin)
             log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n")
 
-        self._server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end)
-        self._server.unload()
-        return self._server
+        server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end)
+        server.unload()
+        self._server = server
+        return server
 
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; after a trial with what /api/ps claimed."""
@@ -209,8 +222,8 @@ def _line(settings: Mapping[str, Scalar]) -> str:
                     for name, value in settings.items())
 
 
-def _let_go(api: Api, model: str) -> None:
+def _let_go(server: OllamaServer) -> None:
     try:
-        api.send(ollama_settings.unload_body(model), 5.0)
+        server.unload()
     except EngineError:
         return  # it is not ours: that it cannot be reached any more is no failure of the trial

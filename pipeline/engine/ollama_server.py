@@ -177,14 +177,14 @@ class OllamaServer(Server):
         named = command[command.index("--model") + 1] if "--model" in command[:-1] else None
         found = log.parse(since_load).buffers
         effective = in_force(since_load, self._settings, child, self._weights) if child and self._weights else {}
-        entry = self._listed()
+        entry, logged = self._listed(), ollama_log.model_file(since_load)
         return Evidence(
             serve_environment=process.environment_of(self.pid) if self.pid else {},
             config_line=ollama_log.server_config(said),
             child_command=command, child_environment=process.environment_of(child) if child else {},
             load_text=since_load, in_force=effective, buffers=found or ollama_log.old_buffers(since_load),
-            model_path=str(Path(named).resolve()) if named else None,
-            model_logged=str(Path(logged).resolve()) if (logged := ollama_log.model_file(since_load)) else None,
+            model_path=str(Path(named).resolve()) if named and self._weights else None,
+            model_logged=str(Path(logged).resolve()) if logged and self._weights else None,
             keeps=_stays(str(entry["expires_at"])) if entry and "expires_at" in entry else None,
             request=ollama_log.load_request(since_load),
         )

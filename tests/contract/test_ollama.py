@@ -25,7 +25,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import CONF_DIR, Config, Engine, InferOs, Model
-from pipeline.engine import load_engine, ollama_models
+from pipeline.engine import load_engine, ollama_models, process
 from pipeline.engine.base import EventKind, Generation, Request
 from pipeline.engine.ollama_server import OllamaServer
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
@@ -62,6 +62,8 @@ class Double:
     folder: Path
     model: Path
     servers: list[OllamaServer]
+    others: list[process.Child]
+    """Servers that a user would run."""
 
     def behave(self, **values: object) -> None:
         (self.folder / "behaviour.json").write_text(json.dumps(values))
@@ -99,11 +101,13 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def double(tmp_path: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
     monkeypatch.setenv("SLACKWATER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "users"))
-    made = Double(tmp_path, phantom, [])
+    made = Double(tmp_path, phantom, [], [])
     made.behave()
     yield made
     for server in made.servers:
         server.stop()
+    for other in made.others:
+        other.end(3.0)
 
 
 def family(server: OllamaServer) -> list[psutil.Process]:
@@ -113,8 +117,8 @@ def family(server: OllamaServer) -> list[psutil.Process]:
 
 def tree_kib(server: OllamaServer, field: str) -> int:
     total = 0
-    for process in family(server):
-        match = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    for member in family(server):
+        match = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{member.pid}/status").read_text(), re.MULTILINE)
         total += int(match[1]) if match else 0
     return total
 
