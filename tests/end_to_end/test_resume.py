@@ -1,0 +1,121 @@
+"""A sweep that was interrupted goes on where it ended, and refuses to if something has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.sweep.lock import machine_lock
+from tests.conftest import ROOT
+
+PLAN = ["mode=oneshot", "repetitions=3", "max_tokens=4", "settle.window_s=0.3"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *arguments]
+
+
+def environment(store: Path) -> dict[str, str]:
+    # a machine lock of their own: a sweep somebody runs here meanwhile is none of these tests' business
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TMPDIR": str(store)}
+
+
+def slackwater(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=store, env=environment(store), text=True, capture_output=True,
+                          timeout=110, check=False)
+
+
+def trials(store: Path) -> list[dict[str, Any]]:
+    shown = slackwater(store, "show", "--json", "--store", f"sqlite:///{store}/mlflow.db")
+    found: list[dict[str, Any]] = json.loads(shown.stdout)["trials"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
+    """A store with a sweep of three trials that Ctrl-C ended in the second."""
+    store = tmp_path_factory.mktemp("store")
+    running = subprocess.Popen(command("run", *PLAN, f"tracking.uri=sqlite:///{store}/mlflow.db"), cwd=store,
+                               env=environment(store), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout is not None
+    first = running.stdout.readline()
+    assert "trial 1 of 3" in first, first + (running.stderr.read() if running.stderr else "")
+    time.sleep(0.8)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "slackwater resume" in said
+    return store
+
+
+@pytest.fixture
+def store(interrupted: Path, tmp_path: Path) -> Path:
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        for old, new in ((str(interrupted), str(tmp_path)),):
+            database.execute("UPDATE tags SET value = replace(value, ?, ?)", (old, new))
+    return tmp_path
+
+
+def test_resume_runs_what_is_missing_and_keeps_number_and_order(store: Path) -> None:
+    before = trials(store)
+    assert before[0]["verdict"] == "valid"
+    done = slackwater(store, "resume", "--store", f"sqlite:///{store}/mlflow.db")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 3 trials are done" in done.stdout
+    after = trials(store)
+    assert [(trial["order"], trial["repetition"], trial["verdict"]) for trial in after] == [
+        (1, 1, "valid"), (2, 2, "valid"), (3, 3, "valid")]
+    assert after[0]["run_id"] == before[0]["run_id"]
+    again = slackwater(store, "resume", "--store", f"sqlite:///{store}/mlflow.db")
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+
+
+def test_the_same_command_goes_on_by_itself_and_says_so(store: Path) -> None:
+    done = slackwater(store, "run", *PLAN, f"tracking.uri=sqlite:///{store}/mlflow.db")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on" in done.stdout
+    assert "--fresh" in done.stdout
+    assert [trial["order"] for trial in trials(store)] == [1, 2, 3]
+
+
+def test_a_changed_machine_or_engine_is_refused_with_the_difference(store: Path) -> None:
+    with sqlite3.connect(store / "mlflow.db") as database:
+        row = database.execute("SELECT run_uuid, value FROM tags WHERE key = 'environment'").fetchone()
+        changed = json.dumps(json.loads(row[1]) | {"kernel": "5.4.0-old"})
+        database.execute("UPDATE tags SET value = ? WHERE run_uuid = ? AND key = 'environment'", (changed, row[0]))
+    done = slackwater(store, "resume", "--store", f"sqlite:///{store}/mlflow.db")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "kernel: 5.4.0-old" in done.stderr
+    assert "--accept-change" in done.stderr
+    assert len(trials(store)) == 2
+
+
+def test_an_unknown_sweep_cannot_be_resumed(store: Path) -> None:
+    done = slackwater(store, "resume", "nosuch", "--store", f"sqlite:///{store}/mlflow.db")
+    assert done.returncode == 2
+    assert "nosuch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_sweeps_at_once_are_refused_if_asked_before_anything_is_measured(
+        store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(store))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with machine_lock("fail", lambda text: None):
+        done = slackwater(store, "run", *PLAN, "design.when_busy=fail", "--fresh",
+                          f"tracking.uri=sqlite:///{store}/mlflow.db")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"process {os.getpid()}" in done.stderr
+    assert len(trials(store)) == 2
