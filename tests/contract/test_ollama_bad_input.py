@@ -148,7 +148,7 @@ def test_a_server_that_is_never_ready(double: Double) -> None:
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (lambda engine: engine.flags["quantization"].on.update(kv_cache_type="q9_9"), "'q9_9' is not allowed: expected one"),
+    (lambda engine: engine.flags["quantization"].on.update(kv_cache_type="q9_9"), "'q9_9' is not allowed"),
     (lambda engine: engine.knobs.update(num_batch=4096), "num_batch=4096 is more than num_ctx=2048"),
     (lambda engine: engine.knobs.pop("flash_attention"), "lacks flash_attention"),
 ])
@@ -163,7 +163,7 @@ def test_knobs_that_the_server_would_refuse_without_a_reason(double: Double, cha
 def test_a_quantized_cache_without_flash_attention(double: Double) -> None:
     config = double.config({"quantization": True})
     config.engine.knobs["flash_attention"] = False
-    with pytest.raises(ConfigError, match=r"kv_cache_type=q8_0 with flash_attention=false.*Set flash_attention to true"):
+    with pytest.raises(ConfigError, match=r"q8_0 with flash_attention=false.*Set flash_attention to true"):
         load_engine(config).plan()
 
 
