@@ -32,6 +32,7 @@ _MEMINFO_KEYS = (b"MemTotal:", b"\nMemAvailable:", b"\nMemFree:", b"\nCached:", 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _KCMP_VM = 1
+_SLOW_IN_A_ROW = 20
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
 
 
@@ -247,7 +248,7 @@ class Sampler:
     def run(self) -> None:
         """Until "stop" or the end of the control pipe. Raises OSError for a disk that is full."""
         origin = time.monotonic_ns()
-        slot = 0
+        slot = slow = 0
         self.sample(origin)
         _answer("ready realtime" if self.realtime else "ready")
         while True:
@@ -267,7 +268,8 @@ class Sampler:
                 due = origin + slot * self.period_ns
             began = time.monotonic_ns()
             self.sample(due)
-            if self.realtime and time.monotonic_ns() - began > self.period_ns // 2:
+            slow = slow + 1 if time.monotonic_ns() - began > self.period_ns // 2 else 0
+            if self.realtime and slow == _SLOW_IN_A_ROW:
                 # A tree too large for this rate: late samples are better than a core taken from the server.
                 os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
                 self.realtime = False

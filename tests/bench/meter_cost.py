@@ -26,6 +26,7 @@ from tests.truth.program import Program
 
 TREE = 5
 RATE_HZ = 100
+STREAM_TOKENS = 600
 
 PSUTIL_LOOP = """
 import psutil, sys, time
@@ -125,8 +126,9 @@ def busy_orchestrator(folder: Path, seconds: float) -> bool:
         report = sampler.stop()
     on_time = report.lost_slots == 0 and report.lateness_p99_ms <= 2
     small = report.rss_mib <= 40 and report.rss_mib - first <= 1
-    print(f"busy orchestrator for {seconds:.0f} s: {report.lost_slots} of {report.samples + report.lost_slots} slots lost "
-          f"(0), lateness p50 {report.lateness_p50_ms:.2f} ms, p99 {report.lateness_p99_ms:.2f} ms (at most 2), "
+    slots = report.samples + report.lost_slots
+    print(f"busy orchestrator for {seconds:.0f} s: {report.lost_slots} of {slots} slots lost (0), lateness p50 "
+          f"{report.lateness_p50_ms:.2f} ms, p99 {report.lateness_p99_ms:.2f} ms (at most 2), "
           f"{'real-time' if report.realtime else 'ordinary'} priority  {verdict(on_time)}")
     print(f"memory of the sampler: {first:.1f} MiB, after {seconds:.0f} s {report.rss_mib:.1f} MiB (at most 40, flat)  "
           f"{verdict(small)}")
@@ -185,7 +187,7 @@ def effect_on_workload(folder: Path, streams: int) -> bool:
             for _ in range(streams):
                 for name, pids in arms.items():
                     switch = Switch(pids, 0.5)
-                    server.generate(Request("Once upon a time", 1900, 1), switch.on_event)
+                    server.generate(Request("Once upon a time", STREAM_TOKENS, 1), switch.on_event)
                     for pid in pids:
                         os.kill(pid, signal.SIGSTOP)
                     found[name] += switch.ratios()
@@ -223,8 +225,9 @@ def start_server(folder: Path) -> Server:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=0.25, help="length of the busy part (10 to see memory flat)")
-    parser.add_argument("--streams", type=int, default=3, help="streams of each arm, 15 s or so each; 0: left out")
+    parser.add_argument("--streams", type=int, default=10, help="streams of each arm, 6 s or so each; 0: left out")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is stopped here does not stay so for ever
     load = " ".join(Path("/proc/loadavg").read_text().split()[:3])
     print(f"kernel {os.uname().release}, {os.cpu_count()} cores, load {load}")
     with tempfile.TemporaryDirectory(prefix="slackwater-") as name:
