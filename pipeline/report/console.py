@@ -50,6 +50,7 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     _line(console, Text(sweep.question or "What was measured", style="bold"))
     _line(console, Text(subject(sweep, analysis), style="dim"))
     _phases(console, analysis.cells)
+    _account(console, analysis.cells)
     _left_out(console, analysis, skipped)
     if analysis.gap.as_found or analysis.gap.unified:
         _gap(console, analysis)
@@ -140,6 +141,19 @@ def _phases(console: Console, cells: Sequence[CellSummary]) -> None:
     else:
         _grid(console, [("tree RSS, MiB", heads)], names, rss)
         _grid(console, [("system used, %", heads)], names, pct)
+
+
+def _account(console: Console, cells: Sequence[CellSummary]) -> None:
+    """Where the settled memory is, by the engine's own account; nothing where the engine gave none."""
+    told = [cell for cell in cells if "engine/unexplained_mib" in cell.median]
+    columns = {head: [sum(cell.median.get(metric, 0.0) for metric in metrics) for cell in told]
+               for head, metrics in words.ACCOUNT}
+    columns = {head: values for head, values in columns.items() if any(abs(value) >= 0.05 for value in values)}
+    if not told or not columns:
+        return
+    labels = words.cell_labels(cells)
+    rows = [[words.number(values[index]) for values in columns.values()] for index in range(len(told))]
+    _grid(console, [("where it is, MiB", list(columns))], [labels[cell.cell] for cell in told], rows)
 
 
 def _readings(cells: Sequence[CellSummary], quantity: str, unit: str) -> list[list[str]]:

@@ -8,18 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from pipeline.report.document import Analysis
+from pipeline.report.document import FACTORIAL_METRICS, Analysis
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.slope import Slope
-from pipeline.stats.summary import CellSummary, EffectRow, GapRow
+from pipeline.stats.summary import (
+    AS_FOUND_METRICS,
+    EFFECT_METRICS,
+    UNIFIED_METRICS,
+    CellSummary,
+    EffectRow,
+    GapRow,
+)
 
 PHASES = (
     ("empty", "initialization", ""), ("before", "pre_generation", ""), ("peak", "during_generation", "_peak"),
     ("after", "post_generation", ""), ("settled", "stabilized", ""), ("released", "released", ""),
 )
 """(word for a column, phase, suffix of the quantity) in the order of a trial."""
+
+SHOWN = frozenset((
+    *(f"{phase}/{quantity}{suffix}_{unit}" for _, phase, suffix in PHASES
+      for quantity, unit in (("tree_rss", "mib"), ("system_used", "pct"))),
+    *AS_FOUND_METRICS, *UNIFIED_METRICS, *EFFECT_METRICS, *FACTORIAL_METRICS,
+))
+"""Every metric that a printed page may mention: reading only these is what makes large stores quick."""
 
 METRICS = {
     HEADLINE: "settled", "during_generation/tree_rss_peak_mib": "peak", "post_generation/tree_rss_mib": "after",
@@ -104,6 +118,15 @@ def comparison(stats: Comparison, difference: float | None = None, reference: fl
 def where_text(where: Mapping[str, str]) -> str:
     """"num_ctx 4096, model small": the keys by their last word that says something."""
     return ", ".join(f"{key.removesuffix('.name').rpartition('.')[2]} {text}" for key, text in where.items())
+
+
+ACCOUNT = (
+    ("empty", ("initialization/tree_rss_mib",)), ("weights", ("engine/weights_mib",)),
+    ("repacked", ("engine/repacked_mib",)), ("KV", ("engine/kv_mib",)),
+    ("compute", ("engine/compute_mib", "engine/output_mib")), ("prompts", ("engine/prompt_cache_mib",)),
+    ("unexplained", ("engine/unexplained_mib",)),
+)
+"""Heads of the account and the metrics they sum; together they are the settled tree RSS."""
 
 
 def cell_labels(cells: Sequence[CellSummary]) -> dict[str, str]:

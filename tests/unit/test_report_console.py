@@ -129,3 +129,14 @@ def test_a_wide_ratio_is_a_factor_and_not_thousands_of_percent(values: tuple[flo
     said = words.comparison(next(row for row in analyse(trials).effects).stats)
     assert said.startswith("undecided")
     assert text in said
+
+
+def test_the_account_says_where_the_settled_memory_is_and_adds_up() -> None:
+    metrics = {"stabilized/tree_rss_mib": 194.0, "initialization/tree_rss_mib": 23.0, "engine/weights_mib": 92.0,
+               "engine/kv_mib": 45.0, "engine/compute_mib": 16.0, "engine/output_mib": 0.5,
+               "engine/unexplained_mib": 17.5}
+    printed = page([made("oneshot", "off", 1, {name: {1: value} for name, value in metrics.items()})])
+    [head] = [line for line in printed.splitlines() if line.startswith("where it is, MiB")]
+    assert head.split()[4:] == ["empty", "weights", "KV", "compute", "unexplained"]
+    values = printed.splitlines()[printed.splitlines().index(head) + 1].split()[-5:]
+    assert sum(map(float, values)) == 194.0
