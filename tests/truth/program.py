@@ -175,6 +175,13 @@ class _Commands:
         self.pids += [pid for pid, _, _ in pairs]
         return {"begin_ns": begin, "pids": [pid for pid, _, _ in pairs]}
 
+    def vfork(self, fifo: str) -> dict[str, object]:
+        """A child that stays between vfork and exec, in this program's memory, until somebody writes to the fifo."""
+        wait_there = (os.POSIX_SPAWN_OPEN, 3, fifo, os.O_RDONLY, 0)
+        pid = os.posix_spawn("/bin/true", ["true"], {}, file_actions=[wait_there])
+        os.waitpid(pid, 0)
+        return {"pid": pid}
+
     def detach(self, mib: float) -> dict[str, object]:
         """A grandchild in a session of its own, its parent gone, that holds mib until this program ends."""
         answer_read, answer_write = os.pipe()

@@ -110,6 +110,26 @@ def test_a_detached_child_is_counted_through_the_subreaper(sampler: Sampler) -> 
     assert 100 * MIB <= counted < 115 * MIB
 
 
+def test_a_vforked_child_in_its_parents_memory_is_not_counted_twice(
+        program: Program, sampler: Sampler, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program.tell("hold", name="x", kind="anon", mib=100)
+    sampler.follow(program.pid)
+    time.sleep(0.1)
+    alone = int(sampler.timeline().tree_rss[-1])
+    program.send("vfork", fifo=str(fifo))
+    time.sleep(0.4)
+    begin = time.monotonic_ns()
+    time.sleep(0.2)
+    assert len(members(program.pid)) == 2
+    both = sampler.since(begin).tree_rss
+    os.close(os.open(fifo, os.O_WRONLY))
+    program.answer()
+    assert len(both) >= 5
+    assert both.max() - alone < MIB
+
+
 def test_a_child_that_vanishes_is_forgotten_and_nothing_breaks(program: Program, sampler: Sampler) -> None:
     sampler.follow(program.pid)
     for _ in range(10):
