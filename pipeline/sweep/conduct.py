@@ -110,7 +110,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
 
     store = SESSION.store = open_store(first.tracking)
     with machine_lock(first.design.when_busy, lambda text: SESSION.listener.on_event(Notice(text))):
-        summary = _begin(store, first, seed)
+        concerns = _examine(first.meter.rate_hz)
+        summary = _begin(store, first, seed, concerns)
         names = [SESSION.cells[index].name for block in SESSION.order for index in block]
         SESSION.listener.on_event(SweepStarted(
             sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
@@ -120,7 +121,18 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     return SESSION.results
 
 
-def _begin(store: Store, first: Config, seed: int) -> SweepSummary:
+def _examine(rate_hz: float) -> list[str]:
+    """What on this machine would spoil the sweep, a line each for its record; what blocks a trustworthy run is said."""
+    from pipeline.meter.doctor import examine
+
+    examination = examine(rate_hz)
+    for concern in examination.concerns:
+        if concern.level == "blocks":
+            SESSION.listener.on_event(Notice(f"warning: {concern.what} {concern.remedy}"))
+    return [f"{concern.level}: {concern.what}" for concern in examination.concerns]
+
+
+def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> SweepSummary:
     """The sweep's summary run: a new one, or that of the unfinished sweep that goes on."""
     from pipeline.sweep import identity
     from pipeline.track.summary import SweepSummary
@@ -147,7 +159,8 @@ def _begin(store: Store, first: Config, seed: int) -> SweepSummary:
         command=provenance.command(), planned_trials=len(names), plan=_plan_record(first, seed, names),
         started_ms=started_ms, tags={
             **provenance.machine(), "plan_hash": plan, "environment": json.dumps(here), "cwd": str(Path.cwd()),
-            "arguments": json.dumps(SESSION.arguments, ensure_ascii=False), "accepted_changes": "\n".join(accepted)})
+            "arguments": json.dumps(SESSION.arguments, ensure_ascii=False),
+            "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns)})
     store.record_sweep(SESSION.summary)
     return SESSION.summary
 
