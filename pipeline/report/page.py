@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config import Tracking
+from pipeline.report import words
 from pipeline.report.console import print_runs as render_runs
 from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
@@ -85,8 +86,8 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     """Print a sweep from the store. Raises ConfigError for a name that fits none or several."""
     store = open_store(Tracking(uri=uri), write=False)
     record = store.find_sweep(name)
-    trials: Sequence[Trial] = store.trials(record.sweep_id)
-    sweep, analysis = sweep_of_record(record, store.trials(record.sweep_id)), analyse(trials)
+    trials = store.trials(record.sweep_id, None if as_json else words.SHOWN)
+    sweep, analysis = sweep_of_record(record, trials), analyse(trials)
     if as_json:
         print(json.dumps(document(sweep, trials, analysis), ensure_ascii=False, indent=2))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -82,10 +82,13 @@ def read_sweeps(source: Source) -> list[SweepRecord]:
     return sorted(records, key=lambda record: (record.started_ms, record.sweep_id))
 
 
-def read_trials(source: Source, sweep_id: str | None = None) -> list[TrialRecord]:
-    """The trials of a sweep in the order they ran, or of all sweeps by their start. Raises StoreError."""
+def read_trials(source: Source, sweep_id: str | None = None,
+                metrics: Collection[str] | None = None) -> list[TrialRecord]:
+    """The trials of a sweep in the order they ran, or of all sweeps by their start; with these metrics only, if given.
+
+    Raises StoreError."""
     tags = {"kind": "trial"} | ({"sweep_id": sweep_id} if sweep_id is not None else {})
-    runs = source.runs(tags)
+    runs = source.runs(tags, metrics=metrics)
     # runs of one cell share their params, and so their records do
     decoded = {id(run.params): _decode(run.params) for run in {id(run.params): run for run in runs}.values()}
     records = [_trial(run, *decoded[id(run.params)]) for run in runs if "cell" in run.tags]
