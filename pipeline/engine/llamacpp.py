@@ -112,7 +112,7 @@ class Engine(EngineBase):
 
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; the digest only where it is known without reading the whole file."""
-        facts = {"engine_version": f"xllamacpp {_version()}"}
+        facts = {"engine_version": _version()}
         path = self.model_path
         if path is None:
             return facts
