@@ -115,6 +115,9 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
         put({"sampler/samples": report.samples, "sampler/lost_slots": report.lost_slots,
              "sampler/lateness_p50_ms": report.lateness_p50_ms, "sampler/lateness_p99_ms": report.lateness_p99_ms,
              "sampler/cpu_pct": report.cpu_pct, "sampler/rss_mib": report.rss_mib}, 0)
+    if record.disturbed is not None:
+        put({"trial/neighbours_cores": record.disturbed.other_cpu_cores,
+             "trial/tree_major_faults": record.disturbed.tree_major_faults}, 0)
     put({f"trial/{purpose}_s": seconds for purpose, seconds in record.spent_s.items()}, 0)
     if record.eviction is not None:
         put({f"clear/model_resident_{when}_mib": resident / MIB
@@ -202,7 +205,7 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
         notes.append(f"model file not verified as evicted: {record.eviction.reason}")
     if (disturbed := record.disturbed) is not None:
         if disturbed.other_cpu_cores > NEIGHBOUR_CORES:
-            notes.append(f"neighbours used {disturbed.other_cpu_cores:.1f} cores: speed is noisy, memory is not")
+            notes.append("neighbours kept half a core or more busy: speed is noisy, memory is not")
         if disturbed.memory_some_pct is not None and disturbed.memory_some_pct > STALL_PCT:
             notes.append(f"some task waited for memory {disturbed.memory_some_pct:.0f} % of the time (PSI)")
     return ("suspect" if reasons else "valid"), reasons, notes

@@ -181,6 +181,8 @@ def _gap_answer(analysis: Analysis) -> str:
     else:
         size = stats.estimate if stats.estimate is not None else difference
         said = f"One-shot needs {magnitude(size)} {stats.unit} {stats.kind} than interactive{arm}"
+        if abs(size) < 0.01 * abs(row.interactive or 0.0):  # resolved, and of no consequence to anybody
+            said = f"One-shot and interactive need the same, but for {magnitude(size)} {stats.unit}{arm}"
     if found is None or abs(found.difference or 0.0) < 3 * abs(difference) + 0.1:
         return said + "."
     joint = ": the" if stats.kind in NOTHING else "; the"

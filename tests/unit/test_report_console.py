@@ -140,3 +140,10 @@ def test_the_account_says_where_the_settled_memory_is_and_adds_up() -> None:
     assert head.split()[4:] == ["empty", "weights", "KV", "compute", "unexplained"]
     values = printed.splitlines()[printed.splitlines().index(head) + 1].split()[-5:]
     assert sum(map(float, values)) == 194.0
+
+
+def test_a_difference_that_is_resolved_but_tiny_is_called_the_same_and_still_named() -> None:
+    trials: list[Trial] = [
+        made(mode, "off", block, {HEADLINE: {1: 100.0 + 0.001 * block + (0.06 if mode == "oneshot" else 0.0)}})
+        for block in (1, 2, 3) for mode in ("oneshot", "interactive")]
+    assert words.answer(analyse(trials)) == "One-shot and interactive need the same, but for 0.060 MiB."
