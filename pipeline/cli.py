@@ -37,6 +37,11 @@ Commands
   runs     what was measured, one line per sweep         [--json] [--store URI]
   show     the tables of a sweep (an id, a prefix, last) [--json] [--store URI]
   resume   go on with an unfinished sweep      [--accept-change] [--store URI]
+  rerun    SWEEP|RUN|FILE: the same config and seed again   [--dry-run] [--store URI]
+  compare  A B: what differs, then by how much. Each a SWEEP, SWEEP:CELL, run id or FILE
+           [--fail-if "stabilized/tree_rss_mib > +2%"] [--allow-different-work]
+  export   SWEEP FILE: everything of a sweep in one file     [--store URI]
+  import   FILE: into a store, as it was measured            [--store URI]
   sync     send results that a store did not take
   doctor   this machine: meters, engines, what would spoil a measurement  [--json]
   watch    PID|NAME|URL: any process by the same meters  [--seconds S] [--json]
@@ -112,11 +117,16 @@ def _run(words: list[str]) -> int:
     inspecting = any(argument.split("=")[0] in INSPECT for argument in arguments)
     terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        from pipeline import provenance
         from pipeline.sweep.experiments import register
 
+        again, arguments = _valued(arguments, _AGAIN, "a sweep, a run or a file")
+        provenance.started_as(["run", *words] if again is None else ["rerun", again])
+        SESSION.arguments = list(arguments) if again is None else [_AGAIN, again, *arguments]
         SESSION.experiment = register(arguments)
-        SESSION.arguments = arguments
         SESSION.dry_run, SESSION.fresh = "--dry-run" in ours, "--fresh" in ours
+        if again is not None:
+            _prepare_again(again, arguments)
         SESSION.accept_change = "--accept-change" in ours
         if inspecting:
             run_hydra(run_trial, arguments, Path.cwd())
@@ -264,6 +274,71 @@ def _resume(words: list[str]) -> int:
         return _run([*arguments, *ours, *(["--json"] if as_json else [])])
 
 
+def _rerun(words: list[str]) -> int:
+    import json
+
+    ours, rest = _take(words, "--dry-run", "-q", "-v")
+    as_json, uri, names = _store_words(rest, 1)
+    name = names[0] if names else "last"
+    if Path(name.partition(":")[0]).is_file():
+        name = str(Path(name).absolute())
+    place = [] if uri is None else [f"tracking.uri={json.dumps(uri)}"]
+    return _run([_AGAIN, name, *place, *ours, *(["--json"] if as_json else [])])
+
+
+_AGAIN = "--rerun-of"
+"""Between `rerun`, `resume` of a rerun, and `_run`; not for people."""
+
+
+def _prepare_again(name: str, arguments: Sequence[str]) -> None:
+    """Fill the session with the cells that were measured before, and say what differs since."""
+    import json
+
+    from pipeline.sweep.rerun import prepare
+    from pipeline.sweep.session import SESSION
+    from pipeline.track.subject import find
+
+    uri = next((text.partition("=")[2] for text in arguments if text.startswith("tracking.uri=")), None)
+    SESSION.again = prepare(find(name, json.loads(uri) if uri else None))
+    SESSION.arguments = [_AGAIN, name if Path(name).is_absolute() else SESSION.again.of, *arguments]
+    SESSION.experiment = SESSION.again.experiment
+    SESSION.fresh = not SESSION.resume
+    for note in SESSION.again.notes:
+        print(f"differs now: {note}", file=sys.stderr)
+
+
+def _compare(words: list[str]) -> int:
+    from pipeline.report import compare
+
+    ours, rest = _take(words, "--allow-different-work")
+    limits = []
+    while "--fail-if" in rest:
+        limit, rest = _valued(rest, "--fail-if", 'a limit, such as "stabilized/tree_rss_mib > +2%"')
+        limits.append(str(limit))
+    as_json, uri, names = _store_words(rest, 2)
+    if len(names) != 2:
+        raise ConfigError("compare needs two: slackwater compare A B, each a SWEEP, SWEEP:CELL, a run id or a FILE.")
+    return compare.compare(*names, uri=uri, limits=limits, as_json=as_json, allow_different_work=bool(ours))
+
+
+def _export(words: list[str]) -> int:
+    from pipeline.report import transfer
+
+    as_json, uri, names = _store_words(words, 2)
+    if len(names) != 2:
+        raise ConfigError("export needs a sweep and a file: slackwater export SWEEP FILE.")
+    return transfer.export(names[0], Path(names[1]), uri, as_json)
+
+
+def _import(words: list[str]) -> int:
+    from pipeline.report import transfer
+
+    as_json, uri, names = _store_words(words, 1)
+    if not names:
+        raise ConfigError("import needs a file that `slackwater export` wrote: slackwater import FILE.")
+    return transfer.import_(Path(names[0]), uri, as_json)
+
+
 def _sync(words: list[str]) -> int:
     from pipeline.report import page
 
@@ -309,6 +384,7 @@ def _watch(words: list[str]) -> int:
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run, "runs": _runs, "show": _show, "resume": _resume, "sync": _sync, "doctor": _doctor,
+    "run": _run, "runs": _runs, "show": _show, "resume": _resume, "rerun": _rerun,
+    "compare": _compare, "export": _export, "import": _import, "sync": _sync, "doctor": _doctor,
     "watch": _watch, "ui": _ui,
 }

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -70,6 +70,14 @@ def machine() -> Mapping[str, str]:
     return {**facts, **{f"package.{name}": found for name, found in _package_versions().items()}}
 
 
+_COMMAND = "SLACKWATER_COMMAND"
+
+
+def started_as(words: Sequence[str]) -> None:
+    """Keep the command's words: Hydra gets others, and a launcher's workers have none of their own."""
+    os.environ[_COMMAND] = "slackwater " + shlex.join(words)
+
+
 def command() -> str:
     """The command line that runs this again, quoted for a shell."""
-    return "slackwater " + shlex.join(sys.argv[1:])
+    return os.environ.get(_COMMAND) or "slackwater " + shlex.join(sys.argv[1:])

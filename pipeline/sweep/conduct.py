@@ -84,11 +84,13 @@ def new_sweep_id(experiment: str, taken: Collection[str]) -> str:
 def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, Any],
             arguments: Sequence[str]) -> list[TrialResult]:
     """Check every cell, then run them block by block. Results are in SESSION as well, also after an interruption."""
-    overrides = combinations(loader, params, arguments)
+    again = SESSION.again
+    overrides = combinations(loader, params, arguments) if again is None else [
+        [*cell, *arguments] for _, cell in again.cells]
     configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
     design = load_design(configs[0].design.name)
     left_out: list[Skipped] = []
-    if design.expand is not None:
+    if design.expand is not None and again is None:
         flags, left_out = honoured_flags(configs[0])
         overrides = [[*cell, *more] for cell in overrides for more in design.expand(flags)]
         configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
@@ -97,6 +99,9 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         fetch_models(SESSION.cells, SESSION.listener)
         SESSION.cells, SESSION.skipped = check_cells(configs, overrides)  # now that the file is here to be read
     SESSION.skipped += left_out
+    if again is not None:
+        called = {tuple(cell): name for cell, (name, _) in zip(overrides, again.cells, strict=True)}
+        SESSION.cells = [replace(cell, name=called[tuple(cell.overrides)]) for cell in SESSION.cells]
     SESSION.warning = design.note
     first = SESSION.cells[0].config
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
@@ -160,9 +165,15 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
         started_ms=started_ms, tags={
             **provenance.machine(), "plan_hash": plan, "environment": json.dumps(here), "cwd": str(Path.cwd()),
             "arguments": json.dumps(SESSION.arguments, ensure_ascii=False),
-            "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns)})
+            "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns), **_origin()})
     store.record_sweep(SESSION.summary)
     return SESSION.summary
+
+
+def _origin() -> dict[str, str]:
+    """Tags of a sweep that was measured before."""
+    again = SESSION.again
+    return {} if again is None else {"rerun_of": again.of, "changed_since": "\n".join(again.notes)}
 
 
 def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, stop_rule: Stop, trials: int) -> None:

@@ -15,6 +15,7 @@ from pipeline.result import TrialResult
 if TYPE_CHECKING:
     from pipeline.outcome import DrawTimeline
     from pipeline.sweep.cells import Cell, Skipped
+    from pipeline.sweep.rerun import Again
     from pipeline.track.store import Store
     from pipeline.track.summary import SweepSummary
 
@@ -37,6 +38,8 @@ class Session:
     resume: str = ""
     """The sweep to go on with, by id; "" for a new one, or whichever is unfinished."""
     accept_change: bool = False
+    again: Again | None = None
+    """The sweep or run that is measured again (`slackwater rerun`): its cells, instead of those of the arguments."""
     experiment: str = ""
     arguments: list[str] = field(default_factory=list)
     """Hydra's words, which make this sweep again."""

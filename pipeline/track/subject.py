@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Subject:
     """The run that was named."""
     source: str = ""
     """The store or file it was found in, for a person."""
+    artifact: Callable[[TrialRecord, str], bytes | None] = field(default=lambda trial, name: None, repr=False)
+    """A file of one of the trials, such as config.yaml; None if it was not kept. Raises StoreError, ConfigError."""
 
 
 def find(name: str, uri: str | None = None) -> Subject:
@@ -58,6 +60,9 @@ def find(name: str, uri: str | None = None) -> Subject:
             return {}
         return _plan(artifacts.read(sweep.run_id, sweep.artifact_uri, "plan.json"))
 
+    def of_trial(trial: TrialRecord, name: str) -> bytes | None:
+        return artifacts.read(trial.run_id, trial.artifact_uri, name)
+
     sweeps = store.sweeps()
     if _RUN_ID.fullmatch(name):
         summary = next((sweep for sweep in sweeps if sweep.run_id == name), None)
@@ -65,7 +70,8 @@ def find(name: str, uri: str | None = None) -> Subject:
         if trial is not None:
             sweep = next(sweep for sweep in sweeps if sweep.sweep_id == trial.sweep_id)
             whole = store.trials(sweep.sweep_id)
-            return Subject(name, sweep, [trial], whole, plan_of(sweep), trial.cell, name, store.location.shown)
+            return Subject(name, sweep, [trial], whole, plan_of(sweep), trial.cell, name, store.location.shown,
+                           of_trial)
         if summary is None:
             raise ConfigError(f"There is no run {name} of slackwater's in {store.location.shown}. `slackwater runs` "
                               "lists the sweeps.")
@@ -74,13 +80,19 @@ def find(name: str, uri: str | None = None) -> Subject:
         sweep_name, _, cell = name.partition(":")
         sweep = store.find_sweep(sweep_name)
     trials = store.trials(sweep.sweep_id)
-    return _subject(name, sweep, trials, plan_of(sweep), cell, store.location.shown)
+    return replace(_subject(name, sweep, trials, plan_of(sweep), cell, store.location.shown), artifact=of_trial)
 
 
 def _in_file(name: str, path: Path, cell: str) -> Subject:
     with Archive(path) as file:
         sweep, trials = file.records()
-        return _subject(name, sweep, trials, file.summary.plan, cell, str(path))
+        found = _subject(name, sweep, trials, file.summary.plan, cell, str(path))
+
+    def of_trial(trial: TrialRecord, name: str) -> bytes | None:
+        with Archive(path) as again:
+            return dict(again.artifacts(trial.order)).get(name)
+
+    return replace(found, artifact=of_trial)
 
 
 def _subject(name: str, sweep: SweepRecord, trials: Sequence[TrialRecord], plan: Mapping[str, Any], cell: str,

@@ -1,0 +1,47 @@
+"""What `slackwater export` and `import` print. The file and the store are track/exchange.py's business."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.config import Tracking
+from pipeline.report.document import SCHEMA_VERSION
+from pipeline.track.exchange import Moved, export_sweep, import_sweep
+from pipeline.track.store import open_store
+
+
+def export(name: str, path: Path, uri: str | None, as_json: bool) -> int:
+    """Write a sweep into a file and say so; 0. Raises ConfigError and StoreError."""
+    moved = export_sweep(open_store(Tracking(uri=uri), write=False), name, path)
+    size = path.stat().st_size
+    if as_json:
+        _document(moved, {"bytes": size})
+        return 0
+    print(f"{moved.sweep_id}: {_trials(moved.trials)} in {path}, {size / 2**20:.1f} MiB. It is a zip; README.txt in it "
+          "says what is what.")
+    if moved.status == "interrupted":
+        print("note: the sweep is not finished; the file has it as far as it came.")
+    return 0
+
+
+def import_(path: Path, uri: str | None, as_json: bool) -> int:
+    """Put a file's sweep into a store and say so; 0. Raises ConfigError and StoreError."""
+    store = open_store(Tracking(uri=uri))
+    moved = import_sweep(path, store)
+    if as_json:
+        _document(moved, {"store": store.location.shown})
+        return 0
+    there = "" if moved.new == moved.trials else f", {moved.trials - moved.new} of them there already"
+    print(f"{moved.sweep_id}: {_trials(moved.trials)}{there}, in {store.location.shown}.\n"
+          f"slackwater show {moved.sweep_id}")
+    return 0
+
+
+def _document(moved: Moved, more: dict[str, object]) -> None:
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(moved), **more}, ensure_ascii=False, indent=2))
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'s' * (count != 1)}"

@@ -1,0 +1,213 @@
+"""The same config and seed again, from what was logged: overrides that compose to it today, and what differs since.
+
+Finds and prepares; running is conduct.py's, by the same path as any sweep.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline import provenance
+from pipeline.config import CONF_DIR, GROUPS, Config
+from pipeline.engine import load_engine
+from pipeline.errors import ConfigError
+from pipeline.outcome import flatten
+from pipeline.sweep.conduct import typed
+from pipeline.sweep.hydra_app import register_schema
+from pipeline.sweep.messages import is_setting, options, settings
+from pipeline.track.read import TrialRecord
+from pipeline.track.subject import Subject
+
+NOT_OF_THE_CELL = ("place.", "tracking.")
+"""Where a trial stood in its sweep, and where its results went: both are new."""
+ALONE = ("design=blocked", "stop=repetitions")
+"""A cell without its sweep needs no other design; a run is measured once."""
+MACHINE = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "swap_total",
+           "transparent_hugepages", "libc", "python", "revision")
+
+
+@dataclass(frozen=True)
+class Again:
+    """A sweep to run as it was."""
+
+    of: str
+    """The sweep's id (and the cell, if only one is measured), or the run's."""
+    experiment: str
+    cells: Sequence[tuple[str, Sequence[str]]]
+    """(name, overrides) in the order of the plan."""
+    notes: Sequence[str]
+    """What differs now, a line each."""
+
+
+def prepare(subject: Subject) -> Again:
+    """Overrides for every cell of a sweep, or for the one of a run.
+
+    Raises ConfigError: nothing to go by, or a config that this version cannot have."""
+    alone = [*ALONE, *(["repetitions=1"] if subject.run_id else [])] if subject.cell else []
+    first = {trial.cell: trial for trial in sorted(subject.trials, key=lambda trial: trial.order, reverse=True)}
+    planned = {str(cell["cell"]): [str(text) for text in cell.get("overrides", ())]
+               for cell in subject.plan.get("cells", ())}
+    names = [subject.cell] if alone else [*planned, *(cell for cell in first if cell not in planned)]
+    unknown = [name for name in names if name not in first]
+    if unknown:
+        raise ConfigError(f"{subject.sweep.sweep_id} was interrupted before {', '.join(unknown)} had a trial, so that "
+                          "what it would have been was not logged. `slackwater resume` measures it to the end; one of "
+                          f"its cells is measured again by `slackwater rerun {subject.sweep.sweep_id}:CELL`.")
+    cells, configs = [], []
+    notes = []
+    for name in names:
+        overrides, config, new = _compose_as(first[name], subject, planned.get(name, []), alone)
+        cells.append((name, overrides))
+        configs.append(config)
+        notes += new
+    notes += _since(subject, [first[name] for name in names], configs)
+    of = subject.run_id or ":".join(filter(None, (subject.sweep.sweep_id, subject.cell)))
+    return Again(of, subject.sweep.experiment, cells, list(dict.fromkeys(notes)))
+
+
+def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
+                alone: Sequence[str]) -> tuple[list[str], Config, list[str]]:
+    """Overrides that compose to the trial's config today, that config, and notes on settings that are new since.
+
+    `alone`: overrides in place of the sweep's design, for a cell without its sweep."""
+    logged, whole = _logged(trial, subject)
+    for key in ("model.path", "engine.binary"):
+        if isinstance(path := logged.get(key), str):
+            logged[key] = str(Path(str(subject.plan.get("cwd", ""))) / path)  # relative to where it was started
+    fixed = tuple(override.partition("=")[0] for override in alone)
+    logged = {key: value for key, value in logged.items() if key.split(".")[0] not in fixed}
+    overrides = [*(text for text in _groups(logged, planned) if text.partition("=")[0] not in fixed), *alone]
+    now = _leaves_of(tuple(overrides))
+    notes = []
+    for key in sorted(now.keys() - logged.keys()):
+        if key.split(".")[0] in fixed or any(known.startswith(f"{key}.") for known in logged):
+            continue
+        if whole and _is_open(key):
+            overrides.append(f"~{key}")
+        else:
+            notes.append(f"{key} was not logged (a setting that is new since); now {now[key]}")
+    gone = [key for key in logged if key not in now and not is_setting(key)]
+    if gone:
+        raise ConfigError(f"the config of {trial.cell} has {', '.join(gone)}, which this version of slackwater does "
+                          f"not have. It was measured with {_version(subject)}: use that to run it again.")
+    for key, value in logged.items():
+        if key not in now and value != {}:
+            overrides.append(f"++{key}={_grammar(value)}")
+        elif key in now and now[key] != value:
+            overrides.append(f"{key}={_grammar(value)}")
+    config = typed(_compose(overrides))
+    made = _own(flatten(config))
+    wrong = [key for key, value in logged.items() if made.get(key, {}) != value]
+    if wrong:
+        raise ConfigError(f"the config of {trial.cell} cannot be made again: {wrong[0]} was {logged[wrong[0]]!r} and "
+                          f"would be {made.get(wrong[0])!r}. Run it by hand: slackwater run {' '.join(planned)}")
+    return overrides, config, notes
+
+
+def _logged(trial: TrialRecord, subject: Subject) -> tuple[dict[str, Any], bool]:
+    """The trial's config, flattened, and whether it is whole: params leave out what is longer than MLflow takes."""
+    text = subject.artifact(trial, "config.yaml")
+    if text is None:
+        return _own(trial.params), False
+    from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
+
+    try:
+        tree = safe_load(text)
+    except YAMLError as error:
+        raise ConfigError(f"config.yaml of {trial.cell}, trial {trial.order}, cannot be read: "
+                          f"{' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config.yaml of {trial.cell}, trial {trial.order}, holds no settings.")
+    return _own(dict(_leaves("", tree))), True
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{prefix}.{key}" if prefix else str(key), inner)
+    else:
+        yield prefix, value
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith(NOT_OF_THE_CELL)}
+
+
+def _groups(logged: Mapping[str, Any], planned: Sequence[str]) -> list[str]:
+    """One file per group: what the sweep chose, else the file of the logged name; what differs is overridden later."""
+    chosen = {}
+    for group in GROUPS:
+        given = [text.partition("=")[2] for text in planned if text.startswith(f"{group}=")]
+        for option in (*given, str(logged.get(f"{group}.name", ""))):
+            if group != "tracking" and option in options(group):
+                chosen[group] = option
+                break
+    return [f"{group}={option}" for group, option in chosen.items()]
+
+
+@functools.cache
+def _leaves_of(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The composed config, flattened; not checked, since what is still to be overridden may be out of range."""
+    tree = OmegaConf.to_container(_compose(overrides), resolve=True)
+    return _own(dict(_leaves("", tree)))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=["hydra/sweeper=basic", *overrides])
+
+
+def _is_open(key: str) -> bool:
+    """Below a setting that takes any key, such as engine.knobs."""
+    return key not in set(settings()) and is_setting(key)
+
+
+def _grammar(value: Any) -> str:
+    """A value in Hydra's override grammar; text is always quoted."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_grammar(str(key))}:{_grammar(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_grammar, value)) + "]"
+    # a backslash means itself, except before a quote or at the end
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), str(value))
+    return f'"{escaped}"'
+
+
+def _since(subject: Subject, trials: Sequence[TrialRecord], configs: Sequence[Config]) -> list[str]:
+    """What is another one now: engine, model, machine, packages."""
+    found = []
+    for trial, config in zip(trials, configs, strict=True):
+        now = load_engine(config).provenance()
+        found += [f"{key.replace('_', ' ')} of {name}: {trial.tags[key]} → {now[key]}"
+                  for key, name in (("engine_version", config.engine.name), ("model_digest", config.model.name))
+                  if key in trial.tags and key in now and trial.tags[key] != now[key]]
+    here, there = provenance.machine(), subject.sweep.tags
+    keys = [key for key in there if key in MACHINE or key.startswith("package.")]
+    if not keys:
+        found.append(f"on which machine {subject.sweep.sweep_id} was measured was not logged")
+    return found + [f"{key}: {there[key]} → {here.get(key) or 'not known'}" for key in keys
+                    if there[key] != here.get(key, "")]
+
+
+def _version(subject: Subject) -> str:
+    tags = subject.sweep.tags
+    named = f"slackwater {tags.get('package.slackwater', '')}".strip()
+    return f"{named}, revision {tags['revision']}" if tags.get("revision") else named
