@@ -6,12 +6,12 @@ Gathers, refuses what makes no sense, renders; the numbers are stats/between.py'
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import ConfigError
@@ -168,10 +168,8 @@ def render(console: Console, found: Comparison) -> None:
     console.print(Text.assemble(("Effects, B − A", "bold"), ("   tree RSS unless said otherwise", "dim")))
     gated = {one.metric for one in found.gates}
     rows = [one for one in found.changes if one.metric in EFFECTS or one.metric in gated]
-    table = Table.grid(padding=(0, 2))
-    for one in rows:
-        table.add_row(f"  {_label(one, len(found.pairs) > 1)}", words.comparison(one.stats, one.difference, one.a))
-    console.print(table)
+    _rows(console, 2, [(_label(one, len(found.pairs) > 1), words.comparison(one.stats, one.difference, one.a))
+                       for one in rows])
     methods = dict.fromkeys(one.stats.method for one in rows if one.stats.method)
     levels = sorted({one.stats.level for one in rows if one.stats.level})
     if methods:
@@ -194,12 +192,18 @@ def _group(console: Console, title: str, listed: Sequence[Difference]) -> None:
         console.print(Text(f"  {title}: nothing", style="dim"))
         return
     console.print(Text(f"  {title}"))
-    table = Table.grid(padding=(0, 2))
-    for one in listed[:_MOST_SHOWN]:
-        table.add_row(f"    {one.key}", Text(f"{one.a} → {one.b}"))
-    console.print(table)
+    _rows(console, 4, [(one.key, f"{one.a} → {one.b}") for one in listed[:_MOST_SHOWN]])
     if len(listed) > _MOST_SHOWN:
         console.print(Text(f"    … and {len(listed) - _MOST_SHOWN} more: --json", style="dim"))
+
+
+def _rows(console: Console, indent: int, rows: Sequence[tuple[str, str]]) -> None:
+    """Label and words beside it, wrapped in their column."""
+    labels = max((len(label) for label, _ in rows), default=0)
+    for label, said in rows:
+        lines = textwrap.wrap(said, max(24, console.width - indent - labels - 2), break_on_hyphens=False) or [""]
+        for i, line in enumerate(lines):
+            console.print(Text(f"{' ' * indent}{label if i == 0 else '':{labels}}  {line}"))
 
 
 def _label(change: Change, several: bool) -> str:

@@ -28,10 +28,19 @@ PHASES = (
 )
 """(word for a column, phase, suffix of the quantity) in the order of a trial."""
 
+ACCOUNT = (
+    ("empty", ("initialization/tree_rss_mib",)), ("weights", ("engine/weights_mib",)),
+    ("repacked", ("engine/repacked_mib",)), ("KV", ("engine/kv_mib",)),
+    ("compute", ("engine/compute_mib", "engine/output_mib")), ("prompts", ("engine/prompt_cache_mib",)),
+    ("unexplained", ("engine/unexplained_mib",)),
+)
+"""Heads of the account and the metrics they sum; together they are the settled tree RSS."""
+
 SHOWN = frozenset((
     *(f"{phase}/{quantity}{suffix}_{unit}" for _, phase, suffix in PHASES
       for quantity, unit in (("tree_rss", "mib"), ("system_used", "pct"))),
     *AS_FOUND_METRICS, *UNIFIED_METRICS, *EFFECT_METRICS, *FACTORIAL_METRICS,
+    *(metric for _, metrics in ACCOUNT for metric in metrics),
 ))
 """Every metric that a printed page may mention: reading only these is what makes large stores quick."""
 
@@ -118,15 +127,6 @@ def comparison(stats: Comparison, difference: float | None = None, reference: fl
 def where_text(where: Mapping[str, str]) -> str:
     """"num_ctx 4096, model small": the keys by their last word that says something."""
     return ", ".join(f"{key.removesuffix('.name').rpartition('.')[2]} {text}" for key, text in where.items())
-
-
-ACCOUNT = (
-    ("empty", ("initialization/tree_rss_mib",)), ("weights", ("engine/weights_mib",)),
-    ("repacked", ("engine/repacked_mib",)), ("KV", ("engine/kv_mib",)),
-    ("compute", ("engine/compute_mib", "engine/output_mib")), ("prompts", ("engine/prompt_cache_mib",)),
-    ("unexplained", ("engine/unexplained_mib",)),
-)
-"""Heads of the account and the metrics they sum; together they are the settled tree RSS."""
 
 
 def cell_labels(cells: Sequence[CellSummary]) -> dict[str, str]:

@@ -30,17 +30,22 @@ def register_schema() -> None:
         store.store(group=group, name=f"base_{group}", node=schema, provider="slackwater")
 
 
-def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) -> None:
-    """Compose and sweep as the arguments say; `folder` exists, Hydra makes nothing in it.
-
-    Raises what composing raises (see messages.explain)."""
-    _check_flags(arguments)
+def expose_plugins() -> None:
+    """Let Hydra find our sweeper, here and in the workers of other launchers; it looks once, at first use."""
     # Hydra scans sys.path for hydra_plugins; a worker of another launcher finds it through PYTHONPATH
     if str(PLUGIN_ROOT) not in sys.path:
         sys.path.append(str(PLUGIN_ROOT))
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(PLUGIN_ROOT) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([path for path in paths if path] + [str(PLUGIN_ROOT)])
+
+
+def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) -> None:
+    """Compose and sweep as the arguments say; `folder` exists, Hydra makes nothing in it.
+
+    Raises what composing raises (see messages.explain)."""
+    _check_flags(arguments)
+    expose_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     import hydra

@@ -20,7 +20,7 @@ from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten
 from pipeline.sweep.conduct import typed
-from pipeline.sweep.hydra_app import register_schema
+from pipeline.sweep.hydra_app import expose_plugins, register_schema
 from pipeline.sweep.messages import is_setting, options, settings
 from pipeline.track.read import TrialRecord
 from pipeline.track.subject import Subject
@@ -163,6 +163,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    expose_plugins()
     register_schema()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -98,7 +98,7 @@ class SqlSource:
         with store_errors(self._location, "being read"):
             for key, step, value in self._ask(lambda query: list(query(sql, {"run": run_id}))):
                 found[key.removeprefix(TIMELINE)].append((step, value))
-        return found
+        return dict(found)
 
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """See Source."""
