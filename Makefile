@@ -44,7 +44,7 @@ check: $(READY) ## ruff, mypy --strict, import-linter, and whether the lock sati
 	$(PY) -m pip check
 
 bench: $(READY) ## the numbers the project promises (overhead, settling, start-up); wants a quiet machine
-	@$(PY) -m tests.bench.overhead
+	@$(PY) -m tests.bench $(BENCH)
 
 ui: $(READY) ## the MLflow UI on the local store, on this machine only
 	@$(PY) -m pipeline ui

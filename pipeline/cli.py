@@ -155,7 +155,6 @@ def _is_bug(error: Exception) -> bool:
 def _sweep(arguments: list[str], ours: set[str]) -> int:
     import tempfile
 
-    from pipeline.report import page
     from pipeline.sweep.hydra_app import run_hydra
     from pipeline.sweep.session import SESSION
 
@@ -175,6 +174,8 @@ def _sweep(arguments: list[str], ours: set[str]) -> int:
         _print_plan(as_json)
         return 0
     if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
+        from pipeline.report import page
+
         notes = [*([SESSION.warning] if SESSION.warning else []), *SESSION.store_notes]
         page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
     if SESSION.stopped:

@@ -111,6 +111,7 @@ def runs_document(sweeps: Sequence[Sweep], last: Mapping[str, Any] | None = None
 def _trial(trial: Trial) -> dict[str, Any]:
     return {"run_id": trial.run_id, "cell": trial.cell, "repetition": trial.repetition, "order": trial.order,
             "block": trial.block, "mode": trial.mode, "infer_os": trial.infer_os, "verdict": trial.verdict,
+            "started_ms": trial.started_ms, "ended_ms": trial.ended_ms,
             "reasons": list(trial.reasons), "notes": list(trial.notes), "params": plain(trial.params),
             "metrics": {name: finite(number) for name, number in trial.metrics.items()},
             "turns": {name: {str(turn): finite(number) for turn, number in by_turn.items()}

@@ -32,6 +32,11 @@ class Trial(Protocol):
     @property
     def infer_os(self) -> str: ...
     @property
+    def started_ms(self) -> int:
+        """Unix time, milliseconds."""
+    @property
+    def ended_ms(self) -> int | None: ...
+    @property
     def verdict(self) -> str:
         """valid, suspect, failed or interrupted; only valid ones enter a comparison."""
     @property

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +53,7 @@ def trials(cwd: Path, *arguments: str) -> list[dict[str, Any]]:
 def overheads(found: list[dict[str, Any]]) -> list[float]:
     """Seconds per trial from one trial's start to the next one's, less the workload; the first trial is left out."""
     costs = []
-    for trial, following in zip(found[1:], found[2:], strict=False):
+    for trial, following in pairwise(found[1:]):
         wall = (following["started_ms"] - trial["started_ms"]) / 1e3
         costs.append(wall - sum(trial["metrics"].get(f"trial/{name}_s", 0.0) for name in WORKLOAD))
     return costs

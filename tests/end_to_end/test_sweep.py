@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+pytestmark = pytest.mark.timeout(300)
+
 SHORT = ["repetitions=1", "max_tokens=8", "settle.window_s=0.5", "mode.think_time_s=0"]
 CELLS = {"oneshot-off", "oneshot-on", "interactive-off", "interactive-on"}
 
@@ -28,7 +30,7 @@ def command(*arguments: str) -> list[str]:
 
 def run(checkout: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(checkout), text=True, capture_output=True, timeout=110
+        command(*arguments), cwd=cwd, env=environment(checkout), text=True, capture_output=True, timeout=240
     )
 
 

@@ -103,16 +103,18 @@ def test_a_server_that_is_gone_proves_nothing_and_contradicts_nothing() -> None:
     assert {proof.state for proof in proofs(asked, NOTHING_SEEN)} == {"not observable"}
 
 
-def test_before_030_the_settings_are_in_the_load_request_and_what_did_not_exist_is_said() -> None:
+def test_before_030_the_settings_are_in_the_load_request() -> None:
     command = ["/opt/ollama/bin/ollama", "runner", "--model", "/srv/m", "--port", "4711"]
     old = replace(NOTHING_SEEN, child_command=command, request=ollama_log.load_request(OLD_LOAD))
     asked: dict[str, Scalar] = {
         "num_ctx": 2048, "num_parallel": 1, "num_batch": 512, "num_thread": 2, "use_mmap": False, "num_gpu": 0,
-        "kv_cache_type": "q8_0", "flash_attention": True, "cache_ram_mib": 8192,
+        "kv_cache_type": "q8_0", "flash_attention": True,
     }
     found = {proof.knob: proof for proof in proofs(asked, old)}
-    assert found.pop("cache_ram_mib").source == "Ollama before 0.30 has no such setting"
     assert {proof.state for proof in found.values()} == {"confirmed"}, found
+    unmapped = replace(old, request={**old.request, "UseMmap": "true"}, mapped=False)
+    (mapped,) = proofs({"use_mmap": True}, unmapped)
+    assert (mapped.state, mapped.effective) == ("contradicted", "false"), "an engine that never maps may be asked to"
     wrong = {proof.knob: proof for proof in proofs({**asked, "num_ctx": 4096, "kv_cache_type": "f16"}, old)}
     assert [name for name, proof in wrong.items() if proof.state == "contradicted"] == ["num_ctx", "kv_cache_type"]
 

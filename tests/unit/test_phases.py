@@ -85,7 +85,8 @@ def test_a_steady_parent_is_counted_under_its_childs_spike() -> None:
 
 def test_release_counts_what_came_back_and_when_half_of_it_had() -> None:
     levels = [200.0] * 10 + [100.0] * 2 + [50.0] * 10
-    metrics = release_metrics(timeline(levels), 90 * MS, Span("stabilized", 1, 0, 80 * MS), Span("released", 0, 150 * MS, 210 * MS))
+    before, after = Span("stabilized", 1, 0, 80 * MS), Span("released", 0, 150 * MS, 210 * MS)
+    metrics = release_metrics(timeline(levels), 90 * MS, before, after)
     assert metrics["released/returned_mib"] == 150
     assert metrics["released/returned_pct"] == 75
     assert metrics["released/residual_mib"] == 50
@@ -94,13 +95,15 @@ def test_release_counts_what_came_back_and_when_half_of_it_had() -> None:
 
 
 def test_nothing_released_has_no_half_life() -> None:
-    metrics = release_metrics(timeline([200.0] * 20), 90 * MS, Span("stabilized", 1, 0, 80 * MS), Span("released", 0, 150 * MS, 190 * MS))
+    before, after = Span("stabilized", 1, 0, 80 * MS), Span("released", 0, 150 * MS, 190 * MS)
+    metrics = release_metrics(timeline([200.0] * 20), 90 * MS, before, after)
     assert metrics["released/returned_mib"] == 0
     assert "released/half_life_s" not in metrics
 
 
 def test_as_found_reads_interactive_idle_and_oneshot_straight_after() -> None:
-    metrics = {"initialization/tree_rss_mib": 32.0, "post_generation/tree_rss_mib": 194.0, "initialization/system_used_pct": 2.3}
+    metrics = {"initialization/tree_rss_mib": 32.0, "post_generation/tree_rss_mib": 194.0,
+               "initialization/system_used_pct": 2.3}
     assert as_found_metrics("interactive", metrics) == {"as_found/tree_rss_mib": 32.0, "as_found/system_used_pct": 2.3}
     assert as_found_metrics("oneshot", metrics) == {"as_found/tree_rss_mib": 194.0}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,11 +15,11 @@ from pipeline.settle.base import Settling, load_rule
 
 
 def config(**settle: Any) -> Config:
-    made = SimpleNamespace(settle=Settle(**{"name": "adaptive", **settle}), stabilization_delay_s=5.0)
-    return made  # type: ignore[return-value]
+    return cast(Config, SimpleNamespace(settle=Settle(**{"name": "adaptive", **settle}), stabilization_delay_s=5.0))
 
 
-def fires_after(level_mib: Callable[[float], float], rule: Any = adaptive.settled, limit_s: float = 70.0, hz: int = 100) -> float | None:
+def fires_after(level_mib: Callable[[float], float], rule: Any = adaptive.settled, limit_s: float = 70.0,
+                hz: int = 100) -> float | None:
     """Seconds until the rule says stable, on a trace sampled at `hz` that begins when waiting begins."""
     times = np.arange(0, limit_s, 1 / hz)
     t_ns = (times * 1e9).astype(np.int64)

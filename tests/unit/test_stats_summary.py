@@ -31,6 +31,8 @@ class Made:
     cell: str = ""
     run_id: str = "r"
     order: int = 1
+    started_ms: int = 0
+    ended_ms: int | None = None
 
     @property
     def repetition(self) -> int:
