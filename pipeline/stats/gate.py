@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.stats.between import Change
 from pipeline.stats.measures import measure
+from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
 
 _GATE = re.compile(r"\s*(?P<metric>\S+)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[+\-−]?\d+(?:\.\d+)?)\s*"
                    r"(?P<unit>[^\d\s.]\S*)?\s*")
@@ -78,7 +79,9 @@ def parse(text: str, metrics: Collection[str]) -> Gate:
 def _listing(metric: str, metrics: Collection[str]) -> str:
     close = difflib.get_close_matches(metric, metrics, n=3)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}These were:\n" + "\n".join(f"  {name}" for name in sorted(metrics))
+    usual = [name for name in (*EFFECT_METRICS, *UNIFIED_METRICS) if name in metrics]
+    listed = "\n".join(f"  {name}" for name in dict.fromkeys(usual or sorted(metrics)[:12]))
+    return f"{hint}The usual ones:\n{listed}\nAll {len(metrics)} are the columns of trials.csv in an export."
 
 
 def judge(gate: Gate, change: Change) -> Judged:

@@ -161,7 +161,8 @@ class Archive:
 
     def records(self) -> tuple[SweepRecord, list[TrialRecord]]:
         """The sweep and its trials as a store would give them; a trial's `run_id` is its folder in the file."""
-        trials = [_record(name.removeprefix("trials/"), result) for _, (name, result) in sorted(self._folders.items())]
+        trials = [record_of(folder.removeprefix("trials/"), result)
+                  for _, (folder, result) in sorted(self._folders.items())]
         verdicts = [trial.verdict for trial in trials]
         one = self.summary
         sweep = SweepRecord(
@@ -183,7 +184,7 @@ class Archive:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"{self.path} is not a whole export of slackwater: {reason}. It was cut off, altered, or "
                               "is another kind of file: copy it again from where `slackwater export` wrote it. Nothing "
-                              "was imported.") from error
+                              "was taken from it.") from error
 
     def _check(self) -> None:
         members = self._zip.infolist()
@@ -196,11 +197,12 @@ class Archive:
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise ConfigError(f"{self.path} has schema_version {manifest.get('schema_version')!r}, and this slackwater "
                               f"reads {SCHEMA_VERSION}. It was written by {manifest.get('written_by', 'another one')}: "
-                              "use that version. Nothing was imported.")
+                              "use that version. Nothing was taken from it.")
         listed: dict[str, Any] = manifest["files"]
         foreign = [name for name in {*names, *listed} - {MANIFEST} if not _MEMBER.fullmatch(name) or "/.." in name]
         if foreign:
-            raise ConfigError(f"{self.path} has a member {min(foreign)!r}, which no export has. Nothing was imported.")
+            raise ConfigError(f"{self.path} has a member {min(foreign)!r}, which no export has. Nothing was "
+                              "taken from it.")
         if sorted(names) != sorted([*listed, MANIFEST]):
             odd = {*names} ^ {*listed, MANIFEST} or {name for name in names if names.count(name) > 1}
             raise ValueError(f"its members are not those it lists ({min(odd)})")
@@ -229,7 +231,8 @@ class Archive:
                 yield name.removesuffix("/result.json"), result
 
 
-def _record(folder: str, result: TrialResult) -> TrialRecord:
+def record_of(folder: str, result: TrialResult) -> TrialRecord:
+    """The trial as a store would give it."""
     return TrialRecord(
         run_id=folder, sweep_id=result.sweep_id, cell=result.cell, repetition=result.repetition, order=result.order,
         block=result.block, mode=result.mode, infer_os=result.infer_os,

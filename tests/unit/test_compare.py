@@ -104,8 +104,9 @@ def test_only_what_differs_is_listed_and_a_path_is_nothing_where_the_digest_agre
 
 
 def test_other_models_and_other_work_are_refused_unless_asked_for(tmp_path: Path) -> None:
-    names = files(tmp_path, cell("oneshot-off", [1, 2]), cell("oneshot-off", [1, 2], sweep="tide-2", digest="sha256:bb"))
-    with pytest.raises(ConfigError, match="the models differ: small .aa. against small .bb.") as refused:
+    names = files(tmp_path, cell("oneshot-off", [1, 2]),
+                  cell("oneshot-off", [1, 2], sweep="tide-2", digest="sha256:bb"))
+    with pytest.raises(ConfigError, match=r"the models differ: small .aa. against small .bb.") as refused:
         compared(names)
     assert "--allow-different-work" in str(refused.value)
     assert compared(names, different=True).other_work.startswith("the models differ")
@@ -120,14 +121,14 @@ def test_other_models_and_other_work_are_refused_unless_asked_for(tmp_path: Path
 
 def test_what_makes_no_comparison_is_one_error_with_a_way_out(tmp_path: Path) -> None:
     one = str(export(tmp_path / "one", cell("oneshot-off", [1, 2]) + cell("oneshot-on", [1, 2])))
-    with pytest.raises(ConfigError, match="share trials(?s:.*)tide-1:oneshot-off\n  tide-1:oneshot-on"):
+    with pytest.raises(ConfigError, match=r"share trials(?s:.*)tide-1:oneshot-off\n  tide-1:oneshot-on"):
         compared([one, one])
-    with pytest.raises(ConfigError, match="several cells(?s:.*)tide-1:oneshot-off"):
+    with pytest.raises(ConfigError, match=r"several cells(?s:.*)tide-1:oneshot-off"):
         find(f"{one}:oneshot")
     with pytest.raises(ConfigError, match=r"There is no file .*/gone"):
         find(str(tmp_path / "gone"))
     failed = str(export(tmp_path / "failed", cell("oneshot-off", [1, 2], sweep="tide-2", verdict="failed")))
-    with pytest.raises(ConfigError, match="no two cells with a valid trial(?s:.*)failed: it was made so"):
+    with pytest.raises(ConfigError, match=r"no two cells with a valid trial(?s:.*)failed: it was made so"):
         compared([f"{one}:oneshot-off", failed])
     other = cell("interactive-off", [1, 2], sweep="tide-3") + cell("interactive-on", [1, 2], sweep="tide-3")
     with pytest.raises(ConfigError, match="have no cell in common"):
@@ -181,7 +182,7 @@ def test_one_trial_has_no_interval_and_no_limit(tmp_path: Path) -> None:
     change = headline(compared(names))[0]
     assert change.difference == 10.0
     assert change.stats.verdict == "not enough trials: 1 more needed" and change.stats.lo is None
-    with pytest.raises(ConfigError, match="cannot be judged(?s:.*)not enough trials: 1 more needed"):
+    with pytest.raises(ConfigError, match=r"cannot be judged(?s:.*)not enough trials: 1 more needed"):
         compared(names, f"{HEADLINE} > +2%")
 
 
