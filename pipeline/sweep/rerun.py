@@ -184,11 +184,12 @@ def _grammar(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_grammar(str(key))}:{_grammar(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_grammar(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_grammar, value)) + "]"
-    # a backslash means itself, except before a quote or at the end
-    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), str(value))
+    # a backslash means itself, except before what OmegaConf reads as a reference, and for Hydra a quote or the end
+    literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", str(value))
+    escaped = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), literal)
     return f'"{escaped}"'
 
 

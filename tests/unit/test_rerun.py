@@ -1,0 +1,145 @@
+"""What was logged composes to the same settings again, whatever conf/ says by then; what differs now is said."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline import provenance
+from pipeline.config import Config
+from pipeline.engine import load_engine
+from pipeline.errors import ConfigError
+from pipeline.outcome import flatten, infer_os_label
+from pipeline.sweep import rerun
+from pipeline.sweep.conduct import typed
+from pipeline.sweep.rerun import Again, prepare
+from pipeline.track.archive import record_of
+from pipeline.track.read import SweepRecord
+from pipeline.track.subject import Subject
+from tests.unit.made_sweeps import summary, trial
+
+
+@functools.cache
+def composed(*overrides: str) -> Config:
+    return typed(rerun._compose(overrides))
+
+
+def logged(configs: Mapping[str, Config], *, cell: str = "", run_id: str = "", planned: Sequence[Sequence[str]] = (),
+           change: str = "", whole: bool = True, machine: Mapping[str, str] | None = None) -> Subject:
+    """A sweep that ran these cells, as a store gives it; `change` is YAML that was in every config then."""
+    trials = []
+    texts = {}
+    for order, (name, config) in enumerate(configs.items(), start=1):
+        made = trial(name, 1, 1.0, order=order)
+        known = {key: text for key, text in load_engine(config).provenance().items() if key in made.tags}
+        made = replace(made, params=flatten(config), infer_os=infer_os_label(config.infer_os), tags=known)
+        trials.append(record_of(str(order), made))
+        tree = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config))),
+                               OmegaConf.create(change))
+        texts[order] = OmegaConf.to_yaml(tree).encode()
+    one = summary()
+    sweep = SweepRecord("s", one.sweep_id, "mode_gap", one.question, "", "finished", 2, {}, 0, 1,
+                        tags={**provenance.machine(), **(machine or {})})
+    plan = {"cells": [{"cell": name, "overrides": list(each)}
+                      for name, each in zip(configs, planned or [[]] * len(configs), strict=True)], "cwd": "/then"}
+    chosen = [record for record in trials if cell in ("", record.cell)]
+    return Subject("last", sweep, chosen, trials, plan, cell, run_id, "a store",
+                   lambda record, name: texts[record.order] if whole and name == "config.yaml" else None)
+
+
+def again(found: Again) -> dict[str, Config]:
+    return {name: composed(*overrides) for name, overrides in found.cells}
+
+
+def same(one: Config, other: Config, *but: str) -> bool:
+    left, right = flatten(one), flatten(other)
+    return all(left.get(key) == right.get(key) for key in left.keys() | right.keys()
+               if not key.startswith(("tracking.", *but)))
+
+
+NASTY = [
+    "prompt.text='Why, then? \"Because\", he said: {a: [b]} = $5 \\\\ #\\'end\\''", "max_tokens=7", "seed=7",
+    "num_ctx=512", "engine.knobs.n_batch=64", "++engine.knobs.extra='a b'", "~engine.knobs.warmup",
+    "design.factor=[num_ctx,mode]", "settle.limit_s=2.5", "infer_os.quantization=true", "clear=none", "model.tag=null",
+]
+
+
+def test_a_sweep_composes_to_the_same_settings_order_and_names() -> None:
+    configs = {"oneshot-off": composed("mode=oneshot", "infer_os=off", *NASTY[:8]),
+               "interactive-on": composed("mode=interactive", "infer_os=on", "mode.turns=3", *NASTY)}
+    found = prepare(logged(configs, planned=[["mode=oneshot", "infer_os=off"], ["mode=interactive", "infer_os=on"]]))
+    assert [name for name, _ in found.cells] == list(configs)
+    made = again(found)
+    for name, config in configs.items():
+        assert same(made[name], config)
+    assert made["interactive-on"].prompt.text == configs["interactive-on"].prompt.text
+    assert "warmup" not in made["interactive-on"].engine.knobs
+    assert (found.of, found.experiment) == ("tide-1", "mode_gap")
+    assert list(found.notes) == []
+
+
+def test_it_is_what_was_logged_that_counts_and_not_what_conf_says_now() -> None:
+    """The knobs behind a flag were others when it was measured."""
+    then = "engine: {flags: {quantization: {'on': {cache_type_k: q4_0}}}, start_limit_s: 11}"
+    made = again(prepare(logged({"oneshot-on": composed("mode=oneshot", "infer_os=on")}, change=then)))["oneshot-on"]
+    assert made.engine.flags["quantization"].on == {"cache_type_k": "q4_0", "cache_type_v": "q8_0"}
+    assert made.engine.start_limit_s == 11.0
+
+
+def test_a_run_is_one_cell_measured_once() -> None:
+    configs = {"oneshot-off": composed("mode=oneshot", "repetitions=9", "design=paired", "infer_os=off"),
+               "oneshot-on": composed("mode=oneshot", "repetitions=9", "design=paired", "infer_os=on")}
+    found = prepare(logged(configs, cell="oneshot-on", run_id="f" * 32))
+    made = again(found)
+    assert list(made) == ["oneshot-on"] and found.of == "f" * 32
+    assert made["oneshot-on"].repetitions == 1 and made["oneshot-on"].design.name == "blocked"
+    assert same(made["oneshot-on"], configs["oneshot-on"], "design.", "repetitions", "stop.")
+    of_cell = again(prepare(logged(configs, cell="oneshot-on")))
+    assert of_cell["oneshot-on"].repetitions == 9
+
+
+def test_a_relative_model_path_is_taken_from_where_the_sweep_was_started() -> None:
+    configs = {"oneshot-off": composed("mode=oneshot", "model=gguf", "model.path=models/m.gguf")}
+    assert again(prepare(logged(configs)))["oneshot-off"].model.path == "/then/models/m.gguf"
+
+
+def test_what_differs_now_is_said() -> None:
+    subject = logged({"oneshot-off": composed("mode=oneshot")}, machine={"kernel": "2.6.32", "host": "harbour"})
+    notes = prepare(replace(subject, trials=[
+        replace(one, tags={**one.tags, "engine_version": "0.1"}) for one in subject.trials])).notes
+    here = provenance.machine()
+    assert f"kernel: 2.6.32 → {here['kernel']}" in notes
+    assert f"host: harbour → {here['host']}" in notes
+    now = subject.trials[0].tags["engine_version"]
+    assert f"engine version of llamacpp: 0.1 → {now}" in notes
+    assert len(notes) == 3
+
+
+def test_what_cannot_be_made_again_is_one_error() -> None:
+    config = {"oneshot-off": composed("mode=oneshot")}
+    with pytest.raises(ConfigError, match=r"has gone_since, which this version(?s:.*)revision"):
+        prepare(logged(config, change="gone_since: 1"))
+    subject = logged({**config, "oneshot-on": composed("mode=oneshot", "infer_os=on")})
+    with pytest.raises(ConfigError, match=r"interrupted before oneshot-on had a trial(?s:.*)slackwater resume"):
+        prepare(replace(subject, trials=subject.trials[:1]))
+
+
+def test_params_alone_are_enough_where_no_file_was_kept() -> None:
+    config = composed("mode=oneshot", "infer_os=on", "max_tokens=9", "engine.knobs.n_batch=64")
+    assert same(again(prepare(logged({"oneshot-on": config}, whole=False)))["oneshot-on"], config)
+
+
+TEXTS = ["", "off", "null", "1e3", "a'b", 'a"b', "a\\", "a\\\\", 'a\\"b', "${env}", "日本 語", " x ", "a\nb", "$5",
+         "a\\b ${x} \\", "\\${x}", "tab\there", "{a: [b]}, c"]
+VALUES: list[Any] = [[1, 2.5, None, True, "off"], {"c": "x,y"}, {}, [], [{"d": [1]}], -0.5, False]
+
+
+def test_values_of_every_kind_survive_the_override_grammar() -> None:
+    given = {f"k{i}": value for i, value in enumerate([*TEXTS, *VALUES])}
+    knobs = composed(*(f"++engine.knobs.{key}={rerun._grammar(value)}" for key, value in given.items())).engine.knobs
+    assert {key: knobs[key] for key in given} == given
