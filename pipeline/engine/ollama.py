@@ -67,8 +67,7 @@ class Engine(EngineBase):
         version = version_of(binary)
         require_supported(version, str(binary))
         listen_address(config.engine.url)
-        settings, notes = resolved_settings(config)
-        require_generation(config, settings, version)
+        settings, notes = resolved_settings(config, version)
         header = self._header(notes)
         notes += check_cell(config, settings, header)
         if config.model.kind != "ollama" and not config.engine.raw and header and not ollama_models.template(header):
@@ -172,11 +171,12 @@ class Engine(EngineBase):
             end()
             raise
         return OllamaServer(api, Host(child.pid, log_path, child.ended), str(self._name), path, settings, config.engine,
-                            end)
+                            end, older(api.version()))
 
 
-def resolved_settings(config: Config) -> tuple[dict[str, Scalar], list[str]]:
-    """Settings behind the cell's flags, or its published environment, and notes. Raises ConfigError (knobs.resolve)."""
+def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], list[str]]:
+    """Settings behind the cell's flags, or its published environment, and notes. Raises ConfigError: see
+    knobs.resolve, or a server of this version has nothing behind a flag."""
     published = config.infer_os.environment
     flags = dataclasses.replace(config.infer_os, environment=None)
     resolved = resolve(config.engine, flags, ollama_settings.KNOBS, usable_cores())
@@ -185,20 +185,16 @@ def resolved_settings(config: Config) -> tuple[dict[str, Scalar], list[str]]:
         # The flags as they were published: these variables, and no knob of ours, in the server's environment.
         settings = {name: value for name, value in settings.items() if name not in ollama_settings.ENVIRONMENT}
         settings |= {f"env.{name}": value for name, value in published.items()}
+    if older(version):
+        settings = {name: value for name, value in settings.items() if name not in ollama_settings.CHILD_ONLY}
+        if config.infer_os.memory_optimization:
+            notes.append(f"Ollama {version} has no prompt cache, no checkpoints, no switch for repacking (these came "
+                         "with 0.30): infer_os.memory_optimization changes use_mmap and max_loaded_models only")
+        kv_type = settings.get("kv_cache_type", "f16")
+        if kv_type not in ("f16", "q8_0", "q4_0"):
+            raise ConfigError(f"kv_cache_type={kv_type}: Ollama {version} knows f16, q8_0 and q4_0, and ignores "
+                              f"others. {NOTHING_STARTED}")
     return settings | {"keep_alive": ollama_settings.FOR_EVER}, notes
-
-
-def require_generation(config: Config, settings: Mapping[str, Scalar], version: str) -> None:
-    """Raises ConfigError for flags that a server of this version has nothing behind."""
-    if not older(version):
-        return
-    if config.infer_os.memory_optimization:
-        raise refuse("memory_optimization", config.engine.name, f"Ollama {version} has no prompt cache, checkpoints or "
-                     "repacking that could be switched off; these came with 0.30")
-    kv_type = settings.get("kv_cache_type", "f16")
-    if kv_type not in ("f16", "q8_0", "q4_0"):
-        raise ConfigError(f"kv_cache_type={kv_type}: Ollama {version} knows f16, q8_0 and q4_0 and ignores others. "
-                          f"{NOTHING_STARTED}")
 
 
 def check_cell(config: Config, settings: Mapping[str, Scalar], header: gguf.Header | None) -> list[str]:

@@ -14,13 +14,12 @@ from urllib.parse import urlsplit
 from pipeline.config import Config
 from pipeline.engine import checks, ollama_settings, process
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
-from pipeline.engine.knobs import NOTHING_STARTED, resolve
-from pipeline.engine.machine import usable_cores
-from pipeline.engine.ollama import model_name, require_generation
+from pipeline.engine.knobs import NOTHING_STARTED
+from pipeline.engine.ollama import model_name, resolved_settings
 from pipeline.engine.ollama_api import Api, NoSuchModelError
 from pipeline.engine.ollama_process import Host, gone, listener, log_file, only_server
 from pipeline.engine.ollama_server import OllamaServer
-from pipeline.engine.ollama_start import DESKTOP, require_supported
+from pipeline.engine.ollama_start import DESKTOP, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -73,16 +72,17 @@ class Engine(EngineBase):
         config = self.config
         version = self._ask_version()
         require_supported(version, f"the server at {self._url}")
-        resolved = resolve(config.engine, config.infer_os, ollama_settings.KNOBS, usable_cores())
-        require_generation(config, resolved.settings, version)
-        environment = self._environment()
-        found, notes = self._as_found(resolved.settings, environment)
+        if config.infer_os.environment is not None:
+            raise ConfigError("infer_os.environment is read by a server at its start, and this one runs already: use "
+                              f"engine=ollama. {NOTHING_STARTED}")
+        settings, notes = resolved_settings(config, version)
+        found, more = self._as_found(settings, self._environment())
         ollama_settings.check(found, config.num_ctx)
         checks.check_context(None, config.num_ctx, config.max_tokens)
         self._check_trained()
         asked = {"model": str(self.model_path or self._name), "num_ctx": config.num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
-        return Plan(asked, (*resolved.notes, *notes))
+        return Plan(asked, (*notes, *more))
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""
@@ -102,7 +102,8 @@ class Engine(EngineBase):
             said = host.log_since(begin)
             log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n")
 
-        server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end)
+        server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end,
+                              older(self._ask_version()))
         server.unload()
         self._server = server
         return server
@@ -158,7 +159,7 @@ class Engine(EngineBase):
         """Settings with those that a start decides as the server has them. Raises ConfigError where a flag that is on
         needs others: only a restart could bring them."""
         asked = {name: settings[name] for flag in self.config.infer_os.switched_on
-                 for name in self.config.engine.flags[flag].on if name in ollama_settings.ENVIRONMENT}
+                 for name in self.config.engine.flags[flag].on if name in ollama_settings.ENVIRONMENT.keys() & settings}
         wrong = [name for name, value in asked.items() if not _has(environment, name, value)]
         if wrong:
             raise self._needs_restart(wrong, settings, environment)
@@ -178,7 +179,7 @@ class Engine(EngineBase):
         flags = ", ".join(f"infer_os.{flag}=true" for flag in self.config.infer_os.switched_on
                           if set(wrong) & set(self.config.engine.flags[flag].on))
         why = "cannot be asked from here whether it has them" if environment is None else "was started otherwise"
-        exactly = _line({name: settings[name] for name in ollama_settings.ENVIRONMENT})
+        exactly = _line({name: settings[name] for name in ollama_settings.ENVIRONMENT if name in settings})
         return ConfigError(f"{flags} needs settings that Ollama reads at its start only, and the server at {self._url} "
                            f"{why}. Use engine=ollama, which starts one for each cell, or start yours with exactly: "
                            f"{exactly} ollama serve. {NOTHING_STARTED}")

@@ -30,7 +30,7 @@ _NO_GPU = re.compile(r"^.*no usable GPU found, --gpu-layers option will be ignor
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)")
 _CACHED = re.compile(r"cached n_tokens = (\d+), memory_seq_rm")
-_MODEL_FILE = re.compile(r"load_model: loading model '(.+)'$", re.MULTILINE)
+_MODEL_FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+) \(version ")
 _WRONG = re.compile(r"\b(error|failed|unsupported|require[sd]?|unable|cannot|out of memory|panic)\b", re.IGNORECASE)
 _NOISE = re.compile(r"^(\[GIN\]|time=\S+ level=(INFO|DEBUG) )")
 

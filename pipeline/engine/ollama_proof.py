@@ -19,7 +19,6 @@ Step = tuple[str | None, str]
 """A value (None: nothing shows it) and where it was seen."""
 
 _UNIT_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3}
-_NO_SUCH_SETTING = "Ollama before 0.30 has no such setting"
 
 # Knob → llama.cpp's names for it, where they differ.
 _IN_ENGINE = {
@@ -56,6 +55,8 @@ class Evidence:
     """Does /api/ps say that the model stays?"""
     request: Mapping[str, str] = field(default_factory=dict)
     """Before 0.30: the load request in the log."""
+    mapped: bool | None = None
+    """Is the weights file mapped into the child?"""
 
     @property
     def old(self) -> bool:
@@ -81,10 +82,6 @@ def proofs(settings: Mapping[str, Scalar], evidence: Evidence) -> list[Proof]:
     found = []
     for name, asked in settings.items():
         if name.startswith("env."):
-            continue
-        if evidence.old and name in CHILD_ONLY:
-            found.append(Proof(name, asked, evidence.serve_environment.get(ENVIRONMENT[name]), None, "not observable",
-                               _NO_SUCH_SETTING))
             continue
         (arrived, _), (effective, source) = _arrived(name, asked, evidence), _effective(name, asked, evidence)
         found.append(prove(name, asked, arrived, effective, source))
@@ -199,6 +196,8 @@ def _effective_before_030(name: str, seen: Evidence) -> Step:
     if key is None or key not in seen.request:
         return None, ""
     value, source = seen.request[key], f"log: msg=load {key}:{seen.request[key]}"
+    if name == "use_mmap" and value == "true" and seen.mapped is False:
+        return "false", f"{source}, but maps: the file is not mapped"
     if name == "num_ctx":
         value = str(int(value) // int(seen.request.get("Parallel", "1") or 1))
     if name == "flash_attention":

@@ -38,7 +38,9 @@ class OllamaServer(Server):
     """One Ollama server and one model on it. Not thread-safe."""
 
     def __init__(self, api: Api, host: Host, model: str, weights: Path | None, settings: Mapping[str, Scalar],
-                 config: EngineConfig, end: Callable[[], None]) -> None:
+                 config: EngineConfig, end: Callable[[], None], old: bool) -> None:
+        """`end` ends what of it is ours; `old`: is it a server before 0.30?"""
+        self._old = old
         self.api, self.host, self.pid = api, host, host.pid
         self._model, self._weights, self._settings, self._config, self._end = model, weights, settings, config, end
         self._num_ctx = int(settings["num_ctx"])
@@ -68,18 +70,15 @@ class OllamaServer(Server):
     def generate(self, request: Request, on_event: OnEvent) -> Generation:
         """See Server. Ollama cannot be made to ignore an end of text: an answer may be shorter than asked."""
         answer, since = _Answer(on_event), self.host.log_bytes()
-        body = ollama_settings.generate_body(self._model, self._settings, request)
+        # Before 0.30 a refusal does not count the tokens; the log counts them where the server cuts.
+        body = ollama_settings.generate_body(self._model, self._settings, request, truncate=self._old)
         self._talk(body, on_event, lambda t_ns: on_event("request_sent", t_ns), answer.take)
         last = answer.last
         if last is None:
             raise self._error("ended its answer without a last line (it does so after 30 identical tokens, and when "
                               "its engine is replaced)")
         said = self.host.log_since(since)
-        cut = ollama_log.cut_prompt(said)
-        if cut is not None:
-            raise PromptTooLongError(f"the server cut the prompt: it counts {cut.prompt} tokens, kept {cut.limit}, "
-                                     f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the "
-                                     "prompt.")
+        self._refuse_cut(said)
         prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
         return Generation(
             text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,
@@ -129,20 +128,25 @@ class OllamaServer(Server):
               on_line: OnLine) -> None:
         """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
+        since = self.host.log_bytes()
         watch = _Watch(self.host, self._config.no_progress_s, self._load_at, on_event, loading=not self._loaded)
 
         def take(line: Mapping[str, Any], t_ns: int) -> None:
             watch.answered(t_ns)
             on_line(line, t_ns)
 
+        def look() -> float:
+            self._refuse_cut(self.host.log_since(since))
+            return watch.look()
+
         try:
-            self.api.stream("/api/generate", body, on_sent, take, watch.look)
+            self.api.stream("/api/generate", body, on_sent, take, look)
         except UnreachableError as error:
             raise self._died(watch.doing, error) from error
         except NoSuchModelError as error:
             raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error
         except PromptTooLongError as error:
-            counted = ollama_log.too_long(self.host.log_since(self._load_at))
+            counted = ollama_log.too_long(self.host.log_since(since))
             if counted is None:
                 raise
             raise PromptTooLongError(f"the prompt is too long: the server counts {counted[0]} tokens, its context "
@@ -156,6 +160,13 @@ class OllamaServer(Server):
             raise EngineError(f"{error}{new}") from error
         watch.answered(time.monotonic_ns())
         self._same_child()
+
+    def _refuse_cut(self, said: str) -> None:
+        cut = ollama_log.cut_prompt(said)
+        if cut is not None:
+            raise PromptTooLongError(f"the server cut the prompt: it counts {cut.prompt} tokens, kept {cut.limit}, "
+                                     f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the "
+                                     "prompt.")
 
     def _same_child(self) -> None:
         child = self.host.child(thorough=True)
@@ -187,6 +198,7 @@ class OllamaServer(Server):
             model_logged=str(Path(logged).resolve()) if logged and self._weights else None,
             keeps=_stays(str(entry["expires_at"])) if entry and "expires_at" in entry else None,
             request=ollama_log.load_request(since_load),
+            mapped=process.maps_file(child, self._weights) if child and self._weights else None,
         )
 
     def _listed(self) -> Mapping[str, Any] | None:

@@ -42,7 +42,8 @@ ENVIRONMENT: Mapping[str, str] = {
 """Knobs that only a start of the server can set. LLAMA_ARG_* reach the child, which inherits the environment."""
 
 CHILD_ONLY = ("cache_ram_mib", "n_ctx_checkpoints", "repack")
-"""Knobs of llama-server, which is Ollama's engine since 0.30; the engines before it have nothing behind them."""
+"""Knobs of llama-server, which is Ollama's engine since 0.30: the engines before it have no prompt cache, no
+checkpoints and no switch for repacking."""
 
 OPTIONS = ("num_ctx", "num_batch", "num_thread", "num_gpu", "use_mmap")
 """Knobs that stand in every call: another value, or none, makes the server load the model anew (needsReload)."""
@@ -73,11 +74,11 @@ def unload_body(model: str) -> dict[str, object]:
     return {"model": model, "keep_alive": 0, "stream": False}
 
 
-def generate_body(model: str, settings: Mapping[str, Scalar], request: Request) -> dict[str, object]:
+def generate_body(model: str, settings: Mapping[str, Scalar], request: Request, truncate: bool) -> dict[str, object]:
     """A request for one streamed answer. `truncate` off: a prompt that is too long shall be refused, not cut."""
     run_time = {"num_predict": request.max_tokens, "seed": request.seed, "temperature": 0}
     return {
-        "model": model, "prompt": request.prompt, "raw": request.raw, "stream": True, "truncate": False,
+        "model": model, "prompt": request.prompt, "raw": request.raw, "stream": True, "truncate": truncate,
         "options": options(settings) | run_time, "keep_alive": FOR_EVER,
     }
 

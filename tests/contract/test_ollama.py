@@ -304,19 +304,20 @@ def test_a_server_before_030_is_proved_from_its_load_request(double: Double) -> 
     server = double.start(double.config({"quantization": True}))
     server.generate(ask(), ignore)
     states = {proof.knob: proof.state for proof in server.proofs()}
-    assert {name for name, state in states.items() if state != "confirmed"} == {
-        "model", "cache_ram_mib", "n_ctx_checkpoints", "repack"}
+    assert {name for name, state in states.items() if state != "confirmed"} == {"model", "go_memory_limit_mib"}
     assert "contradicted" not in states.values()
     assert {buffer.component for buffer in server.buffers()} == {"weights", "kv", "compute", "claimed"}
 
 
 def test_versions_that_cannot_be_proved_are_refused_before_anything_starts(double: Double) -> None:
-    for version, flags, words in (("0.19.0", {}, r"Ollama 0\.19\.0, whose settings cannot be proved.*0\.24, and 0\.30"),
-                                  ("0.24.0", ON, r"memory_optimization=true cannot be .*Ollama 0\.24\.0 has no")):
-        double.behave(version=version)
-        os.utime(double.binary)  # another version is another program
-        with pytest.raises(ConfigError, match=words):
-            load_engine(double.config(flags)).plan()
+    double.behave(version="0.19.0")
+    with pytest.raises(ConfigError, match=r"Ollama 0\.19\.0, whose settings cannot be proved.*0\.24, and 0\.30"):
+        load_engine(double.config()).plan()
+    double.behave(version="0.24.0")
+    os.utime(double.binary)  # another version is another program
+    plan = load_engine(double.config(ON)).plan()
+    assert not {"cache_ram_mib", "n_ctx_checkpoints", "repack"} & set(plan.settings)
+    assert "memory_optimization changes use_mmap and max_loaded_models only" in " ".join(plan.notes)
 
 
 def test_the_published_environment_is_passed_exactly_and_judged_variable_by_variable(double: Double) -> None:
@@ -469,16 +470,21 @@ def real(tmp_path: Path, model_file: Path) -> Iterator[Callable[..., OllamaServe
 
 
 def test_real_a_quantized_cache_costs_what_its_engine_says_it_saves(real: Callable[..., OllamaServer]) -> None:
-    anon, engine = {}, {}
+    anon: dict[str, float] = {}
+    held: dict[tuple[str, str], float] = {}
     for name, flags in (("f16", {}), ("q8_0", {"quantization": True})):
         server = real(flags)
         server.load(ignore)
-        child = server.host.child()
-        status = Path(f"/proc/{child}/status").read_text()
+        status = Path(f"/proc/{server.host.child()}/status").read_text()
+        server_command = psutil.Process(server.host.child()).cmdline()
         anon[name] = int(re.findall(r"^RssAnon:\s+(\d+)", status, re.MULTILINE)[0]) / 1024
-        engine[name] = sum(buffer.bytes for buffer in server.buffers() if buffer.component == "kv") / MIB
-    assert engine["f16"] - engine["q8_0"] == pytest.approx(21.1, abs=0.05)
-    assert anon["f16"] - anon["q8_0"] == pytest.approx(engine["f16"] - engine["q8_0"], abs=1.0)
+        for component in ("kv", "compute"):
+            held[component, name] = sum(each.bytes for each in server.buffers() if each.component == component) / MIB
+    kv, compute = (held[component, "f16"] - held[component, "q8_0"] for component in ("kv", "compute"))
+    assert kv == pytest.approx(21.1, abs=0.05)
+    # The compute buffers differ too, and may be resident; before 0.30 the engine is a Go program with its own heap.
+    tolerance = 3.0 if "runner" in server_command else 1.0
+    assert kv - tolerance < anon["f16"] - anon["q8_0"] < kv + max(compute, 0.0) + tolerance
 
 
 def test_real_a_prompt_longer_than_the_context_is_refused_with_its_count(real: Callable[..., OllamaServer]) -> None:
