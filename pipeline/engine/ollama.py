@@ -182,8 +182,10 @@ def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], 
     resolved = resolve(config.engine, flags, ollama_settings.KNOBS, usable_cores())
     settings, notes = dict(resolved.settings), list(resolved.notes)
     if published is not None:
-        # The flags as they were published: these variables, and no knob of ours, in the server's environment.
-        settings = {name: value for name, value in settings.items() if name not in ollama_settings.ENVIRONMENT}
+        # The flags as they were published: these variables, and no knob of ours, in the server's environment; but
+        # Go's collector is held as steady as in every cell.
+        dropped = ollama_settings.ENVIRONMENT.keys() - {"go_memory_limit_mib"}
+        settings = {name: value for name, value in settings.items() if name not in dropped}
         settings |= {f"env.{name}": value for name, value in published.items()}
     if older(version):
         settings = {name: value for name, value in settings.items() if name not in ollama_settings.CHILD_ONLY}

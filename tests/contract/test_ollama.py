@@ -327,7 +327,8 @@ def test_the_published_environment_is_passed_exactly_and_judged_variable_by_vari
     server = double.start(config)
     environment = psutil.Process(server.pid).environ()
     ours = {name for name in environment if name.startswith(("OLLAMA_", "LLAMA_", "ONNX", "GO"))}
-    assert ours - set(shipped["environment"]) == {"OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NOPRUNE", "OLLAMA_NO_CLOUD"}
+    assert ours - set(shipped["environment"]) == {
+        "OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NOPRUNE", "OLLAMA_NO_CLOUD", "GOMEMLIMIT"}
     server.load(ignore)
     found = {proof.knob: proof for proof in server.proofs()}
     assert found["env.OLLAMA_LOAD_TIMEOUT"].state == "confirmed"
