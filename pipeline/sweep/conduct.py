@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
 from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags
+from pipeline.sweep.composed import PLACE
 from pipeline.sweep.design import load_design
 from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, unknown_setting
@@ -255,12 +256,7 @@ def _precise(store: Store, stop_rule: Stop) -> bool:
 def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]:
     place: dict[str, str | int] = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block,
                                    "block": block, "order": order, "trials": trials}
-    return [*cell.overrides, *(f"place.{key}={_quoted(value)}" for key, value in place.items())]
-
-
-def _quoted(value: str | int) -> str:
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"' if isinstance(value, str) else str(value)
+    return [*cell.overrides, *(f"{PLACE}{key}={json.dumps(value, ensure_ascii=False)}" for key, value in place.items())]
 
 
 def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, Any]:

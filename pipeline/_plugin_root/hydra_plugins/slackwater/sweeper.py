@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +21,10 @@ class SlackwaterSweeper(Sweeper):
         """Called by Hydra once, before `sweep`."""
         from hydra.core.plugins import Plugins
 
+        from pipeline.sweep.composed import ComposedOnce
+
+        # the launcher composes a config per job through this loader
+        hydra_context = HydraContext(cast(ConfigLoader, ComposedOnce(hydra_context.config_loader)), hydra_context.callbacks)
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
