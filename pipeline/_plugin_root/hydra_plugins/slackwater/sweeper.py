@@ -24,7 +24,8 @@ class SlackwaterSweeper(Sweeper):
         from pipeline.sweep.composed import ComposedOnce
 
         # the launcher composes a config per job through this loader
-        hydra_context = HydraContext(cast(ConfigLoader, ComposedOnce(hydra_context.config_loader)), hydra_context.callbacks)
+        loader = cast(ConfigLoader, ComposedOnce(hydra_context.config_loader))
+        hydra_context = HydraContext(loader, hydra_context.callbacks)
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
