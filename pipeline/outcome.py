@@ -123,7 +123,17 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
         put({f"clear/model_resident_{when}_mib": resident / MIB
              for when, resident in (("before", record.eviction.before), ("after", record.eviction.after))
              if resident is not None}, 0)
+    if record.elsewhere:  # what was read here says nothing about the machine there
+        return {name: turns for name, turns in by_turn.items() if not _is_of_this_machine(name)}
     return dict(by_turn)
+
+
+def _is_of_this_machine(name: str) -> bool:
+    group, _, quantity = name.partition("/")
+    # Where a load ends is seen in the server's processes too; its own account of the durations stays.
+    return (group in ("released", "as_found")
+            or quantity.startswith(("tree_", "system_", "is_stable", "time_to_stable", "claimed_minus_tree", "samples"))
+            or name in ("load/duration_s", "prefill/duration_s"))
 
 
 def _as_metrics(values: Mapping[str, float], began: Mapping[str, float]) -> dict[str, float]:
@@ -179,6 +189,8 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     if record.error is not None:
         return "failed", [str(record.error)], []
     reasons, notes = [], []
+    if record.elsewhere:
+        notes.append("the server's processes are out of reach of our meters: only what its API says is measured")
     for phase in (*MOMENTS, "during_generation"):
         empty = [turn for turn, count in metrics.get(f"{phase}/samples", {}).items() if count == 0]
         if empty:

@@ -54,6 +54,8 @@ class Record:
     """The engine's own account, after the last turn."""
     settled: dict[int, tuple[bool, float]] = field(default_factory=dict)
     """By turn: stable or not, and the seconds it took."""
+    elsewhere: bool = False
+    """The server runs where none of our meters reaches."""
     unload_ns: int | None = None
     eviction: Eviction | None = None
     spent_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -119,10 +121,13 @@ class Trial:
         self.exclude = frozenset(tree.members(os.getpid())) - {os.getpid()}
         with self.spend("start"):
             self.server = self.engine.start(self.folder / "server.log")
-        self.sampler.follow(self.server.pid, os.getpid(), self.exclude)
-        with self.spend("read"):
-            target = Target(self.members(), self.engine.model_path)
-            self.record.meters = [found for found in find_all(target=target) if found.name in self.config.meter.sources]
+        self.record.elsewhere = self.server.pid == 0
+        if not self.record.elsewhere:
+            self.sampler.follow(self.server.pid, os.getpid(), self.exclude)
+            with self.spend("read"):
+                target = Target(self.members(), self.engine.model_path)
+                self.record.meters = [found for found in find_all(target=target)
+                                      if found.name in self.config.meter.sources]
         self.measure("initialization", 0)
 
     def load(self) -> None:
@@ -255,7 +260,7 @@ class Trial:
             time.sleep(min(POLL_S, max(limit_ns - now_ns, 0) / 1e9))
 
     def members(self) -> list[int]:
-        return tree.members(self.running.pid, os.getpid(), self.exclude)
+        return [] if self.record.elsewhere else tree.members(self.running.pid, os.getpid(), self.exclude)
 
     def read_tree(self, phase: str, turn: int) -> None:
         with self.spend("read"):

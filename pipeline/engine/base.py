@@ -88,7 +88,7 @@ class Server(ABC):
     """A running server that this process started (or, if attached, found). Not thread-safe."""
 
     pid: int
-    """The process whose descendants are the measured tree."""
+    """The process whose descendants are the measured tree; 0: it runs on another machine, or is not ours to see."""
 
     @property
     @abstractmethod
