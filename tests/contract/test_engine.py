@@ -20,7 +20,7 @@ from pipeline.engine import gguf, load_engine, process, weights
 from pipeline.engine.base import EngineBase, EventKind, Request, Server
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 
-ENGINES = ["llamacpp", "ollama-double", "ollama"]
+ENGINES = ["llamacpp", "ollama-double", pytest.param("ollama", marks=pytest.mark.ollama)]
 OLLAMA_DOUBLE = Path(__file__).parents[1] / "doubles/ollama/ollama"
 TOKENS = 8
 PROMPT = "The tide turns when"

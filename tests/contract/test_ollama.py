@@ -470,6 +470,7 @@ def real(tmp_path: Path, model_file: Path) -> Iterator[Callable[..., OllamaServe
         server.stop()
 
 
+@pytest.mark.ollama
 def test_real_a_quantized_cache_costs_what_its_engine_says_it_saves(real: Callable[..., OllamaServer]) -> None:
     anon: dict[str, float] = {}
     held: dict[tuple[str, str], float] = {}
@@ -488,11 +489,13 @@ def test_real_a_quantized_cache_costs_what_its_engine_says_it_saves(real: Callab
     assert kv - tolerance < anon["f16"] - anon["q8_0"] < kv + max(compute, 0.0) + tolerance
 
 
+@pytest.mark.ollama
 def test_real_a_prompt_longer_than_the_context_is_refused_with_its_count(real: Callable[..., OllamaServer]) -> None:
     with pytest.raises(PromptTooLongError, match=r"counts \d{4} tokens"):
         real().generate(ask("tide " * 3000), ignore)
 
 
+@pytest.mark.ollama
 def test_real_greedy_answers_are_the_same_twice(real: Callable[..., OllamaServer]) -> None:
     answers: list[Generation] = [real().generate(ask("Slack water is"), ignore) for _ in range(2)]
     assert answers[0].text == answers[1].text

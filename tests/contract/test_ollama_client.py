@@ -18,7 +18,7 @@ from tests.contract.test_ollama import DOUBLE, engine_config
 ollama = pytest.importorskip("ollama", reason="the client `ollama` is not installed")
 
 
-@pytest.fixture(params=["double", "real"])
+@pytest.fixture(params=["double", pytest.param("real", marks=pytest.mark.ollama)])
 def client(request: pytest.FixtureRequest, tmp_path: Path, model_file: Path) -> Iterator[Any]:
     binary = str(DOUBLE) if request.param == "double" else os.environ.get("OLLAMA_BIN") or shutil.which("ollama")
     if binary is None:
