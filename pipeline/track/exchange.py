@@ -17,12 +17,13 @@ from pipeline.track import archive
 from pipeline.track.archive import Archive
 from pipeline.track.artifacts import Artifacts
 from pipeline.track.read import SweepRecord, TrialRecord
+from pipeline.track.source import PARAMS_DIGEST
 from pipeline.track.store import Store
 from pipeline.track.summary import SweepStatus, SweepSummary
 
 _OF_THE_STORE = frozenset((
     "kind", "sweep_id", "cell", "repetition", "order", "block", "mode", "infer_os", "verdict", "reasons", "notes",
-    "trial_uuid", "experiment", "question", "command", "planned_trials", "pid", "pid_start",
+    "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command", "planned_trials", "pid", "pid_start",
 ))
 """Tags that logging writes anew."""
 

@@ -6,6 +6,8 @@ that fails costs no trial. How runs are named is names.py's, what is read back r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.location import Location, locate, without_password
 from pipeline.track.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
-from pipeline.track.source import TIMELINE, ClientSource, Nothing, Run, Source, SqlSource
+from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Nothing, Run, Source, SqlSource
 from pipeline.track.spool import Pending, Spool
 from pipeline.track.summary import SweepSummary
 
@@ -175,7 +177,7 @@ class Store:
                 "trial_uuid": uuid, "mlflow.note.content": describe_trial(result),
             }
             run_id = self._run(found, names.run_name(result), result.started_ms, tags)
-            self._log_params(run_id, result)
+            self._log_params(run_id, _params(result))
             self._log_points(run_id, _points(result))
             for name in ARTIFACTS:
                 if (result.path / name).is_file():
@@ -248,14 +250,13 @@ class Store:
         self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in names.tags_of(tags).items()])
         return run_id
 
-    def _log_params(self, run_id: str, result: TrialResult) -> None:
-        from mlflow.entities import Param
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
 
-        values = {**result.params, **{SETTINGS + name: value for name, value in result.settings.items()}}
-        if isinstance(values.get("tracking.uri"), str):
-            values["tracking.uri"] = without_password(values["tracking.uri"])
-        params = {names.key(name): names.encode_param(value) for name, value in values.items()}
-        self._client.log_batch(run_id, params=[Param(key, text) for key, text in params.items()])
+        # MLflow writes the tags last: a run that has the digest has all params
+        digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+        self._client.log_batch(run_id, params=[Param(key, text) for key, text in params.items()],
+                               tags=[RunTag(PARAMS_DIGEST, digest)])
 
     def _log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """All points of all metrics; into SQLite at once, which is ten times faster than through MLflow's objects."""
@@ -299,6 +300,14 @@ class Store:
         synced = self.sync()
         self._failed = bool(synced.notes)
         return f"The store answers again: {synced.sent} waiting results were sent." if synced.sent else None
+
+
+def _params(result: TrialResult) -> dict[str, str]:
+    """The config and the server settings as MLflow takes them."""
+    values = {**result.params, **{SETTINGS + name: value for name, value in result.settings.items()}}
+    if isinstance(values.get("tracking.uri"), str):
+        values["tracking.uri"] = without_password(values["tracking.uri"])
+    return {names.key(name): names.encode_param(value) for name, value in values.items()}
 
 
 def _points(result: TrialResult) -> list[Point]:

@@ -249,6 +249,24 @@ def test_a_trial_half_logged_is_completed_as_the_same_run(store: Store, tmp_path
     assert not list(store.spool.root.rglob("result.json"))
 
 
+def test_params_are_read_once_for_runs_that_share_them_and_never_from_a_run_that_lost_its_own(
+        store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run of the cell died before its params were logged; a later one had another config."""
+    def killed(*args: object) -> None:
+        raise OSError(4, "Interrupted system call")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_log_params", killed)
+        with pytest.raises(StoreError):
+            store.log_trial(trial(tmp_path / "t", order=1))
+    for order, seed in ((2, 42), (3, 42), (4, 43)):
+        store.log_trial(trial(tmp_path / "t", order=order, params={"seed": seed, "mode.name": "interactive"}))
+    found = {record.order: record.params.get("seed") for record in store.trials("mode_gap-1")}
+    assert found == {1: None, 2: 42, 3: 42, 4: 43}
+    digests = [record.tags.get("params_digest") for record in store.trials("mode_gap-1")]
+    assert digests[0] is None and digests[1] == digests[2] != digests[3]
+
+
 def test_what_waits_for_another_store_is_not_sent_here_unasked(store: Store, tmp_path: Path) -> None:
     store.spool.store = "http://elsewhere:5000"
     store.spool.put(trial(tmp_path / "t"))
