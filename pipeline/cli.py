@@ -37,11 +37,12 @@ Commands
   runs     what was measured, one line per sweep         [--json] [--store URI]
   show     the tables of a sweep (an id, a prefix, last) [--json] [--store URI]
   resume   go on with an unfinished sweep      [--accept-change] [--store URI]
-  rerun    SWEEP|RUN|FILE: the same config and seed again   [--dry-run] [--store URI]
-  compare  A B: what differs, then by how much. Each a SWEEP, SWEEP:CELL, run id or FILE
+  rerun    SWEEP|RUN|FILE: as it was logged        [--dry-run] [--json] [--store URI]
+  compare  A B, each a SWEEP, SWEEP:CELL, run id or FILE: what differs, how much
            [--fail-if "stabilized/tree_rss_mib > +2%"] [--allow-different-work]
-  export   SWEEP FILE: everything of a sweep in one file     [--store URI]
-  import   FILE: into a store, as it was measured            [--store URI]
+           [--json] [--store URI]
+  export   SWEEP FILE: everything of it in one file      [--json] [--store URI]
+  import   FILE: into a store, as it was measured        [--json] [--store URI]
   sync     send results that a store did not take
   doctor   this machine: meters, engines, what would spoil a measurement  [--json]
   watch    PID|NAME|URL: any process by the same meters  [--seconds S] [--json]
@@ -52,8 +53,8 @@ model, prompt, clear, settle, meter, design, tracking. Any of them can be given
 as key=value; key=a,b sweeps. `slackwater run --cfg job` prints them all.
 Experiments are files: ./experiments/NAME.yaml of yours, then the shipped ones.
 
-Exit codes: 0 as asked; 1 something failed while measuring; 2 wrong input,
-nothing was measured; 130 interrupted.
+Exit codes: 0 as asked; 1 something failed while measuring, or a --fail-if limit
+tripped; 2 wrong input, nothing was measured; 130 interrupted.
 """
 
 
