@@ -159,7 +159,7 @@ class OllamaServer(Server):
             new = f"\nIts log says:\n{why}" if why and why not in str(error) else ""
             raise EngineError(f"{error}{new}") from error
         watch.answered(time.monotonic_ns())
-        self._same_child()
+        self._same_child(self._child if self._loaded else watch.child)
 
     def _refuse_cut(self, said: str) -> None:
         cut = ollama_log.cut_prompt(said)
@@ -168,12 +168,12 @@ class OllamaServer(Server):
                                      f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the "
                                      "prompt.")
 
-    def _same_child(self) -> None:
+    def _same_child(self, before: int | None) -> None:
         child = self.host.child(thorough=True)
         if self.host.pid and child is None:
             raise self._error("has no process with a model in it after it answered")
-        if self._loaded and child != self._child:
-            raise EngineError(f"Ollama replaced its engine process within the trial (pid {self._child}, now {child}): "
+        if before is not None and child != before:
+            raise EngineError(f"Ollama replaced its engine process within the trial (pid {before}, now {child}): "
                               "it loaded the model anew, and what was measured before and after does not belong "
                               "together.")
         if not self._loaded:
@@ -245,6 +245,8 @@ class _Watch:
     def __init__(self, host: Host, limit_s: float, since: int, on_event: OnEvent, loading: bool) -> None:
         self._host, self._since, self._on_event = host, since, on_event
         self._loading, self._begun = loading, False
+        self.child: int | None = None
+        """The process that began to load."""
         self._limit_s = limit_s if host.pid else limit_s * _BLIND_FACTOR
         self._moved: object = None
         self._last = self._answered = time.monotonic()
@@ -263,6 +265,7 @@ class _Watch:
         child = self._host.child() if self._loading or self._host.pid else None
         if self._loading:
             if child is not None and not self._begun:
+                self.child = child
                 self._begin(time.monotonic_ns())
             if self._begun and ollama_log.loaded(self._host.log_since(self._since)):
                 self._end(time.monotonic_ns())
@@ -273,6 +276,7 @@ class _Watch:
         """A line of the answer has come: whatever had to be loaded is loaded."""
         self._last = self._answered = time.monotonic()
         if self._loading:
+            self.child = self.child or self._host.child()
             self._begin(t_ns)
             self._end(t_ns)
 

@@ -66,14 +66,17 @@ class Double:
     """Servers that a user would run."""
 
     def behave(self, **values: object) -> None:
-        (self.folder / "behaviour.json").write_text(json.dumps(values))
+        fresh = self.folder / "behaviour.new"
+        fresh.write_text(json.dumps(values))
+        fresh.replace(self.folder / "behaviour.json")  # at once: the double may be reading
 
     @property
     def binary(self) -> Path:
         """A program of its own that knows where its behaviour stands: a server's environment is not ours to fill."""
         path = self.folder / "ollama"
         if not path.exists():
-            path.write_text(f'#!/bin/sh\nexec "{DOUBLE}" --behaviour "{self.folder / "behaviour.json"}" "$@"\n')
+            run = f'"{sys.executable}" -S -E "{DOUBLE}" --behaviour "{self.folder / "behaviour.json"}"'
+            path.write_text(f'#!/bin/sh\nexec {run} "$@"\n')
             path.chmod(0o755)
         return path
 
@@ -271,11 +274,13 @@ def test_a_stall_ends_after_the_limit_and_the_server_sees_us_hang_up(double: Dou
 
 
 def test_a_child_replaced_within_a_trial_fails_it(double: Double) -> None:
-    server = double.start()
-    server.load(ignore)
-    double.behave(replace_at_token=3)
-    with pytest.raises(EngineError, match=r"replaced its engine process within the trial \(pid \d+, now \d+\)"):
-        server.generate(ask(max_tokens=100), ignore)
+    double.behave(replace_at_token=3, token_s=0.005)
+    for loaded in (True, False):
+        server = double.start()
+        if loaded:
+            server.load(ignore)
+        with pytest.raises(EngineError, match=r"replaced its engine process within the trial \(pid \d+, now \d+\)"):
+            server.generate(ask(max_tokens=100), ignore)
 
 
 def test_the_same_options_on_every_call_never_reload(double: Double) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,9 @@ class Running:
     port: int
 
     def behave(self, **values: object) -> None:
-        (self.folder / "behaviour.json").write_text(json.dumps(values))
+        fresh = self.folder / "behaviour.new"
+        fresh.write_text(json.dumps(values))
+        fresh.replace(self.folder / "behaviour.json")  # at once: the double may be reading
 
     def child_command(self) -> list[str]:
         """The last "starting llama-server" line, port and paths aside."""
@@ -81,8 +84,8 @@ def start_double(folder: Path, settings: Mapping[str, str] | None = None, **beha
                    "OLLAMA_MODELS": str(folder / "models"), **(settings or {})}
     with open(running.log, "wb") as log:
         running.process = subprocess.Popen(
-            [str(DOUBLE / "ollama"), "--behaviour", str(folder / "behaviour.json"), "serve"], env=environment,
-            stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+            [sys.executable, "-SE", str(DOUBLE / "ollama"), "--behaviour", str(folder / "behaviour.json"), "serve"],
+            env=environment, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 20
     while (said := ollama_log.listening(running.log.read_text())) is None:
         assert time.monotonic() < deadline, running.log.read_text()

@@ -21,6 +21,7 @@ from tests.doubles.ollama.behaviour import Behaviour
 from tests.doubles.ollama.models import Model
 
 HERE = Path(__file__).resolve().parent
+PYTHON = (sys.executable, "-S", "-E")
 LOAD_TIME = {"num_ctx": int, "num_batch": int, "num_gpu": int, "main_gpu": int, "use_mmap": bool, "num_thread": int}
 RUN_TIME = {"num_keep": int, "seed": int, "num_predict": int, "top_k": int, "top_p": float, "min_p": float,
             "typical_p": float, "repeat_last_n": int, "temperature": float, "repeat_penalty": float,
@@ -117,12 +118,12 @@ class Scheduler:
         port = free_port()
         environment = {**os.environ, **({"DOUBLE_BEHAVIOUR": self.behaviour_path} if self.behaviour_path else {})}
         if behaviour.old:
-            command = [str(HERE / "ollama"), "runner", "--model", str(model.weights), "--port", str(port)]
+            command = [*PYTHON, str(HERE / "ollama"), "runner", "--model", str(model.weights), "--port", str(port)]
             environment["DOUBLE_FLAGS"] = json.dumps(flags)
         else:
-            command = [str(HERE / "llama-server"), "--model", str(model.weights), "--port", str(port), "--host",
-                       "127.0.0.1", "--no-webui", "--offline", *command_line(flags)]
-            log("INFO", "llama_server.go:433", "starting llama-server", cmd=" ".join(command))
+            command = [*PYTHON, str(HERE / "llama-server"), "--model", str(model.weights), "--port", str(port),
+                       "--host", "127.0.0.1", "--no-webui", "--offline", *command_line(flags)]
+            log("INFO", "llama_server.go:433", "starting llama-server", cmd=" ".join(command[len(PYTHON):]))
         child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         self.loading = child
         try:

@@ -25,6 +25,7 @@ from tests.doubles.ollama.runners import (
     FOR_EVER,
     HERE,
     LOAD_TIME,
+    PYTHON,
     RUN_TIME,
     Failure,
     Runner,
@@ -398,7 +399,7 @@ def serve(behaviour_path: str | None) -> None:
     key.parent.mkdir(parents=True, exist_ok=True)
     key.write_text("a key\n")
     if behaviour.probes:
-        subprocess.run([str(HERE / "llama-server"), "--list-devices"], stdout=subprocess.DEVNULL, check=False)
+        subprocess.run([*PYTHON, str(HERE / "llama-server"), "--list-devices"], stdout=subprocess.DEVNULL, check=False)
     time.sleep(behaviour.ready_s)
     log("INFO", "types.go:50", "inference compute", id="cpu", library="cpu", name="cpu", total="23.5 GiB")
     Handler.folder = Path(os.environ["OLLAMA_MODELS"])
