@@ -274,13 +274,13 @@ def test_a_stall_ends_after_the_limit_and_the_server_sees_us_hang_up(double: Dou
 
 
 def test_a_child_replaced_within_a_trial_fails_it(double: Double) -> None:
-    double.behave(replace_at_token=3, token_s=0.005)
+    double.behave(replace_at_token=3, token_s=0.001)
     for loaded in (True, False):
         server = double.start()
         if loaded:
             server.load(ignore)
         with pytest.raises(EngineError, match=r"replaced its engine process within the trial \(pid \d+, now \d+\)"):
-            server.generate(ask(max_tokens=100), ignore)
+            server.generate(ask(max_tokens=12), ignore)
 
 
 def test_the_same_options_on_every_call_never_reload(double: Double) -> None:
