@@ -50,10 +50,8 @@ class Host:
         A look is cheap and may miss a child whose starting thread ends at this moment; a thorough one does not."""
         if not self.pid:
             return None
-        found = _with_model(_children(self.pid))
-        if not found and thorough:
-            found = _with_model([each.pid for each in _processes_below(self.pid)])
-        return max(found, key=_started, default=None)
+        below = [each.pid for each in _processes_below(self.pid)] if thorough else _children(self.pid)
+        return max(_with_model(below), key=_started, default=None)
 
 
 def gone(pid: int) -> bool:
