@@ -146,7 +146,7 @@ class OllamaServer(Server):
         except NoSuchModelError as error:
             raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error
         except PromptTooLongError as error:
-            counted = ollama_log.too_long(self.host.log_since(since))
+            counted = ollama_log.too_long(str(error)) or ollama_log.too_long(self.host.log_since(since))
             if counted is None:
                 raise
             raise PromptTooLongError(f"the prompt is too long: the server counts {counted[0]} tokens, its context "
