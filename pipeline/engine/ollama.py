@@ -157,7 +157,8 @@ class Engine(EngineBase):
         ours = {"OLLAMA_NO_CLOUD": "1"}
         if config.infer_os.environment is None:
             ours |= {"OLLAMA_KEEP_ALIVE": str(ollama_settings.FOR_EVER), "OLLAMA_CONTEXT_LENGTH": str(config.num_ctx),
-                     "OLLAMA_LOAD_TIMEOUT": f"{config.engine.no_progress_s:g}s"}
+                     # later than our own limit, which tells what did not move
+                     "OLLAMA_LOAD_TIMEOUT": f"{2 * config.engine.no_progress_s + 30:g}s"}
         child = start_serve(find_binary(config.engine), folder, folder / "models", log_path,
                             listen_address(config.engine.url), ours | ollama_settings.environment(settings))
 
