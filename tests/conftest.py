@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -30,6 +31,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="set SLACKWATER_TEST_WHEEL=1 to build and try the wheel"))
 
 
+class OneSweepAtATime(LoadScopeScheduling):  # type: ignore[misc]
+    """Two workers: files that run sweeps go to one of them (a machine takes one at a time); a file stays whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "sweeps" if file.startswith("tests/end_to_end/") and "bad_input" not in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSweepAtATime:
+    """What goes to which worker (pytest-xdist's hook)."""
+    return OneSweepAtATime(config, log)
+
+
 @pytest.fixture(scope="session")
 def model_file() -> Path:
     """The default model's GGUF in this user's cache; fetched if it is not there yet."""
@@ -40,6 +54,17 @@ def model_file() -> Path:
 
     chosen: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "model" / "smollm2-135m.yaml"))
     return resolve(Model(**{key: value for key, value in chosen.items() if key != "defaults"}))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without a sweep: a folder to copy, since MLflow takes seconds to make one."""
+    from pipeline.config import Tracking
+    from pipeline.track.store import open_store
+
+    folder = tmp_path_factory.mktemp("empty")
+    open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
+    return folder
 
 
 def copy_checkout(target: Path) -> Path:

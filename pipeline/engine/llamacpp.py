@@ -29,6 +29,9 @@ from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 if TYPE_CHECKING:
     import httpx
 
+LOG_LAG_S = 1.0
+"""How long an error waits for its reason to appear in the log."""
+
 PROGRAM = Path(__file__).with_name("llamacpp_server.py")
 
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp, kv_cache_types
@@ -284,7 +287,10 @@ class LlamaServer(Server):
         )
 
     def _error(self, what: str) -> EngineError:
-        said = log.complaints(self._child.log())
+        # llama.cpp writes its log from a thread of its own: the reason may come after the answer
+        deadline = time.monotonic() + LOG_LAG_S
+        while not (said := log.complaints(self._child.log())) and time.monotonic() < deadline:
+            time.sleep(0.02)
         return EngineError(f"llamacpp {what}." + (f" Its log says: {said}" if said else ""))
 
     def _died(self, doing: str) -> EngineError:

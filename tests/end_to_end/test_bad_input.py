@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -158,8 +159,9 @@ def test_dropping_all_caches_needs_root_and_says_what_does_not(tmp_path: Path, m
 
 
 def test_a_prompt_longer_than_the_context_is_found_at_the_first_load_with_the_servers_count(
-    tmp_path: Path, model_file: Path
+    tmp_path: Path, model_file: Path, empty_store: Path
 ) -> None:
+    shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
     done = slackwater(
         "run",
         "mode=oneshot",
@@ -168,6 +170,7 @@ def test_a_prompt_longer_than_the_context_is_found_at_the_first_load_with_the_se
         "max_tokens=4",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
         cwd=tmp_path,
+        TMPDIR=str(tmp_path),  # a machine lock of its own: other tests sweep meanwhile
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

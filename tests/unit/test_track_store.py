@@ -323,7 +323,7 @@ def test_reading_an_sqlite_store_does_not_load_mlflow(store: Store, tmp_path: Pa
 
 
 @pytest.mark.timeout(300)  # each of them imports MLflow
-def test_four_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     # what a killed process left of an unfinished store must not matter either
     (tmp_path / ".mlflow.db.unfinished").write_text("half a database")
     program = ("import sys, test_track_store as t\nfrom pathlib import Path\nhere = Path(sys.argv[1])\n"
@@ -332,12 +332,12 @@ def test_four_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "SLACKWATER_HOME": str(tmp_path),
                    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "unit")])}
     crowd = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(number)], env=environment,
-                              stderr=subprocess.PIPE, text=True) for number in range(4)]
+                              stderr=subprocess.PIPE, text=True) for number in range(2)]
     said = [process.communicate(timeout=250)[1] for process in crowd]
-    assert [process.returncode for process in crowd] == [0] * 4, said
-    assert said == [""] * 4
+    assert [process.returncode for process in crowd] == [0] * 2, said
+    assert said == [""] * 2
     records = open_store(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), write=False).trials("mode_gap-1")
-    assert [record.order for record in records] == [0, 1, 2, 3]
+    assert [record.order for record in records] == [0, 1]
 
 
 def test_ten_thousand_trials_are_read_within_seconds(store: Store, tmp_path: Path) -> None:
