@@ -58,6 +58,10 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
         _factorials(console, analysis.factorial)
     planned = {(one.mode, tuple(one.where.items())) for one in analysis.factorial}
     _effects(console, [row for row in analysis.effects if (row.mode, tuple(row.where.items())) not in planned])
+    if analysis.refused:
+        console.print()
+    for sentence in analysis.refused:
+        _line(console, Text.assemble(("Not compared: ", "yellow"), sentence))
     _drift(console, analysis)
     console.print()
     _line(console, Text(words.answer(analysis), style="bold"))

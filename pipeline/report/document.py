@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
+from pipeline.stats.arms import refused
 from pipeline.stats.drift import Drift, drift
 from pipeline.stats.factorial import Factorial, factorials
 from pipeline.stats.measures import HEADLINE
@@ -68,6 +69,8 @@ class Analysis:
     slopes: Sequence[Slope] = ()
     """Settled tree RSS against num_ctx; empty unless that was varied."""
     drift: Sequence[Drift] = ()
+    refused: Sequence[str] = ()
+    """Comparisons that are not made, since the arms did different work; a sentence each."""
 
 
 def analyse(trials: Sequence[Trial]) -> Analysis:
@@ -75,7 +78,7 @@ def analyse(trials: Sequence[Trial]) -> Analysis:
     notes = [(t.order, note) for t in sorted(trials, key=lambda t: t.order) if t.verdict == "valid" for note in t.notes]
     return Analysis(cells(trials), gap(trials), effects(trials), notes, len({t.block for t in trials}),
                     [found for metric in FACTORIAL_METRICS for found in factorials(trials, metric)], slopes(trials),
-                    drift(trials))
+                    drift(trials), refused(trials))
 
 
 def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "gap": {"as_found": [_row(row) for row in analysis.gap.as_found],
                 "unified": [_row(row) for row in analysis.gap.unified]},
         "effects": [_row(row) for row in analysis.effects],
+        "refused": list(analysis.refused),
         "factorial": [_factorial(one) for one in analysis.factorial],
         "slopes": [asdict(slope) for slope in analysis.slopes],
         "drift": [{**asdict(test), "text": test.text} for test in analysis.drift],

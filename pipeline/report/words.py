@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.report.document import FACTORIAL_METRICS, Analysis
+from pipeline.stats.arms import WORK
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
@@ -39,7 +40,7 @@ ACCOUNT = (
 SHOWN = frozenset((
     *(f"{phase}/{quantity}{suffix}_{unit}" for _, phase, suffix in PHASES
       for quantity, unit in (("tree_rss", "mib"), ("system_used", "pct"))),
-    *AS_FOUND_METRICS, *UNIFIED_METRICS, *EFFECT_METRICS, *FACTORIAL_METRICS,
+    *AS_FOUND_METRICS, *UNIFIED_METRICS, *EFFECT_METRICS, *FACTORIAL_METRICS, *WORK,
     *(metric for _, metrics in ACCOUNT for metric in metrics),
 ))
 """Every metric that a printed page may mention: reading only these is what makes large stores quick."""

@@ -9,7 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.stats.trials import Trial, flags_on, varied
+from pipeline.stats.trials import Trial, flags_on, valid, varied
+
+WORK = {"during_generation/prompt_tokens": "prompt tokens", "during_generation/output_tokens": "generated tokens"}
+"""What two arms must have done alike before their memory is compared."""
 
 
 def natural(text: str) -> tuple[float, str]:
@@ -66,6 +69,37 @@ def mode_pairs(trials: Sequence[Trial]) -> list[ModePair]:
                                         p.infer_os != "on", p.infer_os))
 
 
+def other_work(a: Sequence[Trial], b: Sequence[Trial]) -> str:
+    """How the work of two arms differs, in words; "" if it does not, or was not recorded.
+
+    An effect between such arms would compare two things at once (DESIGN 5.4). Cells agree within themselves, so one
+    valid trial speaks for an arm."""
+    for metric, words in WORK.items():
+        ours, theirs = (next((dict(t.turns.get(metric) or {0: t.metrics[metric]}) for t in valid(arm)
+                              if metric in t.metrics), None) for arm in (a, b))
+        if ours is not None and theirs is not None and ours != theirs:
+            counts = [", ".join(f"{count:.0f}" for count in work.values()) for work in (ours, theirs)]
+            return f"{counts[0]} {words} against {counts[1]}"
+    return ""
+
+
+def refused(trials: Sequence[Trial]) -> list[str]:
+    """The comparisons that `flag_groups` leaves out because the arms did different work, a sentence each."""
+    differing = differing_keys(trials)
+    cells: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        cells[trial.cell].append(trial)
+    found = []
+    for off in cells.values():
+        if off[0].infer_os != "off":
+            continue
+        for arm in cells.values():
+            same = arm[0].mode == off[0].mode and differing[arm[0].cell] == differing[off[0].cell]
+            if same and arm[0].infer_os != "off" and (how := other_work(arm, off)):
+                found.append(f"{arm[0].cell} and {off[0].cell} did different work ({how}): no effect is computed")
+    return found
+
+
 def flag_groups(trials: Sequence[Trial]) -> list[FlagGroup]:
     """Every set of cells that differ in their flags and nothing else.
 
@@ -84,7 +118,7 @@ def flag_groups(trials: Sequence[Trial]) -> list[FlagGroup]:
         against = []
         for label, members in arms.items():
             on = flags_on(members[0])
-            if label != reference and base <= on:
+            if label != reference and base <= on and not other_work(members, arms[reference]):
                 against.append((label if not base else "+".join(sorted(on - base)) or label, members))
         if against:
             against.sort(key=lambda arm: (arm[0] != "on", arm[0]))

@@ -147,3 +147,15 @@ def test_a_difference_that_is_resolved_but_tiny_is_called_the_same_and_still_nam
         made(mode, "off", block, {HEADLINE: {1: 100.0 + 0.001 * block + (0.06 if mode == "oneshot" else 0.0)}})
         for block in (1, 2, 3) for mode in ("oneshot", "interactive")]
     assert words.answer(analyse(trials)) == "One-shot and interactive need the same, but for 0.060 MiB."
+
+
+def test_arms_that_did_different_work_are_not_compared_and_that_is_said() -> None:
+    trials: list[Trial] = [
+        made("oneshot", arm, block, {HEADLINE: {1: 100.0 + 0.01 * block + (20.0 if arm == "off" else 0.0)},
+                                     "during_generation/output_tokens": {1: 16.0 if arm == "off" else 1.0}})
+        for block in (1, 2, 3) for arm in ("off", "on")]
+    analysis = analyse(trials)
+    assert analysis.effects == []
+    assert "1 generated tokens against 16" in analysis.refused[0]
+    assert "Not compared: " in page(trials)
+    assert "save" not in words.answer(analysis)
