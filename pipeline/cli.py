@@ -128,6 +128,7 @@ def _run(words: list[str]) -> int:
         SESSION.dry_run, SESSION.fresh = "--dry-run" in ours, "--fresh" in ours
         if again is not None:
             _prepare_again(again, arguments)
+        SESSION.verbose = "-v" in ours
         SESSION.accept_change = "--accept-change" in ours
         if inspecting:
             run_hydra(run_trial, arguments, Path.cwd())
@@ -264,7 +265,11 @@ def _resume(words: list[str]) -> int:
     if record.status == "finished":
         print(f"{record.sweep_id} is finished: all its trials are there. `slackwater rerun` measures it again.")
         return 0
-    arguments: list[str] = json.loads(record.tags["arguments"])
+    recorded: list[str] = json.loads(record.tags["arguments"])
+    arguments = [word for word in recorded if not (word.startswith("tracking.uri=") and ":***@" in word)]
+    if len(arguments) < len(recorded) and uri is None:
+        raise ConfigError(f"{record.sweep_id} was logged to an address with a password, which is not kept: "
+                          "name it with --store URI.")
     if uri is not None and not any(argument.startswith("tracking.uri=") for argument in arguments):
         arguments.append(f"tracking.uri={json.dumps(uri)}")
     folder = Path(record.tags.get("cwd", ""))

@@ -258,7 +258,10 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
 
 def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Plan, folder: Path,
                      provided: Mapping[str, str], draw: DrawTimeline | None) -> None:
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    shown = OmegaConf.structured(config)
+    if config.tracking.uri is not None:
+        shown.tracking.uri = provenance.without_password(config.tracking.uri)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(shown))
     (folder / "provenance.json").write_text(json.dumps({
         "command": provenance.command(),
         "machine": dict(provided),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -73,9 +74,14 @@ def machine() -> Mapping[str, str]:
 _COMMAND = "SLACKWATER_COMMAND"
 
 
+def without_password(uri: str) -> str:
+    """The address with *** for the password in it, if there is one."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
+
+
 def started_as(words: Sequence[str]) -> None:
     """Keep the command's words: Hydra gets others, and a launcher's workers have none of their own."""
-    os.environ[_COMMAND] = "slackwater " + shlex.join(words)
+    os.environ[_COMMAND] = "slackwater " + shlex.join(without_password(word) for word in words)
 
 
 def command() -> str:

@@ -36,7 +36,8 @@ class OneSweepAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "sweeps" if file.startswith("tests/end_to_end/") and "bad_input" not in file else file
+        apart = ("bad_input", "resume")  # these have a machine lock of their own
+        return "sweeps" if file.startswith("tests/end_to_end/") and not any(name in file for name in apart) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSweepAtATime:

@@ -119,12 +119,23 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         concerns = _examine(first.meter.rate_hz)
         summary = _begin(store, first, seed, concerns)
         names = [SESSION.cells[index].name for block in SESSION.order for index in block]
+        if SESSION.verbose:
+            _tell_all(store, seed, concerns)
         SESSION.listener.on_event(SweepStarted(
             sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
             trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment,
             done=len(SESSION.done)))
         _run_and_close(store, summary, launcher, first.stop, len(names))
     return SESSION.results
+
+
+def _tell_all(store: Store, seed: int, concerns: Sequence[str]) -> None:
+    """What -v adds before the first trial: where results go, the order's seed, each cell's settings, concerns."""
+    lines = [f"store: {store.location.shown}", f"order: design {SESSION.cells[0].config.design.name}, seed {seed}"]
+    for cell in SESSION.cells:
+        lines.append(f"{cell.name}: " + "  ".join(f"{key}={value}" for key, value in cell.plan.settings.items()))
+    for line in [*lines, *concerns]:
+        SESSION.listener.on_event(Notice(line))
 
 
 def _examine(rate_hz: float) -> list[str]:
@@ -160,12 +171,13 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
         anew = "" if SESSION.resume else " (--fresh starts anew)"
         SESSION.listener.on_event(Notice(
             f"{record.sweep_id} goes on: {len(SESSION.done)} of {len(names)} trials are done{anew}"))
+    arguments = [provenance.without_password(word) for word in SESSION.arguments]
     SESSION.summary = SweepSummary(
         sweep_id=SESSION.sweep_id, experiment=SESSION.experiment, question=first.question,
         command=provenance.command(), planned_trials=len(names), plan=_plan_record(first, seed, names),
         started_ms=started_ms, tags={
             **provenance.machine(), "plan_hash": plan, "environment": json.dumps(here), "cwd": str(Path.cwd()),
-            "arguments": json.dumps(SESSION.arguments, ensure_ascii=False),
+            "arguments": json.dumps(arguments, ensure_ascii=False),
             "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns), **_origin()})
     store.record_sweep(SESSION.summary)
     return SESSION.summary

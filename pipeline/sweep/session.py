@@ -33,6 +33,8 @@ class Session:
 
     listener: Listener = field(default_factory=Silent)
     dry_run: bool = False
+    verbose: bool = False
+    """Say more before the first trial."""
     fresh: bool = False
     """Start anew, even if the last run of the same plan is unfinished."""
     resume: str = ""

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from pipeline.config import PACKAGE, Tracking
 from pipeline.errors import StoreError
+from pipeline.provenance import without_password
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?://(/.*)?$")
 _SQL = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
@@ -83,8 +84,3 @@ def _sqlite(database: Path) -> Location:
     # Only what SQLAlchemy would read as an escape or a query is quoted: MLflow makes the folder it finds in the text.
     quoted = str(database).replace("%", "%25").replace("?", "%3F")
     return Location(f"sqlite:///{quoted}", str(database), home(), database, database.parent / "artifacts")
-
-
-def without_password(uri: str) -> str:
-    """The address with *** for the password in it, if there is one."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
+from pipeline.provenance import without_password
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
 from pipeline.track import names
 from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
-from pipeline.track.location import Location, locate, without_password
+from pipeline.track.location import Location, locate
 from pipeline.track.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
 from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Nothing, Run, Source, SqlSource
