@@ -140,7 +140,7 @@ def test_the_tree_holds_what_was_allocated_at_every_phase(double: Double, flags:
     program = _baseline(server, child)
     server.generate(ask(), ignore)
     held = tree_kib(server, "RssAnon") / 1024 - idle - program["baseline_anon"] / MIB
-    assert held == pytest.approx(anon_mib, rel=0.02)
+    assert held == pytest.approx(anon_mib, rel=0.01)
     mapped = next(iter(re.findall(r"^RssFile:\s+(\d+)", Path(f"/proc/{child}/status").read_text(), re.MULTILINE)))
     assert int(mapped) / 1024 - program["baseline_file"] / MIB == pytest.approx(file_mib, abs=2.0)
     server.unload()
