@@ -149,12 +149,12 @@ def _others(highest: Callable[[int, int], int | None], windows: list[tuple[int, 
     return f"{min(shares):.2f} ({mean(shares):.2f})"
 
 
-def alternating(folder: Path) -> bool:
-    """Two children that never hold their memory at once: the joint peak is one share, the bound two."""
+def taking_turns(folder: Path, mib: int, hold_ms: int, rounds: int) -> tuple[int, int, int, int]:
+    """Two children that hold `mib` in turns: bytes of the tree at the start, sampled peak, joint peak, its bound."""
     with Program() as program, Sampler(folder, 100, 0.2) as sampler:
         sampler.follow(program.pid)
         pids: list[int] = []
-        program.send("alternate", mib=128, hold_ms=60, rounds=10)
+        program.send("alternate", mib=mib, hold_ms=hold_ms, rounds=rounds)
         while len(pids) < 3:
             pids = members(program.pid)
         time.sleep(0.1)
@@ -164,7 +164,12 @@ def alternating(folder: Path) -> bool:
         program.answer()
         sampled = int(sampler.since(begin).tree_rss.max(initial=0))
         low, high = joint_peak(Peaks(Span("x", 0, begin, time.monotonic_ns()), read_peaks(pids), at_start), sampled)
-    base = sum(at_start.values())
+    return sum(at_start.values()), sampled, low, high
+
+
+def alternating(folder: Path) -> bool:
+    """Two children that never hold their memory at once: the joint peak is one share, the bound two."""
+    base, _, low, high = taking_turns(folder, mib=128, hold_ms=60, rounds=10)
     joint, bound = (low - base) / MIB, (high - base) / MIB
     held = abs(joint - 128) <= 2 and abs(bound - 256) <= 4
     print(f"\ntwo children alternating 128 MiB: joint peak {joint:.1f} MiB (128 ± 2), bound {bound:.1f} MiB (256)  "
@@ -174,20 +179,7 @@ def alternating(folder: Path) -> bool:
 
 def unseen(folder: Path) -> bool:
     """Turns shorter than the sampler's period, in two processes: an interval that holds the truth, not a number."""
-    with Program() as program, Sampler(folder, 100, 0.2) as sampler:
-        sampler.follow(program.pid)
-        pids: list[int] = []
-        program.send("alternate", mib=8, hold_ms=1, rounds=2)
-        while len(pids) < 3:
-            pids = members(program.pid)
-        time.sleep(0.1)
-        at_start = {process.pid: process.rss for process in read_tree(pids, with_pss=False).processes}
-        reset_peaks(pids)
-        begin = time.monotonic_ns()
-        program.answer()
-        sampled = int(sampler.since(begin).tree_rss.max(initial=0))
-        low, high = joint_peak(Peaks(Span("x", 0, begin, time.monotonic_ns()), read_peaks(pids), at_start), sampled)
-    base = sum(at_start.values())
+    base, sampled, low, high = taking_turns(folder, mib=8, hold_ms=1, rounds=2)
     interval = (low - base) / MIB, (high - base) / MIB
     held = interval[0] - 1 <= 8 <= interval[1] + 1
     seen = max(sampled - base, 0) / MIB

@@ -10,20 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import CONF_DIR, Config, Engine, InferOs, Model
+from pipeline.config import Config, Engine, InferOs, Model
 from pipeline.engine import llamacpp, process, weights
 from pipeline.engine.base import Request
 from pipeline.engine.knobs import as_text
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
-
-
-def group(name: str, option: str, schema: type) -> Any:
-    shipped = OmegaConf.load(CONF_DIR / name / f"{option}.yaml")
-    assert isinstance(shipped, DictConfig)
-    shipped.pop("defaults")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shipped))
+from tests.contract.test_engine import group
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,18 @@ def run(checkout: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProce
     )
 
 
+def started(checkout: Path, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The program at work, to be disturbed."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(checkout),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 @pytest.fixture(scope="module")
 def swept(spaced_checkout: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A checkout in whose store one 2 x 2 sweep was run from elsewhere, and what it printed."""
@@ -207,22 +219,17 @@ def test_ctrl_c_keeps_finished_trials_ends_the_server_and_exits_130(
 ) -> None:
     shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    running = subprocess.Popen(
-        command(
-            "run",
-            "-m",
-            "mode=oneshot",
-            "infer_os=off,on",
-            "repetitions=3",
-            "max_tokens=4",
-            "settle.window_s=0.3",
-            f"tracking.uri={store}",
-        ),
-        cwd=tmp_path,
-        env=environment(spaced_checkout),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    running = started(
+        spaced_checkout,
+        tmp_path,
+        "run",
+        "-m",
+        "mode=oneshot",
+        "infer_os=off,on",
+        "repetitions=3",
+        "max_tokens=4",
+        "settle.window_s=0.3",
+        f"tracking.uri={store}",
     )
     try:
         first = wait_for(lambda: servers_below(running.pid))[0]
@@ -268,21 +275,16 @@ def test_a_server_that_dies_fails_its_trial_and_the_sweep_goes_on(
 ) -> None:
     shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    running = subprocess.Popen(
-        command(
-            "run",
-            "mode=oneshot",
-            "repetitions=2",
-            "max_tokens=300",
-            "num_ctx=1024",
-            "settle.window_s=0.3",
-            f"tracking.uri={store}",
-        ),
-        cwd=tmp_path,
-        env=environment(spaced_checkout),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    running = started(
+        spaced_checkout,
+        tmp_path,
+        "run",
+        "mode=oneshot",
+        "repetitions=2",
+        "max_tokens=300",
+        "num_ctx=1024",
+        "settle.window_s=0.3",
+        f"tracking.uri={store}",
     )
     try:
         server = wait_for(lambda: servers_below(running.pid))[0]
