@@ -105,9 +105,16 @@ lock: ## write requirements.lock anew from pyproject.toml (LOCK_OPTIONS=--upgrad
 	trap 'rm -rf "$$tmp"' EXIT
 	$(or $(PYTHON),python3) -m venv "$$tmp"
 	"$$tmp/bin/python" -m pip install -q "uv==$(UV_VERSION)"
-	"$$tmp/bin/python" -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -q $(LOCK_OPTIONS) -o requirements.lock
-	! grep -n '://' requirements.lock || { echo 'make: requirements.lock names a host; see above' >&2; exit 1; }
+	lock() {
+	    "$$tmp/bin/python" -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	        --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -q $(LOCK_OPTIONS) "$$@"
+	}
+	lock --extra dev -o requirements.lock
+	# what only `make docs` and marked tests need, at versions that go with the rest
+	lock --extra dev --extra docs -c requirements.lock -o docs/requirements.lock
+	lock --extra dev --extra services -c requirements.lock -o tests/requirements.lock
+	! grep -n '://' requirements.lock docs/requirements.lock tests/requirements.lock || \
+	    { echo 'make: a lock names a host; see above' >&2; exit 1; }
 
 clean: ## remove .venv, caches and build outputs; results in mlruns/ stay
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
