@@ -137,6 +137,11 @@ class Plan:
     """Every knob that reaches the server, explicitly; two cells with equal settings run the same server."""
     notes: Sequence[str] = field(default_factory=tuple)
     """Lines a person should read, such as a flag that changes nothing on this machine."""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that the server will about hold, by component (weights, kv, compute), as the model file's header says;
+    empty: not known."""
+    asks: Sequence[str] = field(default_factory=tuple)
+    """What the server will want of the machine besides memory (cores, a port), in the language of the person."""
 
 
 class EngineBase(ABC):

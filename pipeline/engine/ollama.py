@@ -69,13 +69,15 @@ class Engine(EngineBase):
         listen_address(config.engine.url)
         settings, notes = resolved_settings(config, version)
         header = self._header(notes)
-        notes += check_cell(config, settings, header)
+        more, memory = check_cell(config, settings, header)
+        notes += more
         if config.model.kind != "ollama" and not config.engine.raw and header and not ollama_models.template(header):
             notes.append("engine.raw=false: Ollama has no template for this GGUF file; the prompt is sent as it is")
         if seen := desktop_note():
             notes.append(seen)
         path = self.model_path or weights.located(config.model)
-        return Plan({"model": str(path or self._name), "num_ctx": config.num_ctx, **settings}, tuple(notes))
+        return Plan({"model": str(path or self._name), "num_ctx": config.num_ctx, **settings}, tuple(notes), memory,
+                    checks.asks(settings.get("num_thread")))
 
     def fetch(self, progress: weights.Progress) -> None:
         """Get a missing model: a file as weights.py does, an Ollama name by a pull, if engine.pull says so.
@@ -200,20 +202,23 @@ def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], 
     return settings | {"keep_alive": ollama_settings.FOR_EVER}, notes
 
 
-def check_cell(config: Config, settings: Mapping[str, Scalar], header: gguf.Header | None) -> list[str]:
-    """Checks of a cell against model and machine that need no server; notes. Raises ConfigError."""
+def check_cell(config: Config, settings: Mapping[str, Scalar],
+               header: gguf.Header | None) -> tuple[list[str], Mapping[str, int]]:
+    """Checks of a cell against model and machine that need no server: notes, and bytes by component (Plan.memory).
+
+    Raises ConfigError."""
     ollama_settings.check(settings, config.num_ctx)
     checks.check_context(header, config.num_ctx, config.max_tokens)
     if int(settings.get("num_gpu", 0)) > 0 and not _has_gpu():
         raise refuse("gpu_acceleration", config.engine.name, "this machine has no GPU (nothing in /dev/nvidia*, "
                      "/dev/kfd, /dev/dri); Ollama would take the number of layers and ignore it")
     if header is None:
-        return []
+        return [], {}
     slots, batch = int(settings.get("num_parallel", 1)), int(settings["num_batch"])
     kv_type = str(settings.get("kv_cache_type", "f16"))
     need = checks.memory_need(header, config.num_ctx, slots, batch, kv_type, kv_type)
     note = checks.check_memory(need, f"{config.model.name} with num_ctx={config.num_ctx} in {slots} slots")
-    return [note] if note else []
+    return [note] if note else [], need
 
 
 def model_name(config: Config) -> ollama_models.Name:

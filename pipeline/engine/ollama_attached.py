@@ -21,6 +21,7 @@ from pipeline.engine.ollama_process import Host, gone, listener, log_file, only_
 from pipeline.engine.ollama_server import OllamaServer
 from pipeline.engine.ollama_start import DESKTOP, older, require_supported
 from pipeline.errors import ConfigError, EngineError
+from pipeline.language import _
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _DEFAULT_PORT = 11434
@@ -82,7 +83,8 @@ class Engine(EngineBase):
         self._check_trained()
         asked = {"model": str(self.model_path or self._name), "num_ctx": config.num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
-        return Plan(asked, (*notes, *more))
+        wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
+        return Plan(asked, (*notes, *more), asks=(wants.format(url=self._url),))
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""
