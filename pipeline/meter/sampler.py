@@ -26,7 +26,6 @@ from pipeline.phases import MIB, Timeline
 Int64Array = npt.NDArray[np.int64]
 
 _ANSWER_LIMIT_S = 10.0
-_SAMPLE_BYTES = 8 * len(sampler_program.SAMPLE_FIELDS)
 _PROCESS_BYTES = 8 * len(sampler_program.PROCESS_FIELDS)
 
 
@@ -138,7 +137,7 @@ class Sampler:
 
     def timeline(self) -> Timeline:
         """All samples so far, also after `stop` and after the sampler's death."""
-        return _timeline(self._records(sampler_program.SAMPLES_FILE, _SAMPLE_BYTES, 0))
+        return _timeline(self._samples(0))
 
     def processes(self, skip: int = 0) -> ProcessRows:
         """All process rows so far but the first `skip`, also after `stop` and after the sampler's death.
@@ -151,11 +150,11 @@ class Sampler:
         """The samples taken at `t_ns` or later; reads only the file's tail."""
         if self._report is None and not self.alive():
             raise self._death()
-        path = self.folder / sampler_program.SAMPLES_FILE
-        total = path.stat().st_size // _SAMPLE_BYTES
         wanted = max(time.monotonic_ns() - t_ns, 0) // self.period_ns + 2
-        # A slot can be lost but never taken twice, so the tail cannot hold more records than that.
-        rows = self._records(sampler_program.SAMPLES_FILE, _SAMPLE_BYTES, max(total - wanted, 0))
+        # A slot can be lost but never taken twice, so the tail cannot hold more records than that, and a chunk at most
+        # is not written yet.
+        size = (self.folder / sampler_program.SAMPLES_FILE).stat().st_size - sampler_program.SAMPLE_CHUNK
+        rows = self._samples(max(size // sampler_program.SAMPLE_BYTES - wanted, 0))
         return _timeline(rows[rows[:, 1] >= t_ns])
 
     def report(self) -> SamplerReport:
@@ -215,6 +214,11 @@ class Sampler:
                     pipe.close()
                 except BrokenPipeError:
                     continue  # an unsent command to a dead sampler
+
+    def _samples(self, skip: int) -> Int64Array:
+        """The records that are written, but for the first `skip`."""
+        rows = self._records(sampler_program.SAMPLES_FILE, sampler_program.SAMPLE_BYTES, skip)
+        return rows[rows[:, 1] > 0]
 
     def _records(self, name: str, size: int, skip: int) -> Int64Array:
         """Whole records of a file as an array of shape (n, fields); a record half written is left for later."""

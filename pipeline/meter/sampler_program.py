@@ -4,8 +4,10 @@ Standard library only and run by path, so that it starts fast and stays small; t
 walk and the parsers from here. The orchestrator's side (start, tail, stop) is sampler.py.
 """
 
+import _thread
 import ctypes
 import gc
+import mmap
 import os
 import select
 import signal
@@ -19,12 +21,19 @@ SAMPLE_COLUMNS = (
 )
 """Columns of one sample after due_ns and t_ns; bytes, except tree_processes.
 
-tree_hwm and tree_swap may be as old as the last refresh of the tree; a phase's peak is read_peaks' (tree.py)."""
+tree_hwm and tree_swap may be as old as the last refresh of the tree; a phase's peak is read_peaks' (tree.py).
+The system's columns are read SYSTEM_HZ times a second and repeated between."""
 SAMPLE_FIELDS = ("due_ns", "t_ns", *SAMPLE_COLUMNS)
 PROCESS_FIELDS = ("t_ns", "pid", "anon", "file", "shmem", "swap", "hwm")
 """Columns of one process in one sample; bytes, except t_ns and pid."""
+SYSTEM_HZ = 25
+"""How often /proc/meminfo is read: it costs as much as the tree, and its own noise is far above what 40 ms hide."""
 SAMPLES_FILE = "samples.bin"
+"""Whole chunks of SAMPLE_CHUNK bytes; a record whose t_ns is 0 was not written yet."""
 PROCESSES_FILE = "processes.bin"
+
+SAMPLE_BYTES = 8 * len(SAMPLE_FIELDS)
+SAMPLE_CHUNK = len(SAMPLE_FIELDS) * mmap.PAGESIZE
 
 _STATUS_KEYS = (b"\nRssAnon:", b"\nRssFile:", b"\nRssShmem:", b"\nVmSwap:", b"\nVmHWM:")
 _MEMINFO_KEYS = (b"MemTotal:", b"\nMemAvailable:", b"\nMemFree:", b"\nCached:", b"\nSReclaimable:",
@@ -109,7 +118,8 @@ def descendants(root_pid: int, reaper_pid: int | None, exclude: frozenset[int]) 
 class _Process:
     """One member of the tree: open descriptors, which the kernel ties to this very process and not to its number."""
 
-    __slots__ = ("children_fd", "children_text", "own_memory", "parent", "pid", "row", "statm", "statm_fd", "status_fd")
+    __slots__ = ("children_fd", "children_text", "own_memory", "packed", "parent", "pid", "row", "statm", "statm_fd",
+                 "status_fd")
 
     def __init__(self, pid: int, parent: int) -> None:
         self.pid = pid
@@ -117,7 +127,8 @@ class _Process:
         self.children_text = b""
         self.own_memory = parent == 0
         self.statm = b""
-        self.row: tuple[int, int, int, int, int, int] | None = None
+        self.row: tuple[int, int, int, int, int] | None = None
+        self.packed = b""
         self.statm_fd = self.status_fd = self.children_fd = -1
         try:
             self.statm_fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
@@ -133,14 +144,20 @@ class _Process:
                 os.close(fd)
 
 
+_NOTHING = (0, 0, 0, 0, 0, 0)
+_pack_process = struct.Struct(f"={len(PROCESS_FIELDS) - 1}q").pack
+
+
 class Tree:
-    """The followed tree, kept current. Reading it costs one pread per process, plus one for its children."""
+    """The followed tree, kept current. A reading in which nothing moved costs one pread per process, and one more."""
 
     def __init__(self, root_pid: int, reaper_pid: int | None, exclude: frozenset[int]) -> None:
         self.root_pid = root_pid
         self.reaper_pid = reaper_pid
         self.exclude = exclude
         self.members: dict[int, _Process] = {}
+        self.sums: tuple[int, ...] = _NOTHING
+        self.packed: list[bytes] = []
         self.reaper_fd = -1
         self.reaper_text = b""
         self.libc = ctypes.CDLL(None, use_errno=True)
@@ -173,29 +190,44 @@ class Tree:
                 changed = True
         return changed
 
-    def read(self, anew: bool) -> list[tuple[int, int, int, int, int, int]]:
-        """(pid, anon, file, shmem, swap, hwm) of each living member, in bytes; forgets those that ended.
+    def read(self, anew: bool) -> bool:
+        """Bring `sums` and `packed` up to now; False if nothing moved. Forgets members that ended.
 
         statm costs a sixth of status. Where it has not moved by a page, neither has the split, and the
-        row of last time is repeated; only the high-water mark and swap may then be older, at most until
+        row of last time stands; only the high-water mark and swap may then be older, at most until
         the next reading `anew`."""
-        rows = []
+        moved = anew
         gone = []
-        for pid, process in self.members.items():
-            statm = _pread(process.statm_fd, 256)
-            row = process.row
-            if anew or row is None or statm != process.statm:
-                values = parse_status(_pread(process.status_fd, 4096))
-                if values is None:
-                    gone.append(pid)
-                    continue
-                process.statm = statm
-                process.row = row = (pid, *values)
-            if process.own_memory or self._has_own_memory(process):
-                rows.append(row)
-        for pid in gone:
-            self.members.pop(pid).close()
-        return rows
+        pread = os.pread
+        for process in self.members.values():
+            try:
+                statm = pread(process.statm_fd, 128, 0)
+            except ProcessLookupError:
+                statm = b""
+            if statm == process.statm and process.own_memory and not anew:
+                continue
+            moved = True
+            values = parse_status(_pread(process.status_fd, 4096))
+            if values is None:
+                gone.append(process.pid)
+                continue
+            process.statm = statm
+            process.row = values
+            process.packed = _pack_process(process.pid, *values)
+        if moved:
+            for pid in gone:
+                self.members.pop(pid).close()
+            self._add_up()
+        return moved
+
+    def _add_up(self) -> None:
+        rows = []
+        self.packed = []
+        for process in self.members.values():
+            if process.row is not None and (process.own_memory or self._has_own_memory(process)):
+                rows.append(process.row)
+                self.packed.append(process.packed)
+        self.sums = (*map(sum, zip(*rows, strict=True)), len(rows)) if rows else _NOTHING
 
     def _has_own_memory(self, process: _Process) -> bool:
         """False while a vforked child still runs in its parent's memory, which would be counted twice (kcmp(2))."""
@@ -227,20 +259,51 @@ def _write(fd: int, record: bytes) -> None:
         os.write(fd, record[written:])
 
 
+class _Records:
+    """The samples' file, written through a mapping of its last chunk: a sample is a store and no system call."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self.size = 0
+        self._next_chunk()
+
+    def _next_chunk(self) -> None:
+        os.posix_fallocate(self.fd, self.size, SAMPLE_CHUNK)  # a full disk is an error here, not a SIGBUS later
+        self.chunk = mmap.mmap(self.fd, SAMPLE_CHUNK, offset=self.size)
+        self.size += SAMPLE_CHUNK
+        self.at = 0
+
+    def append(self, due_ns: int, t_ns: int, columns: bytes) -> None:
+        """Add one record; its times come last, so that whoever sees them sees the rest."""
+        if self.at == SAMPLE_CHUNK:
+            self._next_chunk()
+        at = self.at
+        self.chunk[at + 16:at + SAMPLE_BYTES] = columns
+        _TIMES.pack_into(self.chunk, at, due_ns, t_ns)
+        self.at = at + SAMPLE_BYTES
+
+
+_TIMES = struct.Struct("=2q")
+_TIME = struct.Struct("=q")
+_COLUMNS = struct.Struct(f"={len(SAMPLE_COLUMNS)}q")
+
+
 class Sampler:
     """The loop: absolute deadlines, one record per deadline met, deadlines missed by a whole period left out."""
 
     def __init__(self, folder: str, period_ns: int, refresh_ns: int) -> None:
         self.period_ns = period_ns
         self.refresh_ns = refresh_ns
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        self.samples_fd = os.open(f"{folder}/{SAMPLES_FILE}", flags, 0o644)
-        self.processes_fd = os.open(f"{folder}/{PROCESSES_FILE}", flags, 0o644)
+        self.samples = _Records(f"{folder}/{SAMPLES_FILE}")
+        self.processes_fd = os.open(f"{folder}/{PROCESSES_FILE}",
+                                    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         self.meminfo_fd = os.open("/proc/meminfo", os.O_RDONLY)
-        self.sample_struct = struct.Struct(f"={len(SAMPLE_FIELDS)}q")
-        self.process_struct = struct.Struct(f"={len(PROCESS_FIELDS)}q")
+        self.forks = _Forks()
         self.tree: Tree | None = None
         self.refreshed_ns = 0
+        self.system: tuple[int, ...] = ()
+        self.system_ns = 0
+        self.columns = b""
         self.control = b""
         self.rows: list[bytes] = []
         self.realtime = _claim_realtime()
@@ -277,28 +340,25 @@ class Sampler:
     def sample(self, due_ns: int) -> None:
         """Read everything once and append the sample; the rows of its processes follow with the tree's refresh."""
         t_ns = time.monotonic_ns()
-        anon = file = shmem = swap = hwm = count = 0
         tree = self.tree
+        moved = not self.columns
+        if t_ns - self.system_ns >= 1_000_000_000 // SYSTEM_HZ - self.period_ns // 2:
+            self.system = parse_meminfo(os.pread(self.meminfo_fd, 4096, 0))
+            self.system_ns = t_ns
+            moved = True
         if tree is not None:
-            anew = tree.changed() or t_ns - self.refreshed_ns >= self.refresh_ns
+            anew = t_ns - self.refreshed_ns >= self.refresh_ns or (self.forks.any() and tree.changed())
             if anew:
                 tree.refresh()
                 self.refreshed_ns = t_ns
-            if anew:
                 self.flush()
-            rows = tree.read(anew)
-            for row in rows:
-                anon += row[1]
-                file += row[2]
-                shmem += row[3]
-                swap += row[4]
-                hwm += row[5]
-            count = len(rows)
-            pack = self.process_struct.pack
-            self.rows += [pack(t_ns, *row) for row in rows]
-        system = parse_meminfo(os.pread(self.meminfo_fd, 4096, 0))
-        _write(self.samples_fd,
-               self.sample_struct.pack(due_ns, t_ns, anon, file, shmem, swap, hwm, count, *system))
+            moved = tree.read(anew) or moved
+            time_of = _TIME.pack(t_ns)
+            for packed in tree.packed:
+                self.rows += (time_of, packed)
+        if moved:
+            self.columns = _COLUMNS.pack(*(tree.sums if tree is not None else _NOTHING), *self.system)
+        self.samples.append(due_ns, t_ns, self.columns)
 
     def flush(self) -> None:
         """Append the process rows that wait. They are written in batches: a write costs as much as three processes."""
@@ -317,6 +377,7 @@ class Sampler:
             self.flush()
             if command == "stop":
                 return False
+            self.columns = b""
             if self.tree is not None:
                 self.tree.close()
                 self.tree = None
@@ -330,6 +391,30 @@ class Sampler:
                     _answer("gone")
                     continue
             _answer("done")
+        return True
+
+
+class _Forks:
+    """Was any process or thread made since the last look? One cheap read instead of one per member of the tree.
+
+    The last word of /proc/loadavg is the newest pid (proc(5)), of this pid namespace, which sees those below it too.
+    Where it does not move with a new thread (an emulated /proc), the answer is always yes."""
+
+    def __init__(self) -> None:
+        self.fd = os.open("/proc/loadavg", os.O_RDONLY)
+        self.newest = self._read()
+        _thread.start_new_thread(int, ())
+        self.told = self._read() != self.newest
+
+    def _read(self) -> bytes:
+        return os.pread(self.fd, 128, 0).rpartition(b" ")[2]
+
+    def any(self) -> bool:
+        """True at the first look after one was made."""
+        newest = self._read()
+        if newest == self.newest:
+            return not self.told
+        self.newest = newest
         return True
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.errors import MeterError
 from pipeline.meter.sampler import Sampler, lost_slots
+from pipeline.meter.sampler_program import SAMPLE_BYTES, SAMPLE_CHUNK
 from pipeline.phases import MIB
 
 
@@ -121,12 +122,28 @@ def test_a_full_disk_ends_the_sampler_with_the_reason(tmp_path: Path) -> None:
     with Sampler(tmp_path, 100, 0.2) as sampler:
         # A limit on the file's size is how a disk that takes no more looks to write(2).
         resource.prlimit(sampler.pid, resource.RLIMIT_FSIZE, (3000, 3000))
+        sampler.follow(os.getpid())
         deadline = time.monotonic() + 5
         while sampler.alive() and time.monotonic() < deadline:
             time.sleep(0.05)
         with pytest.raises(MeterError, match=r"ended during the measurement.*(File too large|signal 25)"):
             sampler.stop()
         assert len(sampler.timeline().t_ns) >= 20
+
+
+def test_samples_go_on_over_the_end_of_a_chunk_and_a_disk_that_is_full_then_is_named(tmp_path: Path) -> None:
+    with Sampler(tmp_path, 2000, 0.2) as sampler:
+        chunk = SAMPLE_CHUNK // SAMPLE_BYTES
+        resource.prlimit(sampler.pid, resource.RLIMIT_FSIZE, (2 * SAMPLE_CHUNK, 2 * SAMPLE_CHUNK))
+        deadline = time.monotonic() + 10
+        while sampler.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(MeterError, match=r"ended during the measurement.*(File too large|signal 25)"):
+            sampler.stop()
+        timeline = sampler.timeline()
+    assert len(timeline.t_ns) == 2 * chunk
+    assert (np.diff(timeline.due_ns) > 0).all()
+    assert (timeline.columns["system_total"] == timeline.columns["system_total"][0]).all()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
