@@ -174,12 +174,15 @@ class Design:
     """Config keys whose change of the work (prompt, tokens, context) is the experiment's question."""
     shuffle_seed: int | None = None
     """Seed of the order; null: the top-level seed."""
+    warmup: int = 0
+    """Trials of every engine and model that are run before the first block, and are not counted."""
     on_failure: str = "continue"
     """After a failed trial: continue, stop, or retry:N (the same trial again, up to N times)."""
     when_busy: str = "wait"
     """If another sweep runs on this machine: wait for it, or fail."""
 
     def __post_init__(self) -> None:
+        _require(self.warmup >= 0, "design.warmup", self.warmup, "a whole number, 0 or more")
         _require(self.unsupported in ("refuse", "skip"), "design.unsupported", self.unsupported, "refuse or skip")
         _require(re.fullmatch(r"continue|stop|retry:[1-9]\d?", self.on_failure) is not None, "design.on_failure",
                  self.on_failure, "continue, stop or retry:N with N from 1 to 99")
@@ -301,6 +304,11 @@ class Place:
     trials: int = 1
 
 
+PHASES = ("initialization", "pre_generation", "during_generation", "load", "prefill", "decode", "post_generation",
+          "stabilized", "released", "as_found")
+"""What the metrics that a sweep may ask about begin with."""
+
+
 @dataclass
 class Config:
     """One cell, resolved."""
@@ -318,6 +326,8 @@ class Config:
     meter: Meter = MISSING
     question: str = ""
     """What the sweep is for, in a sentence; an experiment file states it."""
+    question_metrics: list[str] = field(default_factory=list)
+    """The metrics that answer it; every other comparison is exploration."""
     repetitions: int = 3
     stabilization_delay_s: float = 5.0
     max_tokens: int = 64
@@ -326,6 +336,10 @@ class Config:
     place: Place = field(default_factory=Place)
 
     def __post_init__(self) -> None:
+        for metric in self.question_metrics:
+            phase, _, quantity = metric.partition("/")
+            _require(phase in PHASES and bool(quantity), "question_metrics", metric,
+                     "PHASE/QUANTITY, such as stabilized/tree_rss_mib, with a PHASE of " + ", ".join(PHASES))
         _require(self.repetitions >= 1, "repetitions", self.repetitions, "a whole number from 1")
         _require(self.stabilization_delay_s >= 0, "stabilization_delay_s", self.stabilization_delay_s,
                  "seconds, 0 or more")

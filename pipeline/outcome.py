@@ -43,6 +43,9 @@ LOST_SLOTS_PCT = 1.0
 NEIGHBOUR_CORES = 0.5
 """Other processes' CPU, in cores over the trial, above which a note says that speed will be noisy."""
 
+WARM_UP_BLOCK = 0
+"""Trials of this block warm caches and are not counted (design.warmup)."""
+
 STALL_PCT = 1.0
 """Share of a trial in which some task waited for memory (PSI), above which a note says so."""
 
@@ -117,6 +120,7 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
              "sampler/cpu_pct": report.cpu_pct, "sampler/rss_mib": report.rss_mib}, 0)
     if record.disturbed is not None:
         put({"trial/neighbours_cores": record.disturbed.other_cpu_cores,
+             "trial/stolen_cores": record.disturbed.stolen_cpu_cores,
              "trial/tree_major_faults": record.disturbed.tree_major_faults}, 0)
     put({f"trial/{purpose}_s": seconds for purpose, seconds in record.spent_s.items()}, 0)
     if record.eviction is not None:
@@ -126,6 +130,12 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
     if record.elsewhere:  # what was read here says nothing about the machine there
         return {name: turns for name, turns in by_turn.items() if not _is_of_this_machine(name)}
     return dict(by_turn)
+
+
+def _stolen(record: Record) -> str:
+    """The likely cause of lateness where this machine is virtual; nothing where its host left it alone."""
+    stolen = record.disturbed.stolen_cpu_cores if record.disturbed is not None else 0.0
+    return f"; the host of this virtual machine took {stolen:.2f} of a core away meanwhile" if stolen >= 0.01 else ""
 
 
 def _is_of_this_machine(name: str) -> bool:
@@ -210,9 +220,10 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     if report is not None:
         lost_pct = 100.0 * report.lost_slots / max(report.samples + report.lost_slots, 1)
         if lost_pct > LOST_SLOTS_PCT:
-            reasons.append(f"the sampler lost {lost_pct:.1f} % of its slots")
+            reasons.append(f"the sampler lost {lost_pct:.1f} % of its slots{_stolen(record)}")
         if report.lateness_p99_ms > 1000.0 / report.rate_hz:
-            reasons.append(f"the sampler was up to {report.lateness_p99_ms:.0f} ms late (p99), more than its period")
+            reasons.append(f"the sampler was up to {report.lateness_p99_ms:.0f} ms late (p99), more than its period"
+                           f"{_stolen(record)}")
     if record.eviction is not None and not record.eviction.verified:
         notes.append(f"model file not verified as evicted: {record.eviction.reason}")
     if (disturbed := record.disturbed) is not None:
@@ -220,6 +231,8 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
             notes.append("neighbours kept half a core or more busy: speed is noisy, memory is not")
         if disturbed.memory_some_pct is not None and disturbed.memory_some_pct > STALL_PCT:
             notes.append(f"some task waited for memory {disturbed.memory_some_pct:.0f} % of the time (PSI)")
+    if config.place.block == WARM_UP_BLOCK:
+        return "warm-up", [], [*reasons, *notes]
     return ("suspect" if reasons else "valid"), reasons, notes
 
 
@@ -237,6 +250,7 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
     """The trial's result, its artifacts written into `folder`; whatever was measured before a failure is in it."""
     timeline = sampled.timeline
     metrics = metrics_of(record, timeline, sampled.report, config)
+    metrics |= {f"plan/{component}_mib": {0: held / MIB} for component, held in plan.memory.items()}
     verdict, reasons, notes = verdict_of(record, metrics, sampled.report, config)
     provided = {**provenance.machine(), **engine.provenance()}
     place = config.place

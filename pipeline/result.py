@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 
-Verdict = Literal["valid", "suspect", "failed"]
+Verdict = Literal["valid", "suspect", "failed", "warm-up"]
+"""warm-up: measured as any other, and in no comparison by design."""
 
 ARTIFACTS = ("timeline.parquet", "timeline.png", "config.yaml", "provenance.json", "response.txt", "server.log")
 """The artifacts of every trial, under the same names in every run."""

@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.language import _
 from pipeline.report import words
 from pipeline.report.document import Analysis, Sweep
 from pipeline.stats.comparison import Comparison
@@ -54,6 +55,8 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     _left_out(console, analysis, skipped)
     if analysis.gap.as_found or analysis.gap.unified:
         _gap(console, analysis)
+    elif analysis.growths:
+        _growth(console, analysis)
     if analysis.factorial:
         _factorials(console, analysis.factorial)
     planned = {(one.mode, tuple(one.where.items())) for one in analysis.factorial}
@@ -205,8 +208,11 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
     """Trials that do not count, cells that were not run, notes; each with its reason."""
     labels = words.cell_labels(analysis.cells)
     left_out = sorted(((one, cell) for cell in analysis.cells for one in cell.left_out), key=lambda pair: pair[0].order)
-    if left_out or skipped or analysis.notes:
+    if left_out or skipped or analysis.notes or analysis.warm_ups:
         console.print()
+    if analysis.warm_ups:
+        trials = ", ".join(str(order) for order, _cell in analysis.warm_ups)
+        _line(console, Text(_("Warm-up, not counted: trial {trials}.").format(trials=trials), style="dim"))
     for one, cell in left_out[:_MOST_LEFT_OUT]:
         _line(console, Text.assemble(f"Left out: trial {one.order} ({labels[cell.cell]}), ",
                                      (one.verdict, _VERDICTS.get(one.verdict, "")),
@@ -283,9 +289,30 @@ def _gap_verdict(row: GapRow | None) -> Text:
     return _verdict(row.stats, row.difference, row.interactive)
 
 
+def _growth(console: Console, analysis: Analysis) -> None:
+    """Settled tree RSS from turn to turn, a line per cell."""
+    labels = words.cell_labels(analysis.cells)
+    console.print()
+    _row(console, Text.assemble((_("Growth per turn"), "bold"), ("   " + _("settled tree RSS"), "dim")))
+    _entries(console, [(labels[one.cell], "", Text(words.growth_text(one) + f", n = {one.stats.n_blocks}",
+                                                   _STYLES.get(one.stats.kind, ""))) for one in analysis.growths])
+    method = next((one.stats.method for one in analysis.growths if one.stats.method), None)
+    if method:
+        _line(console, Text(_("Intervals: 95 %, {method}.").format(method=method), style="dim"))
+
+
+def _exploration(rows: Sequence[EffectRow]) -> str:
+    """Which rows are the sweep's question, in a sentence."""
+    asked = dict.fromkeys(words.METRICS.get(row.metric, row.metric) for row in rows if row.question)
+    if not asked:
+        return _("All of this is exploration.")
+    return _("The question is: {metrics}; all else is exploration.").format(metrics=", ".join(asked))
+
+
 def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
     """on − off, one line per metric, flag and mode; the sweep's question first."""
-    measured = [row for metric in EFFECTS for row in effects if row.metric == metric and row.difference is not None]
+    measured = [row for metric in dict.fromkeys((*(row.metric for row in effects if row.question), *EFFECTS))
+                for row in effects if row.metric == metric and row.difference is not None]
     rows = measured if len(measured) <= _MANY_EFFECTS else [row for row in measured if row.question]
     if not rows:
         return
@@ -302,7 +329,7 @@ def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
         level = " to ".join(dict.fromkeys(f"{100 * level:.3g}" for level in (levels[0], levels[-1])))
         holm = "".join(f"; Holm over {k} flags" for k in families[-1:])
         _line(console, Text(f"Intervals: {level} %, {', '.join(methods)}{holm}. "
-                            "What is not settled tree RSS is exploration.", style="dim"))
+                            + _exploration(rows), style="dim"))
     if len(rows) < len(measured):
         _line(console, Text(f"{len(measured) - len(rows)} further comparisons: show --json", style="dim"))
 

@@ -13,10 +13,11 @@ from typing import Any
 from pipeline.stats.arms import refused
 from pipeline.stats.drift import Drift, drift
 from pipeline.stats.factorial import Factorial, factorials
+from pipeline.stats.growth import Growth, growths
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.slope import Slope, slopes
-from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap
-from pipeline.stats.trials import Trial, finite
+from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap, question_metrics
+from pipeline.stats.trials import WARM_UP, Trial, counted, finite
 
 SCHEMA_VERSION = 1
 """Of the document. Names are only added within a version, never changed or removed."""
@@ -71,14 +72,24 @@ class Analysis:
     drift: Sequence[Drift] = ()
     refused: Sequence[str] = ()
     """Comparisons that are not made, since the arms did different work; a sentence each."""
+    question: Sequence[str] = (HEADLINE,)
+    """The metrics that answer the sweep's question; the rest is exploration."""
+    growths: Sequence[Growth] = ()
+    """Settled tree RSS from turn to turn, of the cells with three turns or more."""
+    warm_ups: Sequence[tuple[int, str]] = ()
+    """(order, cell) of the trials that only warmed caches and are in nothing above."""
 
 
 def analyse(trials: Sequence[Trial]) -> Analysis:
     """Everything of one sweep's trials. Works for none, one, or only failed ones."""
     notes = [(t.order, note) for t in sorted(trials, key=lambda t: t.order) if t.verdict == "valid" for note in t.notes]
-    return Analysis(cells(trials), gap(trials), effects(trials), notes, len({t.block for t in trials}),
-                    [found for metric in FACTORIAL_METRICS for found in factorials(trials, metric)], slopes(trials),
-                    drift(trials), refused(trials))
+    question = question_metrics(trials)
+    blocks = len({t.block for t in counted(trials)})
+    planned = [found for metric in dict.fromkeys((*question, *FACTORIAL_METRICS))
+               for found in factorials(trials, metric)]
+    return Analysis(cells(trials), gap(trials), effects(trials), notes, blocks, planned, slopes(trials), drift(trials),
+                    refused(trials), question, growths(trials),
+                    [(t.order, t.cell) for t in sorted(trials, key=lambda t: t.order) if t.verdict == WARM_UP])
 
 
 def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
@@ -92,10 +103,12 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "cells": [{**asdict(cell), "n_left_out": cell.n_left_out} for cell in analysis.cells],
         "gap": {"as_found": [_row(row) for row in analysis.gap.as_found],
                 "unified": [_row(row) for row in analysis.gap.unified]},
+        "question_metrics": list(analysis.question),
         "effects": [_row(row) for row in analysis.effects],
         "refused": list(analysis.refused),
         "factorial": [_factorial(one) for one in analysis.factorial],
         "slopes": [asdict(slope) for slope in analysis.slopes],
+        "growth": [_row(growth) for growth in analysis.growths],
         "drift": [{**asdict(test), "text": test.text} for test in analysis.drift],
     })
     # not through plain(): ten thousand trials hold millions of numbers, and _trial gives plain ones

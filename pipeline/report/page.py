@@ -86,7 +86,8 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     """Print a sweep from the store. Raises ConfigError for a name that fits none or several."""
     store = open_store(Tracking(uri=uri), write=False)
     record = store.find_sweep(name)
-    trials = store.trials(record.sweep_id, None if as_json else words.SHOWN)
+    asked = json.loads(record.tags.get("question_metrics", "[]"))
+    trials = store.trials(record.sweep_id, None if as_json else words.SHOWN | set(asked))
     sweep, analysis = sweep_of_record(record, trials), analyse(trials)
     if as_json:
         print(json.dumps(document(sweep, trials, analysis), ensure_ascii=False, indent=2))

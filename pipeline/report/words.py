@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from pipeline.language import _
 from pipeline.report.document import FACTORIAL_METRICS, Analysis
 from pipeline.stats.arms import WORK
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
+from pipeline.stats.growth import Growth
+from pipeline.stats.intervals import rounded_up
 from pipeline.stats.measures import HEADLINE
-from pipeline.stats.slope import Slope
+from pipeline.stats.slope import PLANNED, Slope
 from pipeline.stats.summary import (
     AS_FOUND_METRICS,
     EFFECT_METRICS,
@@ -41,7 +44,7 @@ SHOWN = frozenset((
     *(f"{phase}/{quantity}{suffix}_{unit}" for _, phase, suffix in PHASES
       for quantity, unit in (("tree_rss", "mib"), ("system_used", "pct"))),
     *AS_FOUND_METRICS, *UNIFIED_METRICS, *EFFECT_METRICS, *FACTORIAL_METRICS, *WORK,
-    *(metric for _, metrics in ACCOUNT for metric in metrics),
+    *(metric for _, metrics in ACCOUNT for metric in metrics), PLANNED,
 ))
 """Every metric that a printed page may mention: reading only these is what makes large stores quick."""
 
@@ -158,7 +161,9 @@ def answer(analysis: Analysis) -> str:
         return "No valid trial: nothing can be said about memory."
     planned = [one for one in analysis.factorial if one.metric == HEADLINE]
     flags = _factorial_answers(planned) if planned else _effect_answers(analysis.effects)
-    sentences = [text for text in (_gap_answer(analysis), *flags, *map(slope_text, analysis.slopes[:1])) if text]
+    gap = _gap_answer(analysis)
+    grows = "" if gap else _growth_answer(analysis)
+    sentences = [text for text in (gap, grows, *flags, *map(slope_text, analysis.slopes[:1])) if text]
     return " ".join(sentences) or _level_answer(analysis.cells)
 
 
@@ -195,8 +200,46 @@ def _measured(row: GapRow) -> bool:
     return row.difference is not None
 
 
+def _growth_answer(analysis: Analysis) -> str:
+    """Which cells grow from turn to turn, by how much, and which do not."""
+    labels = cell_labels(analysis.cells)
+    grows = [one for one in analysis.growths if one.stats.kind == "more"]
+    known = [one for one in analysis.growths if one.stats.kind in ("less", *NOTHING)]
+    texts = [_("{cell} grows by {size}.").format(cell=labels[one.cell], size=growth_text(one)) for one in grows]
+    if known and grows:
+        texts.append(_("No growth: {cells}.").format(cells="; ".join(labels[one.cell] for one in known)))
+    elif known and len(known) == len(analysis.growths):
+        most = max(one.stats.no_larger_than or abs(one.per_turn) for one in known)
+        texts.append(_("Nothing grows from turn to turn by more than {size} MiB.").format(size=rounded_up(most)))
+    return " ".join(texts)
+
+
+def growth_text(growth: Growth) -> str:
+    """"3.52 MiB per turn (3.41 … 3.63)"; without an interval the reading and what is missing."""
+    stats = growth.stats
+    if stats.lo is None or stats.hi is None:
+        return f"{signed(growth.per_turn, stats.unit)}, {stats.verdict}"
+    decimals = _decimals((stats.hi - stats.lo) / 2, growth.per_turn, stats.unit)
+    size = f"{growth.per_turn:.{decimals}f}".replace("-", "−")
+    return f"{size} {stats.unit} ({bounds(stats.lo, stats.hi, decimals)})"
+
+
+def _cost_answers(rows: Sequence[EffectRow]) -> list[str]:
+    """What else the sweep asks about (speed, other memory): one sentence per comparison, in the verdict's words."""
+    several = len({row.mode for row in rows}) > 1
+    texts = []
+    for row in rows:
+        what = METRICS.get(row.metric, row.metric)
+        subject = _("the flags") if row.flag == "on" else row.flag
+        where = "".join([f", {row.mode}" if several else "", f", {where_text(row.where)}" if row.where else ""])
+        texts.append(_("With {flags}{where}, {what}: {verdict}.").format(
+            flags=subject, where=where, what=what, verdict=comparison(row.stats, row.difference, row.off)))
+    return texts
+
+
 def _effect_answers(rows: Sequence[EffectRow]) -> list[str]:
-    asked = [row for row in rows if row.question and row.difference is not None]
+    others = [row for row in rows if row.question and row.difference is not None and row.metric != HEADLINE]
+    asked = [row for row in rows if row.question and row.difference is not None and row.metric == HEADLINE]
     texts = []
     for flag in dict.fromkeys(row.flag for row in asked):
         own = [row for row in asked if row.flag == flag]
@@ -220,7 +263,7 @@ def _effect_answers(rows: Sequence[EffectRow]) -> list[str]:
                 read = _span([r.difference or 0.0 for r in group], group[0].stats.unit, sign=True)
                 texts.append(f"Read once, {subject[0].lower() + subject[1:] if plural else subject} "
                              f"make{'' if plural else 's'} a difference of {read}{modes}.")
-    return texts
+    return [*texts, *_cost_answers(others)]
 
 
 def _factorial_answers(planned: Sequence[Factorial]) -> list[str]:
@@ -242,11 +285,16 @@ def slope_text(slope: Slope) -> str:
     """"Memory grows by 12.0 KiB per token of num_ctx (11.9 … 12.1), from 512 to 8192"."""
     name = slope.key.rpartition(".")[2]
     unit = "KiB per token" if name == "num_ctx" else f"KiB per {name}"
-    size = f"{slope.kib_per_unit:.3g}".replace("-", "−")
-    inside = "no interval, fewer than four levels" if slope.lo is None or slope.hi is None else (
-        f"{slope.lo:.3g} … {slope.hi:.3g}".replace("-", "−"))
+    half = 0.0 if slope.lo is None or slope.hi is None else (slope.hi - slope.lo) / 2
+    decimals = 2 if not 0 < half < math.inf else min(4, max(1, 1 - math.floor(math.log10(half))))
+    size = f"{slope.kib_per_unit:.{decimals}f}".replace("-", "−")
+    inside = _("no interval, fewer than four levels") if slope.lo is None or slope.hi is None else (
+        bounds(slope.lo, slope.hi, decimals))
+    theory = "" if slope.planned_kib_per_unit is None else _(
+        "; by the model file's header its KV cache takes {size}").format(
+            size=f"{slope.planned_kib_per_unit:.{decimals}f}")
     return (f"Memory grows by {size} {unit} ({inside}) from {name} {slope.levels[0]:g} to {slope.levels[-1]:g}"
-            f"{f', {slope.mode}, flags {slope.infer_os}' if slope.infer_os else ''}.")
+            f"{f', {slope.mode}, flags {slope.infer_os}' if slope.infer_os else ''}{theory}.")
 
 
 def _span(sizes: Sequence[float], unit: str, sign: bool = False) -> str:

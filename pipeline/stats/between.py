@@ -14,7 +14,7 @@ from pipeline.stats.comparison import compare as compare_paired
 from pipeline.stats.differing import Recorded, same_setup
 from pipeline.stats.intervals import Interval, holm, welch, welch_against_reference
 from pipeline.stats.measures import measure
-from pipeline.stats.trials import by_block, last_turn
+from pipeline.stats.trials import by_block, counted, last_turn
 
 Cell = Sequence[Recorded]
 
@@ -146,8 +146,8 @@ def changes(pairs: Sequence[Pair], metric: str, level: float = 0.95) -> list[Cha
         found.append(Change(
             cell_a=pair.name_a, cell_b=pair.name_b, metric=metric, turn=pair.turn, a=base, b=new, difference=difference,
             relative_pct=_relative(stats, difference, base), n_a=len(a), n_b=len(b),
-            left_out_a=len(pair.a) - len(a), left_out_b=len(pair.b) - len(b), paired=pair.paired, reference=reference,
-            stats=stats))
+            left_out_a=len(counted(pair.a)) - len(a), left_out_b=len(counted(pair.b)) - len(b), paired=pair.paired,
+            reference=reference, stats=stats))
     return found
 
 

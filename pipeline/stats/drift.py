@@ -18,6 +18,10 @@ from pipeline.stats.measures import HEADLINE, measure
 from pipeline.stats.trials import Trial, by_block, valid, value
 
 LEAST_BLOCKS = 3
+LEAST_MIB = 0.25
+"""Between two equal trials a server's heap moves by about this much (measured on llama.cpp and Ollama)."""
+SHARE = 0.1
+"""Of an effect: less does not change what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,14 @@ class Drift:
     p: float
     """Holm-adjusted over the comparisons, for paired differences."""
     found: bool
+    """Not by chance (p ≤ 0.05), and of a size that matters: see `matters`."""
 
     @property
     def text(self) -> str:
         """The finding in words. Slow noise looks the same as drift, and is not told apart from it."""
         amount = f"{self.size:+.2g} {self.unit}".replace("-", "−").rstrip()
+        if not self.found and self.p <= 0.05:
+            return f"{self.test}{f' of {self.what}' if self.what else ''} move by {amount}: too little to matter"
         if not self.found:
             return f"no drift seen in {self.test}{f' of {self.what}' if self.what else ''}"
         if self.test == "first of block":
@@ -59,6 +66,14 @@ def trend(values: Sequence[float], step: float = 0.0) -> tuple[float, float]:
     return float(fit.slope), float(fit.pvalue)
 
 
+def matters(change: float, metric: str, effect: float = 0.0) -> bool:
+    """Is a change over the whole sweep worth a word? If it is above the meter's own play, and a tenth of the effect.
+
+    `effect`: the difference that it could be mistaken for; 0 for drift that falls on all cells alike."""
+    how = measure(metric)
+    return abs(change) >= max(2 * how.step, LEAST_MIB if how.unit == "MiB" else 0.0, SHARE * abs(effect))
+
+
 def drift(trials: Sequence[Trial], metric: str = HEADLINE) -> list[Drift]:
     """All tests that the sweep has blocks for (three or more), whether they find something or not."""
     how = measure(metric)
@@ -67,18 +82,21 @@ def drift(trials: Sequence[Trial], metric: str = HEADLINE) -> list[Drift]:
     if len(residuals) >= LEAST_BLOCKS:
         means = [float(np.mean([residual for _, residual in members])) for _, members in sorted(residuals.items())]
         size, p = trend(means, how.step)
-        found.append(Drift("block means", "", metric, how.unit, len(means), size, p, p <= 0.05))
+        found.append(Drift("block means", "", metric, how.unit, len(means), size, p,
+                           p <= 0.05 and matters(size * (len(means) - 1), metric)))
     firsts = [members[0][1] - float(np.mean([residual for _, residual in members[1:]]))
               for _, members in sorted(residuals.items()) if len(members) > 1]
     offset = of_differences(firsts, step=how.step) if len(firsts) >= LEAST_BLOCKS else None
     if offset is not None:
         found.append(Drift("first of block", "", metric, how.unit, offset.n, offset.centre, offset.p,
-                           offset.p <= 0.05))
-    trends = [(what, len(differences), *trend(differences, how.step)) for what, differences in _pairs(trials, metric)
-              if len(differences) >= LEAST_BLOCKS]
-    adjusted = holm([p for _, _, _, p in trends])
-    found += [Drift("paired differences", what, metric, how.unit, n, size, p, p <= 0.05)
-              for (what, n, size, _), p in zip(trends, adjusted, strict=True)]
+                           offset.p <= 0.05 and matters(offset.centre, metric)))
+    pairs = [(what, differences) for what, differences in _pairs(trials, metric) if len(differences) >= LEAST_BLOCKS]
+    trends = [trend(differences, how.step) for _, differences in pairs]
+    adjusted = holm([p for _, p in trends])
+    for (what, differences), (size, _), p in zip(pairs, trends, adjusted, strict=True):
+        n = len(differences)
+        material = matters(size * (n - 1), metric, float(np.mean(differences)))
+        found.append(Drift("paired differences", what, metric, how.unit, n, size, p, p <= 0.05 and material))
     return found
 
 

@@ -17,6 +17,7 @@ from pipeline.stats.intervals import t_quantile
 from pipeline.stats.measures import HEADLINE, PAGE_MIB
 from pipeline.stats.trials import Trial, valid, value, varied
 
+PLANNED = "plan/kv_mib"
 LEAST_LEVELS = 4
 """A line has two parameters; with four levels two degrees of freedom are left for its error."""
 
@@ -41,6 +42,8 @@ class Slope:
     hi: float | None
     level: float
     df: int
+    planned_kib_per_unit: float | None = None
+    """What the KV cache alone should cost, by the model file's header; None: not known."""
     method: str = "least squares through level medians, t"
 
 
@@ -69,12 +72,16 @@ def slopes(trials: Sequence[Trial], key: str = "num_ctx", metric: str = HEADLINE
     others = varied(trials, ignored)
     readings: dict[tuple[str, str, tuple[tuple[str, str], ...], str], dict[float, list[float]]] = defaultdict(
         lambda: defaultdict(list))
+    planned: dict[tuple[str, str, tuple[tuple[str, str], ...], str], dict[float, float]] = defaultdict(dict)
     for trial in valid(trials):
         reading, text = value(trial, metric), str(trial.params.get(key, ""))
         if reading is None or not _is_number(text):
             continue
         regime = "" if regime_key is None else f"{regime_key}={trial.params.get(regime_key, '')}"
-        readings[trial.mode, trial.infer_os, tuple(others[trial.cell].items()), regime][float(text)].append(reading)
+        line_of = (trial.mode, trial.infer_os, tuple(others[trial.cell].items()), regime)
+        readings[line_of][float(text)].append(reading)
+        if (kv := value(trial, PLANNED)) is not None:
+            planned[line_of][float(text)] = kv
     found = []
     for (mode, infer_os, where, regime), by_level in readings.items():
         if len(by_level) < 2:
@@ -83,10 +90,12 @@ def slopes(trials: Sequence[Trial], key: str = "num_ctx", metric: str = HEADLINE
         medians = [median(by_level[x]) for x in levels]
         slope, intercept, half, df = line(levels, medians, level)
         bounded = len(levels) >= LEAST_LEVELS
+        sizes = planned[mode, infer_os, where, regime]
+        theory = line(levels, [sizes[x] for x in levels])[0] if sizes.keys() >= set(levels) else None
         found.append(Slope(metric, key, mode, infer_os, dict(where), regime, tuple(levels), tuple(medians),
                            sum(map(len, by_level.values())), 1024 * slope, intercept,
                            1024 * (slope - half) if bounded else None, 1024 * (slope + half) if bounded else None,
-                           level, df))
+                           level, df, None if theory is None else 1024 * theory))
     return sorted(found, key=lambda s: (s.mode != "oneshot", s.infer_os != "off", s.infer_os, s.regime))
 
 

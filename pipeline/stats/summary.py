@@ -6,7 +6,7 @@ Only valid trials enter; what is left out is listed. Drift, slopes and factorial
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.stats.arms import differing_keys, flag_groups, mode_pairs, natural
 from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
-from pipeline.stats.trials import MLFLOW_INF, Trial, by_block, last_turn, valid
+from pipeline.stats.trials import MLFLOW_INF, Trial, by_block, counted, last_turn, valid
 
 AS_FOUND_METRICS = ("as_found/system_used_pct", "as_found/tree_rss_mib")
 UNIFIED_METRICS = (
@@ -113,7 +113,7 @@ class EffectRow:
 def cells(trials: Sequence[Trial]) -> list[CellSummary]:
     """One summary per cell, in the order of modes and flags. Cells without a valid trial are there, without medians."""
     by_cell: dict[str, list[Trial]] = defaultdict(list)
-    for trial in trials:
+    for trial in counted(trials):
         by_cell[trial.cell].append(trial)
     differing = differing_keys(trials)
     found = []
@@ -170,17 +170,24 @@ def gap(trials: Sequence[Trial], level: float = 0.95) -> Gap:
     return Gap(as_found=tuple(as_found), unified=tuple(unified))
 
 
-def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, question: Iterable[str] = (HEADLINE,),
-            level: float = 0.95) -> list[EffectRow]:
-    """on − off within each mode, headline first; k arms against the same off arm are a family (Holm).
+def question_metrics(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """What the sweep asks about, as its config says; settled tree RSS where it says nothing."""
+    said = next((trial.params["question_metrics"] for trial in trials if trial.params.get("question_metrics")), None)
+    return tuple(map(str, said)) if isinstance(said, list | tuple) else (HEADLINE,)
 
-    Cells that also differ in another key are only compared where that key is the same. No off arm: the arm with
-    the fewest flags stands in for it, and the flags that come on top are named.
+
+def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, question: Sequence[str] | None = None,
+            level: float = 0.95) -> list[EffectRow]:
+    """on − off within each mode; k arms against the same off arm are a family (Holm).
+
+    `question`: the metrics that the sweep asks about, which come first; None: as its config says. Cells that also
+    differ in another key are only compared where that key is the same. No off arm: the arm with the fewest flags
+    stands in for it, and the flags that come on top are named.
     """
-    asked = set(question)
+    asked = question_metrics(trials) if question is None else question
     found: list[EffectRow] = []
     groups = flag_groups(trials)
-    for metric in metrics:
+    for metric in dict.fromkeys((*asked, *metrics)):
         for mode, where, off, arms in groups:
             off_values = by_block(off, metric)
             measured = [(flag, values) for flag, values in ((flag, by_block(arm, metric)) for flag, arm in arms)

@@ -38,7 +38,7 @@ class Trial(Protocol):
     def ended_ms(self) -> int | None: ...
     @property
     def verdict(self) -> str:
-        """valid, suspect, failed or interrupted; only valid ones enter a comparison."""
+        """valid, suspect, failed, interrupted or warm-up; only valid ones enter a comparison."""
     @property
     def reasons(self) -> Sequence[str]: ...
     @property
@@ -54,6 +54,8 @@ class Trial(Protocol):
         """Metric → turn → value; turn 0 is for what belongs to the trial and not to a turn."""
 
 
+WARM_UP = "warm-up"
+"""The verdict of a trial that only warmed caches."""
 MLFLOW_INF = 1.7e308
 """MLflow stores ±inf as ±1.797e308."""
 
@@ -112,6 +114,11 @@ def last_turn(trials: Iterable[Trial]) -> int:
 def valid(trials: Iterable[Trial]) -> list[Trial]:
     """Those that may enter a comparison."""
     return [trial for trial in trials if trial.verdict == "valid"]
+
+
+def counted(trials: Iterable[Trial]) -> list[Trial]:
+    """Those that are of the sweep proper: all but warm-ups, whose whole purpose is to be run first."""
+    return [trial for trial in trials if trial.verdict != WARM_UP]
 
 
 def flags_on(trial: Trial) -> frozenset[str]:

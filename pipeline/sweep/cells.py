@@ -19,7 +19,7 @@ from pipeline.outcome import flatten, infer_os_label
 from pipeline.progress import Fetching, Listener
 from pipeline.settle.base import load_rule
 
-ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question")
+ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question", "question_metrics")
 """Keys that belong to the sweep and not to a cell."""
 
 

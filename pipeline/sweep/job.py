@@ -86,7 +86,7 @@ def _stop(sampler: Sampler, record: Record) -> SamplerReport | None:
 def same_work(result: TrialResult, earlier: Sequence[TrialResult]) -> TrialResult:
     """The result, suspect if it did other work than the cell's first valid trial (DESIGN 5.4)."""
     first = next((other for other in earlier if other.cell == result.cell and other.verdict == "valid"), None)
-    if first is None or result.verdict == "failed":
+    if first is None or result.verdict in ("failed", "warm-up"):
         return result
     reasons = [f"{name.rpartition('/')[2]} by turn {dict(result.metrics.get(name, {}))}, "
                f"the cell's other trials {dict(first.metrics.get(name, {}))}"

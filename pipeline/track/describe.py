@@ -15,7 +15,8 @@ NOTE_LIMIT = 7500
 
 _MOMENTS = ("baseline", "initialization", "pre_generation", "during_generation", "post_generation", "stabilized",
             "released")
-_WORDS = {"valid": "valid", "suspect": "**suspect**, left out of comparisons", "failed": "**failed**"}
+_WORDS = {"valid": "valid", "suspect": "**suspect**, left out of comparisons", "failed": "**failed**",
+          "warm-up": "warm-up, run first and not counted"}
 
 
 def describe_trial(result: TrialResult) -> str:
