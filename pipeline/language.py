@@ -1,33 +1,41 @@
 """What a person reads, in their language: gettext over the catalogues in languages/. No sentence lives here.
 
-English is the text in the code itself; `_` looks it up when it is called, so never call it at import.
+English is the text in the code itself; `_` looks it up when it is called, so never call it at import (`N_` marks a
+text that stands in a table and is looked up later). Every command imports this: it imports nothing heavy itself.
 """
 
 from __future__ import annotations
 
-import gettext
-import io
-from pathlib import Path
+import os
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
 
+if TYPE_CHECKING:
+    import gettext
+
 ENGLISH = "en"
-_CATALOGUES = Path(__file__).parent / "languages"
-_current: gettext.NullTranslations = gettext.NullTranslations()
+VARIABLE = "SLACKWATER_LANG"
+_CATALOGUES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "languages")
+_current: gettext.NullTranslations | None = None
 _name = ENGLISH
 
 
 def languages() -> list[str]:
     """The names that `speak` takes: English, and every catalogue there is."""
-    return [ENGLISH, *sorted(path.stem for path in _CATALOGUES.glob("*.po"))]
+    found = os.listdir(_CATALOGUES) if os.path.isdir(_CATALOGUES) else []
+    return [ENGLISH, *sorted(name.removesuffix(".po") for name in found if name.endswith(".po"))]
 
 
 def speak(name: str) -> None:
     """Say everything from here on in this language. Raises ConfigError for one that has no catalogue."""
     global _current, _name
+    if name == _name:
+        return
     if name not in languages():
-        raise ConfigError(f"lang={name} is not known. Languages: {', '.join(languages())}.")
-    _current = gettext.NullTranslations() if name == ENGLISH else _read(_CATALOGUES / f"{name}.po")
+        raise ConfigError(_("lang={name} is not known. Languages: {known}.").format(
+            name=name, known=", ".join(languages())))
+    _current = None if name == ENGLISH else _read(name)
     _name = name
 
 
@@ -36,17 +44,30 @@ def spoken() -> str:
     return _name
 
 
+def wished() -> str:
+    """The language of $SLACKWATER_LANG; English where it is not set. Not checked: `speak` does that."""
+    return os.environ.get(VARIABLE) or ENGLISH
+
+
 def _(text: str) -> str:
     """The text in the language in use, itself where the catalogue lacks it; `_("{n} trials").format(n=3)`."""
-    return _current.gettext(text) if text else ""
+    return text if _current is None or not text else _current.gettext(text)
 
 
-def _read(path: Path) -> gettext.NullTranslations:
+def N_(text: str) -> str:
+    """The text itself. Marks it for the catalogues where it stands in a table; `_` looks it up when it is shown."""
+    return text
+
+
+def _read(name: str) -> gettext.NullTranslations:
+    import gettext
+    import io
+
     from babel.messages.mofile import write_mo
     from babel.messages.pofile import read_po
 
     compiled = io.BytesIO()
-    with path.open("rb") as file:
-        write_mo(compiled, read_po(file, locale=path.stem, abort_invalid=True))
+    with open(os.path.join(_CATALOGUES, f"{name}.po"), "rb") as file:
+        write_mo(compiled, read_po(file, locale=name, abort_invalid=True))
     compiled.seek(0)
     return gettext.GNUTranslations(compiled)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CONF_DIR, GROUPS, PACKAGE, Config
-from pipeline.errors import ConfigError
 
 PLUGIN_ROOT = PACKAGE / "_plugin_root"
 
@@ -18,6 +17,7 @@ INSPECT = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--she
 
 WITH_VALUE = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
               "--experimental-rerun", "--resolve")
+"""Hydra's other flags. Every flag that is in neither is refused before Hydra sees it."""
 
 
 def register_schema() -> None:
@@ -44,7 +44,6 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
     """Compose and sweep as the arguments say; `folder` exists, Hydra makes nothing in it.
 
     Raises what composing raises (see messages.explain)."""
-    _check_flags(arguments)
     expose_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -54,10 +53,3 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
     quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
     sys.argv = ["slackwater", *arguments, f'hydra.sweep.dir="{quoted}"']
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-
-
-def _check_flags(arguments: list[str]) -> None:
-    for argument in arguments:
-        if argument.startswith("-") and argument.split("=")[0] not in (*INSPECT, *WITH_VALUE):
-            raise ConfigError(f"{argument} is not a flag of run. Flags: --dry-run, --fresh, --json, -q, -v, -m, and "
-                              "Hydra's --cfg, --info, --package, --resolve, --config-dir.")

@@ -198,4 +198,4 @@ def test_the_command_sets_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFi
     effect = next(one for one in document["effects"] if one["metric"] == HEADLINE)
     assert (effect["difference"], effect["n_a"], effect["n_b"]) == (30.0, 2, 2)
     assert main(["compare", names[0]]) == 2
-    assert "compare needs two" in capsys.readouterr().err
+    assert "compare needs more than that: slackwater compare A B" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""What `slackwater --help` and `slackwater VERB --help` print. Quick: reads names of files, imports no other room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from pipeline.cli.arguments import Verb
+from pipeline.cli.verbs import VERBS
+from pipeline.language import N_, _
+
+EXAMPLES = (
+    ("slackwater run experiment=mode_gap", N_("one-shot against interactive")),
+    ("slackwater run mode=oneshot infer_os=off,on", N_("a sweep over one question")),
+    ("slackwater run infer_os.quantization=true,false", N_("a sweep over one flag")),
+    ("slackwater run model=gguf model.path=FILE.gguf", N_("your own model")),
+    ("slackwater run experiment=mode_gap --dry-run", N_("what would run, no more")),
+)
+WAYS = (
+    ("slackwater run [OVERRIDES…]", N_("measure: a cell, a sweep, an experiment")),
+    ("slackwater show [SWEEP]", N_("read again what was measured")),
+    ("slackwater ui", N_("every trial side by side, in MLflow")),
+)
+
+
+def shipped(name: str) -> str:
+    """conf/ or experiments/, inside the package once installed, else beside it (config.py knows the same, and more)."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    inside = os.path.join(package, name)
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(package), name)
+
+
+def page() -> str:
+    """The whole program on one page of 80 columns."""
+    return "\n".join((
+        _("slackwater: honest memory experiments for language models on your own machine"),
+        "",
+        _("Three ways to use it"), *_beside(WAYS),
+        "",
+        _("Examples"), *_beside(EXAMPLES),
+        "",
+        _("Commands (`slackwater COMMAND --help` says more of each)"),
+        *_beside([(f"{verb.name:<8} {verb.words}".rstrip(), verb.purpose) for verb in VERBS.values()]),
+        "",
+        _("Settings are files, one folder per question (mode, infer_os, engine, …), in\n"
+          "  {folder}\n"
+          "Any of them is given as key=value; `slackwater run --cfg job` prints them all.\n"
+          "Experiments are files too: your ./experiments/NAME.yaml, then the shipped ones.").format(
+              folder=shipped("conf")),
+        "",
+        _("lang=ja behind any command speaks Japanese, and so does SLACKWATER_LANG=ja (or\n"
+          "lang: in a config file, for its sweep); lang=en goes back. --json never changes."),
+        "",
+        _("Exit codes: 0 as asked; 1 something failed while measuring, or a --fail-if limit\n"
+          "tripped; 2 wrong input, nothing was measured; 130 interrupted."),
+        ""))
+
+
+def verb_page(verb: Verb) -> str:
+    """The few lines of one verb."""
+    lines = [f"slackwater {verb.name} {verb.words}".rstrip(), f"  {_(verb.purpose)}"]
+    if verb.more:
+        lines += ["", _(verb.more)]
+    if verb.completes == "settings":
+        lines += _choices()
+    if verb.flags:
+        lines += ["", *_beside([(flag.usage, flag.purpose) for flag in verb.flags])]
+    if verb.passes_on:
+        lines += ["", _("Hydra's own flags work too: --cfg job prints the config, --info its making.")]
+    return "\n".join([*lines, ""])
+
+
+def _beside(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> Iterator[str]:
+    width = max(len(left) for left, _right in rows)
+    return (f"  {left:<{width}}  {_(right)}" for left, right in rows)
+
+
+def _choices() -> list[str]:
+    """The groups of conf/ with their files, and the experiments."""
+    conf = shipped("conf")
+    groups = {group: os.path.join(conf, group) for group in sorted(os.listdir(conf))}
+    folders = {group: [path] for group, path in groups.items() if os.path.isdir(path)}
+    folders = {"experiment": [shipped("experiments"), "experiments"], **folders}
+    width = max(map(len, folders))
+    lines = []
+    for group, paths in folders.items():
+        names = sorted({name.removesuffix(".yaml") for path in paths if os.path.isdir(path)
+                        for name in os.listdir(path) if name.endswith(".yaml")})
+        line = f"  {group:<{width}} "
+        for name in names:
+            if len(line) + len(name) + 2 > 80:
+                lines.append(line)
+                line = " " * (width + 3)
+            line += f" {name}"
+        lines.append(line)
+    return lines

@@ -1,0 +1,30 @@
+"""The verbs that look at this machine: doctor and watch."""
+
+from __future__ import annotations
+
+from pipeline.cli.arguments import Given
+from pipeline.errors import ConfigError
+from pipeline.language import _
+
+
+def doctor(given: Given) -> int:
+    """`slackwater doctor`."""
+    from pipeline.report import machine
+
+    return machine.doctor(given.has("--json"))
+
+
+def watch(given: Given) -> int:
+    """`slackwater watch PID|NAME|URL`."""
+    from pipeline.report import machine
+
+    limit = None
+    if (seconds := given.value("--seconds")) is not None:
+        try:
+            limit = float(seconds)
+        except ValueError:
+            limit = 0.0
+        if not 0 < limit < float("inf"):
+            raise ConfigError(_("--seconds {value} is not allowed: expected a number of seconds above 0.").format(
+                value=seconds))
+    return machine.watch_process(given.words[0], limit, given.has("--json"))

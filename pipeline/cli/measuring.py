@@ -1,0 +1,186 @@
+"""The verbs that measure: run, resume and rerun. Hydra gets their words, `sweep` does the work, `report` prints it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.cli import INTERRUPTED
+from pipeline.cli.arguments import Given, unknown_flag
+from pipeline.errors import ConfigError, SlackwaterError
+from pipeline.language import _
+
+_AGAIN = "--rerun-of"
+"""Stands in the stored arguments of a sweep that measured another one again, so that it can be resumed."""
+
+
+def run(given: Given) -> int:
+    """`slackwater run [OVERRIDES…]`."""
+    return _measure(given, list(given.words))
+
+
+def resume(given: Given) -> int:
+    """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
+    from pipeline.config import Tracking
+    from pipeline.sweep.session import SESSION
+    from pipeline.track.store import open_store
+
+    uri = given.value("--store")
+    record = open_store(Tracking(uri=uri), write=False).find_sweep(given.first("last"))
+    if "arguments" not in record.tags:
+        raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
+                            "imported. Start it anew with slackwater run.").format(sweep=record.sweep_id))
+    if record.status == "finished":
+        print(_("{sweep} is finished: all its trials are there. `slackwater rerun` measures it again.").format(
+            sweep=record.sweep_id))
+        return 0
+    recorded: list[str] = json.loads(record.tags["arguments"])
+    arguments = [word for word in recorded if not (word.startswith("tracking.uri=") and ":***@" in word)]
+    if len(arguments) < len(recorded) and uri is None:
+        raise ConfigError(_("{sweep} was logged to an address with a password, which is not kept: name it with "
+                            "--store URI.").format(sweep=record.sweep_id))
+    if uri is not None and not any(argument.startswith("tracking.uri=") for argument in arguments):
+        arguments.append(f"tracking.uri={json.dumps(uri)}")
+    folder = Path(record.tags.get("cwd", ""))
+    if not folder.is_dir():
+        raise ConfigError(_("{sweep} was started in {folder}, which is not there any more; its relative paths cannot "
+                            "be followed. Start it anew with slackwater run.").format(
+                                sweep=record.sweep_id, folder=folder))
+    SESSION.resume = record.sweep_id
+    again = None
+    if _AGAIN in arguments:
+        at = arguments.index(_AGAIN)
+        again = arguments[at + 1]
+        del arguments[at:at + 2]
+    with chdir(folder):
+        return _measure(given, arguments, again)
+
+
+def rerun(given: Given) -> int:
+    """`slackwater rerun [SWEEP|RUN|FILE]`."""
+    name, uri = given.first("last"), given.value("--store")
+    if Path(name.partition(":")[0]).is_file():
+        name = str(Path(name).absolute())
+    return _measure(given, [] if uri is None else [f"tracking.uri={json.dumps(uri)}"], name)
+
+
+def _measure(given: Given, arguments: list[str], again: str | None = None) -> int:
+    """Compose and run what Hydra's words say, or (`again`) what was measured before."""
+    from pipeline import provenance
+    from pipeline.sweep.experiments import register
+    from pipeline.sweep.hydra_app import INSPECT, WITH_VALUE, run_hydra
+    from pipeline.sweep.messages import explain
+    from pipeline.sweep.session import SESSION
+
+    for word in arguments:
+        if word.startswith("-") and word.partition("=")[0] not in (*INSPECT, *WITH_VALUE):
+            raise ConfigError(unknown_flag(given.verb, word))
+    terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        provenance.started_as(["run", *arguments] if again is None else ["rerun", again])
+        SESSION.arguments = list(arguments) if again is None else [_AGAIN, again, *arguments]
+        SESSION.experiment = register(arguments)
+        SESSION.dry_run, SESSION.fresh = given.has("--dry-run"), given.has("--fresh")
+        SESSION.verbose, SESSION.accept_change = given.has("-v"), given.has("--accept-change")
+        if again is not None:
+            _prepare_again(again, arguments)
+        # how a person reads is no part of what the sweep is: Hydra gets it, the record does not
+        words = [*arguments, *([f"lang={given.lang}"] if given.lang else [])]
+        if any(word.partition("=")[0] in INSPECT for word in words):
+            run_hydra(run_trial, words, Path.cwd())
+            return 0
+        return _sweep(words, given)
+    except SlackwaterError:
+        raise
+    except Exception as error:
+        if _is_bug(error):
+            raise
+        raise explain(error) from error
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_bug(error: Exception) -> bool:
+    """Everything but what Hydra and OmegaConf raise for a person's input."""
+    rooms = {type(each).__module__.split(".")[0] for each in (error, error.__cause__)}
+    return not rooms & {"hydra", "omegaconf"}
+
+
+def _sweep(arguments: list[str], given: Given) -> int:
+    import tempfile
+
+    from pipeline.sweep.hydra_app import run_hydra
+    from pipeline.sweep.session import SESSION
+
+    as_json = given.has("--json")
+    if not (as_json or given.has("-q")):
+        from pipeline.report.live import Progress
+
+        SESSION.listener = Progress()
+    interrupted = False
+    try:
+        # Hydra insists on a folder of its own
+        with tempfile.TemporaryDirectory(prefix="slackwater-") as folder:
+            run_hydra(run_trial, arguments, Path(folder))
+    except KeyboardInterrupt:
+        interrupted = True
+    if SESSION.dry_run:
+        _print_plan(as_json)
+        return 0
+    if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
+        from pipeline.report import page
+
+        notes = [*([SESSION.warning] if SESSION.warning else []), *SESSION.store_notes]
+        page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
+    if SESSION.stopped:
+        print(f"slackwater: {SESSION.stopped}.", file=sys.stderr)
+    if interrupted:
+        print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater resume` "
+                                 "goes on.").format(n=len(SESSION.results)), file=sys.stderr)
+        return INTERRUPTED
+    return 1 if SESSION.failed else 0
+
+
+def _print_plan(as_json: bool) -> None:
+    from pipeline.report import page
+    from pipeline.sweep.session import SESSION
+
+    page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
+              [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
+              [*([SESSION.warning] if SESSION.warning else []),
+               *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json)
+
+
+def run_trial(composed: Any) -> Any:
+    """The task that Hydra's launcher calls, here or in a worker: one trial, with its picture."""
+    from pipeline.report.timeline_plot import write_png
+    from pipeline.sweep.job import run_job
+    from pipeline.sweep.session import SESSION
+
+    SESSION.draw = write_png
+    return run_job(composed)
+
+
+def _prepare_again(name: str, arguments: Sequence[str]) -> None:
+    """Fill the session with the cells that were measured before, and say what differs since."""
+    from pipeline.sweep.rerun import prepare
+    from pipeline.sweep.session import SESSION
+    from pipeline.track.subject import find
+
+    uri = next((text.partition("=")[2] for text in arguments if text.startswith("tracking.uri=")), None)
+    SESSION.again = prepare(find(name, json.loads(uri) if uri else None))
+    SESSION.arguments = [_AGAIN, name if Path(name).is_absolute() else SESSION.again.of, *arguments]
+    SESSION.experiment = SESSION.again.experiment
+    SESSION.fresh = not SESSION.resume
+    for note in SESSION.again.notes:
+        print(_("differs now: {note}").format(note=note), file=sys.stderr)

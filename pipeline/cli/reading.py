@@ -1,0 +1,65 @@
+"""The verbs that read, move or serve what was measured. Each hands its words to the room that knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.cli.arguments import Given
+from pipeline.errors import ConfigError
+from pipeline.language import _
+
+
+def runs(given: Given) -> int:
+    """`slackwater runs`."""
+    from pipeline.report import page
+
+    page.runs(given.has("--json"), given.value("--store"))
+    return 0
+
+
+def show(given: Given) -> int:
+    """`slackwater show [SWEEP]`."""
+    from pipeline.report import page
+
+    page.show(given.first("last"), given.has("--json"), given.value("--store"))
+    return 0
+
+
+def compare(given: Given) -> int:
+    """`slackwater compare A B`."""
+    from pipeline.report import compare as comparing
+
+    return comparing.compare(given.words[0], given.words[1], uri=given.value("--store"),
+                             limits=given.values("--fail-if"), as_json=given.has("--json"),
+                             allow_different_work=given.has("--allow-different-work"))
+
+
+def export(given: Given) -> int:
+    """`slackwater export SWEEP FILE`."""
+    from pipeline.report import transfer
+
+    return transfer.export(given.words[0], Path(given.words[1]), given.value("--store"), given.has("--json"))
+
+
+def import_(given: Given) -> int:
+    """`slackwater import FILE`."""
+    from pipeline.report import transfer
+
+    return transfer.import_(Path(given.words[0]), given.value("--store"), given.has("--json"))
+
+
+def sync(given: Given) -> int:
+    """`slackwater sync`."""
+    from pipeline.report import page
+
+    return page.sync()
+
+
+def ui(given: Given) -> int:
+    """`slackwater ui`: becomes the server."""
+    from pipeline.track.ui import serve
+
+    port = given.value("--port")
+    if port is not None and not (port.isdigit() and int(port) < 65536):
+        raise ConfigError(_("--port {value} is not allowed: expected a port number up to 65535.").format(value=port))
+    return serve(int(port or 5000))
