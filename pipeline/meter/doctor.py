@@ -184,6 +184,12 @@ def _about_activity(seen: Disturbance, neighbours: Sequence[Neighbour]) -> list[
             f"Other processes keep {seen.other_cpu_cores:.1f} cores busy: times and the system's percentage will "
             "scatter; the tree's figures stand.",
             "Measure when the machine is quiet."))
+    if seen.stolen_cpu_cores > 0.05:
+        found.append(Concern(
+            "note",
+            f"The host of this virtual machine takes {seen.stolen_cpu_cores:.2f} of a core away (steal): the sampler "
+            "may lose more than 1 % of its slots, and such trials do not count.",
+            "Measure at another hour, or on a machine of your own."))
     if neighbours:
         largest = neighbours[0]
         more = f", and {len(neighbours) - 1} more with over {_NEIGHBOUR_MIB} MiB" if len(neighbours) > 1 else ""

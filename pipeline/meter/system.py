@@ -89,7 +89,9 @@ class Interference:
     memory_some_avg10_pct: float | None
     memory_full_avg10_pct: float | None
     cpu_busy_s: float
-    """All cores together, everything but idle and waiting for I/O."""
+    """All cores together, everything but idle, waiting for I/O and stolen."""
+    cpu_stolen_s: float = 0.0
+    """All cores together: this machine is virtual, wanted to run, and its host ran somebody else (proc(5), steal)."""
     tree: Mapping[tuple[int, int], ProcessUse] = field(default_factory=dict)
     """(pid, start time) → use, for the measured tree."""
     own: Mapping[tuple[int, int], ProcessUse] = field(default_factory=dict)
@@ -112,6 +114,8 @@ class Disturbance:
     own_cpu_cores: float
     other_cpu_cores: float
     """Cores kept busy by everybody else, 0 and up; a process that ended in between counts as somebody else."""
+    stolen_cpu_cores: float
+    """Cores that the host of a virtual machine took away meanwhile; nothing in here can be on time then."""
 
 
 def snapshot(tree_pids: Iterable[int] = (), own_pids: Iterable[int] | None = None,
@@ -134,7 +138,8 @@ def snapshot(tree_pids: Iterable[int] = (), own_pids: Iterable[int] | None = Non
         major_faults=int(vmstat.get("pgmajfault", 0)),
         memory_some_us=some_us, memory_full_us=full_us,
         memory_some_avg10_pct=some_avg10, memory_full_avg10_pct=full_avg10,
-        cpu_busy_s=(user + nice + system + irq + softirq + steal) / tick,
+        cpu_busy_s=(user + nice + system + irq + softirq) / tick,
+        cpu_stolen_s=steal / tick,
         tree=_uses(tree_pids, root, tick),
         own=_uses((os.getpid(),) if own_pids is None else own_pids, root, tick))
 
@@ -154,7 +159,8 @@ def disturbance(before: Interference, after: Interference) -> Disturbance:
         memory_full_pct=_stalled(before.memory_full_us, after.memory_full_us, seconds),
         tree_cpu_cores=tree.cpu_s / seconds,
         own_cpu_cores=own.cpu_s / seconds,
-        other_cpu_cores=max(busy - tree.cpu_s - own.cpu_s, 0.0) / seconds)
+        other_cpu_cores=max(busy - tree.cpu_s - own.cpu_s, 0.0) / seconds,
+        stolen_cpu_cores=(after.cpu_stolen_s - before.cpu_stolen_s) / seconds)
 
 
 def _memory_pressure(path: Path) -> tuple[int | None, float | None, int | None, float | None]:

@@ -97,10 +97,10 @@ def test_what_spoils_a_measurement_is_named(
 
 
 def test_memory_pressure_now_blocks_and_a_busy_neighbour_does_not() -> None:
-    quiet = Disturbance(1.0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.1)
+    quiet = Disturbance(1.0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.0)
     assert doctor._about_activity(quiet, []) == []
-    pressed = Disturbance(1.0, 0, 4096, 0, 0, 30.0, 20.0, 0.0, 0.0, 1.5)
-    assert [concern.level for concern in doctor._about_activity(pressed, [])] == ["blocks", "note"]
+    pressed = Disturbance(1.0, 0, 4096, 0, 0, 30.0, 20.0, 0.0, 0.0, 1.5, 0.2)
+    assert [concern.level for concern in doctor._about_activity(pressed, [])] == ["blocks", "note", "note"]
 
 
 def test_a_sampler_that_cannot_keep_its_rate_blocks() -> None:

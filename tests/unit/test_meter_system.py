@@ -47,7 +47,7 @@ def test_a_snapshot_of_recorded_files(tmp_path: Path, pressure: bool) -> None:
     tick = os.sysconf("SC_CLK_TCK")
     assert taken.tree == {(7, 777): ProcessUse(200 / tick, 3)}
     assert (taken.swapped_in_bytes, taken.swapped_out_bytes, taken.major_faults) == (40960, 81920, 5)
-    assert taken.cpu_busy_s == pytest.approx(166 / tick)
+    assert (taken.cpu_busy_s, taken.cpu_stolen_s) == pytest.approx((163 / tick, 3 / tick))
     expected = (250000, 1000, 1.5, 0.25) if pressure else (None, None, None, None)
     assert (taken.memory_some_us, taken.memory_full_us,
             taken.memory_some_avg10_pct, taken.memory_full_avg10_pct) == expected
@@ -58,7 +58,7 @@ def test_disturbance_is_what_others_did_between_two_snapshots() -> None:
                           tree={(5, 1): ProcessUse(10.0, 1)}, own={(6, 1): ProcessUse(1.0, 0)})
     after = Interference(10_000_000_000, 4096, 8192, 15, 1_500_000, 0, 0.0, 0.0, 125.0,
                          tree={(5, 1): ProcessUse(20.0, 3), (5, 2): ProcessUse(1.0, 0)},
-                         own={(6, 1): ProcessUse(1.5, 0)})
+                         own={(6, 1): ProcessUse(1.5, 0)}, cpu_stolen_s=3.0)
     seen = disturbance(before, after)
     assert (seen.seconds, seen.swapped_in_bytes, seen.swapped_out_bytes, seen.major_faults) == (10.0, 4096, 8192, 5)
     assert seen.tree_major_faults == 2
@@ -67,6 +67,7 @@ def test_disturbance_is_what_others_did_between_two_snapshots() -> None:
     assert seen.tree_cpu_cores == pytest.approx(1.1)
     assert seen.own_cpu_cores == pytest.approx(0.05)
     assert seen.other_cpu_cores == pytest.approx(1.35)
+    assert seen.stolen_cpu_cores == pytest.approx(0.3)
 
 
 def test_our_own_work_is_told_apart_from_a_neighbours() -> None:
