@@ -26,6 +26,9 @@ from pipeline.stats.summary import (
     GapRow,
 )
 
+LEAST_GROWTH_MIB = 0.25
+"""Per turn: growth below it is told as a bound; a hundred turns would hold 25 MiB."""
+
 PHASES = (
     ("empty", "initialization", ""), ("before", "pre_generation", ""), ("peak", "during_generation", "_peak"),
     ("after", "post_generation", ""), ("settled", "stabilized", ""), ("released", "released", ""),
@@ -201,16 +204,20 @@ def _measured(row: GapRow) -> bool:
 
 
 def _growth_answer(analysis: Analysis) -> str:
-    """Which cells grow from turn to turn, by how much, and which do not."""
+    """Which cells grow from turn to turn, by how much, and how little the others do."""
     labels = cell_labels(analysis.cells)
-    grows = [one for one in analysis.growths if one.stats.kind == "more"]
-    known = [one for one in analysis.growths if one.stats.kind in ("less", *NOTHING)]
-    texts = [_("{cell} grows by {size}.").format(cell=labels[one.cell], size=growth_text(one)) for one in grows]
-    if known and grows:
-        texts.append(_("No growth: {cells}.").format(cells="; ".join(labels[one.cell] for one in known)))
-    elif known and len(known) == len(analysis.growths):
-        most = max(one.stats.no_larger_than or abs(one.per_turn) for one in known)
-        texts.append(_("Nothing grows from turn to turn by more than {size} MiB.").format(size=rounded_up(most)))
+    ranked = sorted((one for one in analysis.growths if one.stats.estimate is not None), key=lambda one: -one.per_turn)
+    if not ranked:
+        return ""
+    most = ranked[0].per_turn
+    grow = [one for one in ranked if one.stats.kind == "more" and one.per_turn > max(most / 5, LEAST_GROWTH_MIB)]
+    rest = [one for one in ranked if one not in grow]
+    texts = [_("{cell} grows by {size}.").format(cell=labels[one.cell], size=growth_text(one)) for one in grow]
+    if rest:
+        size = rounded_up(max(max(abs(one.stats.lo or 0.0), abs(one.stats.hi or 0.0)) for one in rest))
+        said = _("The others grow by no more than {size} MiB per turn.") if grow else _(
+            "Nothing grows by more than {size} MiB per turn.")
+        texts.append(said.format(size=size))
     return " ".join(texts)
 
 
@@ -219,7 +226,7 @@ def growth_text(growth: Growth) -> str:
     stats = growth.stats
     if stats.lo is None or stats.hi is None:
         return f"{signed(growth.per_turn, stats.unit)}, {stats.verdict}"
-    decimals = _decimals((stats.hi - stats.lo) / 2, growth.per_turn, stats.unit)
+    decimals = min(3, max(1, 1 - math.floor(math.log10(max(stats.hi - stats.lo, 1e-9) / 2))))
     size = f"{growth.per_turn:.{decimals}f}".replace("-", "−")
     return f"{size} {stats.unit} ({bounds(stats.lo, stats.hi, decimals)})"
 
