@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipeline.language import _
 from pipeline.report import words
+from pipeline.report.answer import answer
 from pipeline.report.document import Analysis, Sweep
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
@@ -67,7 +68,7 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
         _line(console, Text.assemble(("Not compared: ", "yellow"), sentence))
     _drift(console, analysis)
     console.print()
-    _line(console, Text(words.answer(analysis), style="bold"))
+    _line(console, Text(answer(analysis), style="bold"))
     if commands:
         console.print()
         width = max(cell_len(command) for command, _ in commands)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.report import words
+from pipeline.report.answer import answer
 from pipeline.report.console import print_sweep
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.stats import drift, growth, slope, summary
@@ -36,7 +37,7 @@ def test_the_metrics_that_a_sweep_asks_about_come_first_and_the_rest_is_explorat
     assert [row.metric for row in rows][:2] == [SPEED, HEADLINE]
     assert "The question is: tokens/s, settled; all else is exploration." in page(trials)
     assert document(Sweep("s-1"), trials, analyse(trials))["question_metrics"] == [SPEED, HEADLINE]
-    said = words.answer(analyse(trials))
+    said = answer(analyse(trials))
     assert "The flags save 20.0 MiB." in said
     assert "tokens/s: less by 20" in said
 
@@ -65,7 +66,7 @@ def test_growth_begins_after_the_first_turn_and_goes_by_turns_not_trials() -> No
     assert lo is not None and hi is not None and lo < 2.0 < hi
     assert found["False"].per_turn == 0
     assert found["False"].stats.kind == "identical"
-    said = words.answer(analyse(trials))
+    said = answer(analyse(trials))
     assert "distinct True grows by 2.0" in said
     assert "The others grow by no more than" in said
     assert "Growth per turn" in page(trials)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.report import words
+from pipeline.report.answer import answer
 from pipeline.report.console import print_runs, print_sweep
 from pipeline.report.document import Sweep, analyse
 from pipeline.stats.trials import Trial
@@ -45,14 +46,14 @@ def test_the_answer_explains_the_artefact_and_names_the_saving() -> None:
 def test_a_real_gap_is_not_talked_away() -> None:
     trials = [made(mode, "off", block, {HEADLINE: {1: 100.0 + 0.01 * block + (30.0 if mode == "oneshot" else 0.0)}})
               for block in (1, 2, 3) for mode in ("oneshot", "interactive")]
-    assert words.answer(analyse(trials)) == "One-shot needs 30.0 MiB more than interactive."
+    assert answer(analyse(trials)) == "One-shot needs 30.0 MiB more than interactive."
 
 
 def test_undecided_is_said_and_not_dressed_up() -> None:
     values = {"oneshot": (120.0, 140.0, 99.0), "interactive": (100.0, 100.0, 102.0)}
     trials: list[Trial] = [made(mode, "off", block, {HEADLINE: {1: values[mode][block - 1]}})
                            for block in (1, 2, 3) for mode in values]
-    assert "is undecided" in words.answer(analyse(trials))
+    assert "is undecided" in answer(analyse(trials))
     assert re.search(r"undecided: about \d+ more trials", page(trials))
 
 
@@ -146,7 +147,7 @@ def test_a_difference_that_is_resolved_but_tiny_is_called_the_same_and_still_nam
     trials: list[Trial] = [
         made(mode, "off", block, {HEADLINE: {1: 100.0 + 0.001 * block + (0.06 if mode == "oneshot" else 0.0)}})
         for block in (1, 2, 3) for mode in ("oneshot", "interactive")]
-    assert words.answer(analyse(trials)) == "One-shot and interactive need the same, but for 0.060 MiB."
+    assert answer(analyse(trials)) == "One-shot and interactive need the same, but for 0.060 MiB."
 
 
 def test_arms_that_did_different_work_are_not_compared_and_that_is_said() -> None:
@@ -158,4 +159,4 @@ def test_arms_that_did_different_work_are_not_compared_and_that_is_said() -> Non
     assert analysis.effects == []
     assert "1 generated tokens against 16" in analysis.refused[0]
     assert "Not compared: " in page(trials)
-    assert "save" not in words.answer(analysis)
+    assert "save" not in answer(analysis)
