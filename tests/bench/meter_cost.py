@@ -244,8 +244,8 @@ def main() -> int:
         else:
             print("effect on the workload: not measured (--streams 0)")
         seen = disturbance(before, snapshot(own_pids=()))
-        print(f"meanwhile the host of a virtual machine took {seen.stolen_cpu_cores:.3f} of a core away (steal): lost slots "
-              "and lateness are its doing too")
+        print(f"meanwhile the host of a virtual machine took {seen.stolen_cpu_cores:.3f} of a core away (steal): lost "
+              "slots and lateness are its doing too")
     return 0 if all(held) else 1
 
 
