@@ -14,12 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config import Tracking
+from pipeline.language import _
 from pipeline.report import words
-from pipeline.report.console import print_runs as render_runs
 from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
+from pipeline.report.listing import print_runs as render_runs
 from pipeline.result import TrialResult
-from pipeline.stats.trials import Trial
+from pipeline.stats.trials import WARM_UP, Trial, counted
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
@@ -44,8 +45,8 @@ def sweep_of_record(record: SweepRecord, trials: Sequence[TrialRecord]) -> Sweep
     """A sweep as the store has it."""
     return Sweep(sweep_id=record.sweep_id, question=record.question, name=record.experiment, status=record.status,
                  started_ms=record.started_ms, ended_ms=record.ended_ms, trials_planned=record.planned_trials,
-                 trials_finished=sum(record.trials.values()), trials_valid=record.trials.get("valid", 0),
-                 run_id=record.run_id or "", command=record.command,
+                 trials_finished=sum(n for verdict, n in record.trials.items() if verdict != WARM_UP),
+                 trials_valid=record.trials.get("valid", 0), run_id=record.run_id or "", command=record.command,
                  extra={key: record.tags[key] for key in MACHINE if key in record.tags}, **_subject(trials))
 
 
@@ -53,7 +54,7 @@ def _sweep_of_summary(summary: SweepSummary, trials: Sequence[Trial]) -> Sweep:
     valid = sum(trial.verdict == "valid" for trial in trials)
     return Sweep(sweep_id=summary.sweep_id, question=summary.question, name=summary.experiment, status=summary.status,
                  started_ms=summary.started_ms, ended_ms=summary.ended_ms, trials_planned=summary.planned_trials,
-                 trials_finished=len(trials), trials_valid=valid, command=summary.command,
+                 trials_finished=len(counted(trials)), trials_valid=valid, command=summary.command,
                  extra={key: summary.tags[key] for key in MACHINE if key in summary.tags}, **_subject(trials))
 
 
@@ -122,19 +123,29 @@ def _arms(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[list[str
 
 
 def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]],
-         order: Sequence[Sequence[int]], notes: Sequence[str], as_json: bool) -> None:
-    """Print what a sweep would run: `cells` are (name, server settings), `order` cell indices block by block."""
+         order: Sequence[Sequence[int]], notes: Sequence[str], as_json: bool, *, warm_ups: Sequence[int] = (),
+         expected: Sequence[str] = (), figures: Mapping[str, Any] | None = None) -> None:
+    """Print what a sweep would run: `cells` are (name, server settings), `order` cell indices block by block.
+
+    `warm_ups` run before the first block; `expected` says what it takes, a line each, and `figures` the same in
+    numbers."""
     if as_json:
         print(json.dumps({"schema_version": SCHEMA_VERSION, "cells": [{"cell": name, "settings": dict(settings)}
                                                                       for name, settings in cells],
                           "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
-                          "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes)},
+                          "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes),
+                          "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {})},
                          ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
     trials = sum(map(len, order))
     console.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {trials} trial{'s' * (trials != 1)} in {len(order)} "
                   f"block{'s' * (len(order) != 1)}. Nothing was started.")
+    for line in expected:
+        console.print(line, markup=False)
+    if warm_ups:
+        console.print(_("warm-up, not counted: {cells}").format(cells=", ".join(cells[index][0] for index in warm_ups)),
+                      markup=False)
     for number, block in enumerate(order, start=1):
         console.print(f"block {number}  " + ", ".join(cells[index][0] for index in block), markup=False)
     for names, settings in _arms(cells):

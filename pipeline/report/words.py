@@ -165,6 +165,21 @@ def interval(stats: Comparison) -> str:
     return f"{bounds(lo, hi, _decimals((hi - lo) / 2, estimate, unit))} {unit_name(unit)}".rstrip()
 
 
+def n_of(n: int, one: str, many: str) -> str:
+    """"1 trial", "3 trials": both texts marked with N_."""
+    return _(one if n == 1 else many).format(n=n)
+
+
+_VERDICT_NAMES = {"valid": N_("valid"), "suspect": N_("suspect"), "failed": N_("failed"),
+                  "interrupted": N_("interrupted"), "warm-up": N_("warm-up"), "running": N_("running"),
+                  "unknown": N_("unknown"), "finished": N_("finished")}
+
+
+def verdict_name(verdict: str) -> str:
+    """A verdict, or a sweep's status, in a word."""
+    return _(_VERDICT_NAMES[verdict]) if verdict in _VERDICT_NAMES else verdict
+
+
 def where_text(where: Mapping[str, str]) -> str:
     """"num_ctx 4096, model small": the keys by their last word that says something."""
     return ", ".join(f"{key.removesuffix('.name').rpartition('.')[2]} {text}" for key, text in where.items())

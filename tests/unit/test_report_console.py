@@ -11,8 +11,9 @@ from rich.console import Console
 
 from pipeline.report import words
 from pipeline.report.answer import answer
-from pipeline.report.console import print_runs, print_sweep
+from pipeline.report.console import print_sweep
 from pipeline.report.document import Sweep, analyse
+from pipeline.report.listing import print_runs
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
 
