@@ -152,13 +152,18 @@ def _sweep(arguments: list[str], given: Given) -> int:
 
 
 def _print_plan(as_json: bool) -> None:
+    from dataclasses import asdict
+
     from pipeline.report import page
     from pipeline.sweep.session import SESSION
 
+    expected = SESSION.forecast
+    assert expected is not None, "conduct fills it before it stops"
     page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
               [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
               [*([SESSION.warning] if SESSION.warning else []),
-               *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json)
+               *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json,
+              warm_ups=SESSION.warm_ups, expected=expected.lines(), figures=asdict(expected))
 
 
 def run_trial(composed: Any) -> Any:

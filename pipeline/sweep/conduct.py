@@ -18,11 +18,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pipeline import provenance
 from pipeline.config import Config, Stop
 from pipeline.errors import ConfigError
+from pipeline.language import _
+from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
 from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags
 from pipeline.sweep.composed import PLACE
 from pipeline.sweep.design import load_design
+from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
 from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, unknown_setting
 from pipeline.sweep.session import SESSION
@@ -109,24 +112,56 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     _check_stop(first.stop)
     blocks = first.repetitions if first.stop.name == "repetitions" else first.stop.limit
     SESSION.order = design.blocks(len(SESSION.cells), blocks, seed)
-    if SESSION.dry_run:
-        return []
+    SESSION.warm_ups = warm_ups(SESSION.cells, first.design.warmup)
 
     from pipeline.track.store import open_store
 
-    store = SESSION.store = open_store(first.tracking)
+    store = SESSION.store = open_store(first.tracking, write=not SESSION.dry_run)
+    if SESSION.dry_run:
+        SESSION.forecast = forecast(SESSION.cells, _all_trials(), store)
+        return []
     with machine_lock(first.design.when_busy, lambda text: SESSION.listener.on_event(Notice(text))):
         concerns = _examine(first.meter.rate_hz)
         summary = _begin(store, first, seed, concerns)
-        names = [SESSION.cells[index].name for block in SESSION.order for index in block]
+        expected = _state(store, seed)
         if SESSION.verbose:
             _tell_all(store, seed, concerns)
+        names = [SESSION.cells[index].name for index in _all_trials()]
         SESSION.listener.on_event(SweepStarted(
             sweep_id=SESSION.sweep_id, question=first.question, cells=[cell.name for cell in SESSION.cells],
             trials=len(names), order=names, blocks=len(SESSION.order), name=SESSION.experiment,
-            done=len(SESSION.done)))
+            done=len(SESSION.done), expected_trial_s=expected.seconds and expected.seconds / max(1, expected.trials)))
         _run_and_close(store, summary, launcher, first.stop, len(names))
     return SESSION.results
+
+
+def warm_ups(cells: Sequence[Cell], times: int) -> list[int]:
+    """The first cell of every engine and model, `times` times: what it reads and starts is warm for the others."""
+    first: dict[tuple[str, str], int] = {}
+    for index, cell in enumerate(cells):
+        first.setdefault((cell.config.engine.name, str(cell.plan.settings.get("model"))), index)
+    return list(first.values()) * times
+
+
+def _all_trials() -> list[int]:
+    """The cell of every trial, in the order they run: trial N is the N-th."""
+    return [*SESSION.warm_ups, *(index for block in SESSION.order for index in block)]
+
+
+def _state(store: Store, seed: int) -> Forecast:
+    """Say what will run, how long it will take and what it asks for."""
+    ahead = [index for order, index in enumerate(_all_trials(), start=1) if order not in SESSION.done]
+    expected = SESSION.forecast = forecast(SESSION.cells, ahead, store)
+    plan = _("cells: {cells}, trials: {trials}, blocks: {blocks}; order: {design}, seed {seed}").format(
+        cells=len(SESSION.cells), trials=sum(map(len, SESSION.order)), blocks=len(SESSION.order),
+        design=SESSION.cells[0].config.design.name, seed=seed)
+    if (rule := SESSION.cells[0].config.stop).name == "precision":
+        plan += "; " + _("fewer if an effect is known to {target} before").format(target=rule.target)
+    if SESSION.warm_ups:
+        plan += "; " + _("warm-ups, not counted: {n}").format(n=len(SESSION.warm_ups))
+    for line in [plan, *expected.lines()]:
+        SESSION.listener.on_event(Notice(line))
+    return expected
 
 
 def _tell_all(store: Store, seed: int, concerns: Sequence[str]) -> None:
@@ -163,6 +198,7 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
     if record is None:
         SESSION.sweep_id = new_sweep_id(SESSION.experiment, {known.sweep_id for known in store.sweeps()})
     else:
+        # what was warm then is not any more: warm-ups have no final verdict, and are run again
         trials = store.trials(record.sweep_id)
         accepted = identity.require_same(record, trials, SESSION.cells, plan, here, SESSION.accept_change)
         SESSION.sweep_id, started_ms = record.sweep_id, record.started_ms
@@ -178,6 +214,7 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
         started_ms=started_ms, tags={
             **provenance.machine(), "plan_hash": plan, "environment": json.dumps(here), "cwd": str(Path.cwd()),
             "arguments": json.dumps(arguments, ensure_ascii=False),
+            "question_metrics": json.dumps(list(first.question_metrics)),
             "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns), **_origin()})
     store.record_sweep(SESSION.summary)
     return SESSION.summary
@@ -212,8 +249,9 @@ def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, stop
 
 def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) -> None:
     begun = 0
-    for number, block in enumerate(SESSION.order, start=1):
-        if stop_rule.name == "precision" and _precise(store, stop_rule):
+    blocks = [*([(WARM_UP_BLOCK, SESSION.warm_ups)] if SESSION.warm_ups else []), *enumerate(SESSION.order, start=1)]
+    for number, block in blocks:
+        if stop_rule.name == "precision" and number != WARM_UP_BLOCK and _precise(store, stop_rule):
             return
         orders = {begun + position: index for position, index in enumerate(block, start=1)}
         jobs = [_job_overrides(SESSION.cells[index], number, order, trials) for order, index in orders.items()
@@ -229,6 +267,20 @@ def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) 
                 # a launcher with processes of its own: hear of it when the block is done
                 SESSION.results.append(result)
                 SESSION.listener.on_event(TrialFinished(result))
+        _tell_what_is_left(number, begun)
+
+
+def _tell_what_is_left(number: int, begun: int) -> None:
+    """The duration, where it was not known before: after the first block that ran, and not again."""
+    if number == WARM_UP_BLOCK or SESSION.forecast is None or SESSION.forecast.seconds is not None:
+        return
+    taken = [(result.cell, (result.ended_ms - result.started_ms) / 1000) for result in SESSION.results]
+    ahead = [SESSION.cells[index].name for order, index in enumerate(_all_trials(), start=1)
+             if order > begun and order not in SESSION.done]
+    left = remaining_s(ahead, taken)
+    if ahead and left is not None:
+        SESSION.forecast = replace(SESSION.forecast, seconds=left)
+        SESSION.listener.on_event(Notice(_("time left: about {time}").format(time=clock(left))))
 
 
 def _check_stop(stop_rule: Stop) -> None:
@@ -277,5 +329,6 @@ def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, An
                   for cell in SESSION.cells],
         "skipped": [{"cell": cell.name, "reason": cell.reason} for cell in SESSION.skipped],
         "design": first.design.name, "shuffle_seed": seed, "repetitions": first.repetitions, "order": list(names),
+        "warm_ups": [SESSION.cells[index].name for index in SESSION.warm_ups],
         "cwd": str(Path.cwd()),
     }

@@ -17,7 +17,9 @@ from pipeline.outcome import Sampled, result_of
 from pipeline.progress import TrialFinished, TrialStarted
 from pipeline.result import TrialResult
 from pipeline.sweep.conduct import StopSweep, typed
+from pipeline.sweep.forecast import cell_digest
 from pipeline.sweep.session import SESSION
+from pipeline.track.source import CELL_DIGEST
 from pipeline.track.store import Store, open_store
 from pipeline.trial import Record, Trial
 
@@ -65,6 +67,7 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
         sampler.discard()
         result = same_work(result_of(record, sampled, config, engine, plan, folder, started_ms, ended_ms, SESSION.draw),
                            SESSION.results)
+        result = replace(result, tags={**result.tags, CELL_DIGEST: cell_digest(config, plan.settings)})
         recorded = store.record(result)
         SESSION.results.append(result)
         if recorded.run_id is not None:

@@ -15,6 +15,7 @@ from pipeline.result import TrialResult
 if TYPE_CHECKING:
     from pipeline.outcome import DrawTimeline
     from pipeline.sweep.cells import Cell, Skipped
+    from pipeline.sweep.forecast import Forecast
     from pipeline.sweep.rerun import Again
     from pipeline.track.store import Store
     from pipeline.track.summary import SweepSummary
@@ -51,6 +52,9 @@ class Session:
     skipped: list[Skipped] = field(default_factory=list)
     order: list[list[int]] = field(default_factory=list)
     """Cell indices, block by block."""
+    warm_ups: list[int] = field(default_factory=list)
+    """Cells that run before the first block, and do not count."""
+    forecast: Forecast | None = None
     warning: str = ""
     """What the design warns of."""
     stopped: str = ""

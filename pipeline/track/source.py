@@ -25,6 +25,10 @@ TIMELINE = "timeline/"
 
 PARAMS_DIGEST = "params_digest"
 """Tag: SHA-256 of a run's params, which never change. Runs with the same digest are read once."""
+CELL_DIGEST = "cell_digest"
+"""Tag of a trial: what its cell was resolved to, so that a later sweep finds what the same cell took and needed."""
+_PEAK = "during_generation/tree_rss_peak_mib"
+_MOST_EARLIER = 200
 _MOST_DIGESTS = 500
 """Beyond these, naming the runs in the query is no gain."""
 
@@ -45,6 +49,15 @@ class Run:
     turns: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a trial took and needed: `digest` says of which cell it was. `peak_mib` is None if it was not measured."""
+
+    digest: str
+    seconds: float
+    peak_mib: float | None
+
+
 class Source(Protocol):
     """What reading needs of a store. All methods raise StoreError."""
 
@@ -59,6 +72,9 @@ class Source(Protocol):
 
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """Sweep id → verdict → number of trials."""
+
+    def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
+        """The latest trials of these cells (tag CELL_DIGEST) that this host has measured, failed ones left out."""
 
 
 class Nothing:
@@ -76,6 +92,10 @@ class Nothing:
     def verdicts(self) -> Mapping[str, Mapping[str, int]]:
         """None."""
         return {}
+
+    def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
+        """None."""
+        return []
 
 
 Answer = TypeVar("Answer")
@@ -117,6 +137,22 @@ class SqlSource:
             for sweep_id, verdict, count in self._ask(lambda query: list(query(sql, {}))):
                 found[sweep_id][verdict] = count
         return found
+
+    def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
+        """See Source. One narrow read: the runs first, then one metric of each."""
+        names = {f"d{i}": digest for i, digest in enumerate(digests)}
+        sql = ("SELECT t.digest, t.began, t.ended, MAX(m.value) FROM ("
+               "SELECT d.run_uuid AS run, d.value AS digest, r.start_time AS began, r.end_time AS ended FROM tags d "
+               "JOIN runs r ON r.run_uuid = d.run_uuid AND r.lifecycle_stage = 'active' AND r.end_time IS NOT NULL "
+               "JOIN tags v ON v.run_uuid = d.run_uuid AND v.key = 'verdict' AND v.value IN ('valid', 'suspect') "
+               "JOIN tags h ON h.run_uuid = d.run_uuid AND h.key = 'host' AND h.value = :host "
+               f"WHERE d.key = '{CELL_DIGEST}' AND d.value IN ({', '.join(f':{name}' for name in names)}) "
+               f"ORDER BY r.start_time DESC LIMIT {_MOST_EARLIER}) t "
+               f"LEFT JOIN metrics m ON m.run_uuid = t.run AND m.key = '{_PEAK}' "
+               "GROUP BY t.run, t.digest, t.began, t.ended")
+        with store_errors(self._location, "being read"):
+            rows = self._ask(lambda query: list(query(sql, {"host": host, **names}))) if names else []
+        return [Earlier(digest, (ended - began) / 1000, peak) for digest, began, ended, peak in rows]
 
     def _ask(self, question: Callable[[Query], Answer]) -> Answer:
         if self._location.database is not None:
@@ -242,6 +278,19 @@ class ClientSource:
         for run in self.runs({"kind": "trial"}, values=False):
             if "verdict" in run.tags:
                 found[run.tags.get("sweep_id", "")][run.tags["verdict"]] += 1
+        return found
+
+    def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
+        """See Source; a request per cell, so of a large sweep's cells the first few speak for the others."""
+        found = []
+        with store_errors(self._location, "being read"):
+            everywhere = [each.experiment_id for each in self._client.search_experiments(max_results=self.PAGE)]
+            for digest in list(digests)[:self.AT_ONCE]:
+                runs = self._client.search_runs(
+                    everywhere, f"tags.{CELL_DIGEST} = '{digest}' AND tags.host = '{host}'", max_results=self.AT_ONCE,
+                    order_by=["attributes.start_time DESC"])
+                found += [Earlier(digest, (run.info.end_time - run.info.start_time) / 1000, run.data.metrics.get(_PEAK))
+                          for run in runs if run.info.end_time and run.data.tags.get("verdict") in ("valid", "suspect")]
         return found
 
     def _search(self, tags: Mapping[str, str], status: str | None, run_id: str | None) -> list[Any]:

@@ -26,7 +26,7 @@ from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.location import Location, locate
 from pipeline.track.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
-from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Nothing, Run, Source, SqlSource
+from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Earlier, Nothing, Run, Source, SqlSource
 from pipeline.track.spool import Pending, Spool
 from pipeline.track.summary import SweepSummary
 
@@ -101,6 +101,10 @@ class Store:
     def find_trial(self, run_id: str) -> TrialRecord | None:
         """The trial that is this run; None if there is no such run, or it is no trial. Raises StoreError."""
         return read_trial(self._source, run_id)
+
+    def earlier(self, digests: Collection[str]) -> Sequence[Earlier]:
+        """What trials of these cells took and needed on this machine. Raises StoreError."""
+        return self._source.earlier(digests, self._owner()["host"])
 
     def series(self, run_id: str) -> Mapping[str, Sequence[tuple[int, float]]]:
         """The charts of a trial: name → (milliseconds since it began, value). Raises StoreError."""
