@@ -18,7 +18,7 @@ from pipeline.language import _
 from pipeline.report import words
 from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
-from pipeline.report.console import print_runs as render_runs
+from pipeline.report.listing import print_runs as render_runs
 from pipeline.result import TrialResult
 from pipeline.stats.trials import WARM_UP, Trial, counted
 from pipeline.track.read import SweepRecord, TrialRecord
