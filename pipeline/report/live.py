@@ -84,7 +84,7 @@ class Progress:
                 self._fetch(event)
             case Notice(text):
                 if not self._quiet:
-                    self._console.print(text, highlight=False, markup=False)
+                    self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
             case SweepStarted():
                 self._started, self._finished = event, event.done
                 if self._console.is_terminal and not self._quiet:
@@ -141,7 +141,7 @@ class Progress:
         if self._quiet:
             return
         # On a terminal the region shows the last verdict; only what went wrong must stay readable above it.
-        if self._live is None or result.verdict != "valid":
+        if self._live is None or result.verdict in ("suspect", "failed"):
             line = Text.assemble(f"trial {self._finished} of {self._started.trials}  ", finished_line(result))
             self._console.print(line, soft_wrap=self._live is None, highlight=False)
 
@@ -224,7 +224,7 @@ def finished_line(result: TrialResult) -> Text:
         facts.append(f"settled {settled:.1f} MiB" + (f" after {seconds:.1f} s" if seconds is not None else ""))
     if peak is not None:
         facts.append(f"peak {peak:.1f} MiB")
-    if result.verdict != "valid":
+    if result.verdict in ("suspect", "failed"):
         facts.insert(0, "; ".join(result.reasons) or "no reason recorded")
     return text.append(", ".join(facts) if facts else "nothing measured")
 

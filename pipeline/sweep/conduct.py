@@ -158,7 +158,7 @@ def _state(store: Store, seed: int) -> Forecast:
     if (rule := SESSION.cells[0].config.stop).name == "precision":
         plan += "; " + _("fewer if an effect is known to {target} before").format(target=rule.target)
     if SESSION.warm_ups:
-        plan += "; " + _("warm-ups, not counted: {n}").format(n=len(SESSION.warm_ups))
+        plan += "; " + _("first, not counted: {n} warm-up").format(n=len(SESSION.warm_ups))
     for line in [plan, *expected.lines()]:
         SESSION.listener.on_event(Notice(line))
     return expected
