@@ -25,6 +25,15 @@ def show(given: Given) -> int:
     return 0
 
 
+def report(given: Given) -> int:
+    """`slackwater report [SWEEP]`."""
+    from pipeline.report.html import write
+
+    target = given.value("-o")
+    return write.report(given.first("last"), None if target is None else Path(target), given.value("--store"),
+                        given.has("--json"))
+
+
 def compare(given: Given) -> int:
     """`slackwater compare A B`."""
     from pipeline.report import compare as comparing

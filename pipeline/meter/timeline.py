@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +54,8 @@ def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], process
                          ) from error
 
 
-def read_parquet(path: Path) -> tuple[Timeline, list[Mark], ProcessRows]:
-    """What `write_parquet` wrote. Raises MeterError for a file of another schema, or none."""
+def read_parquet(path: Path | BinaryIO) -> tuple[Timeline, list[Mark], ProcessRows]:
+    """What `write_parquet` wrote, from a file or from its content. Raises MeterError for a file of another schema, or none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

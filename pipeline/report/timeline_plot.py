@@ -96,7 +96,7 @@ def _draw(figure: Figure, timeline: Timeline, marks: Sequence[Mark]) -> None:
 
 def _draw_memory(axes: Axes, timeline: Timeline, t0_ns: int) -> None:
     total = timeline.tree_rss + timeline.columns["tree_swap"]
-    kept = _highest(total, MAX_POINTS)
+    kept = highest(total, MAX_POINTS)
     seconds = (timeline.t_ns[kept] - t0_ns) / 1e9
     floor = np.zeros(len(kept))
     for name, label, colour in PARTS:
@@ -109,7 +109,7 @@ def _draw_memory(axes: Axes, timeline: Timeline, t0_ns: int) -> None:
     axes.set_ylim(0, max(top * 1.18, 1.0))
 
 
-def _highest(total: np.ndarray, points: int) -> np.ndarray:
+def highest(total: np.ndarray, points: int) -> np.ndarray:
     """Indices, ascending, at most `points`: of each run of neighbours the one that holds most, so no spike is lost."""
     if len(total) <= points:
         return np.arange(len(total))

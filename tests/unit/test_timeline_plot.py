@@ -61,7 +61,7 @@ def test_whatever_a_trial_left_behind_can_be_drawn(tmp_path: Path, samples: int,
 def test_a_spike_of_one_sample_in_ten_minutes_is_drawn() -> None:
     total = np.full(60_000, 100, dtype=np.int64)
     total[31_234] = 900
-    kept = timeline_plot._highest(total, 2000)
+    kept = timeline_plot.highest(total, 2000)
     assert len(kept) <= 2000
     assert 31_234 in kept
     assert np.all(np.diff(kept) > 0)

@@ -1,0 +1,158 @@
+"""Where the memory was: the phases of every cell, the engine's account of it, timelines. As plots and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.language import _
+from pipeline.report import words
+from pipeline.report.document import Analysis
+from pipeline.report.html.material import CellMaterial, Material
+from pipeline.report.html.parts import Plot, Table
+from pipeline.report.html.plots import SERIES, Level, bars_plot, phases_plot
+from pipeline.report.html.timelines import timeline_plot
+from pipeline.stats.intervals import of_differences
+from pipeline.stats.measures import measure
+from pipeline.stats.summary import CellSummary
+from pipeline.stats.trials import Trial, valid, value
+
+MOST_PANELS = 6
+"""Pictures of phases; further cells are in the tables."""
+MOST_POINTS = 40
+"""Trials drawn per cell and phase: more are a smear. All are in the medians."""
+MOST_BARS = 16
+
+
+def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
+    """Tree RSS at every phase: points for trials, the median, and the mean's interval; as many cells to a picture as
+    can be told apart, all pictures on one scale."""
+    labels = words.cell_labels(analysis.cells)
+    measured = [cell for cell in analysis.cells if any(_metric(phase) in cell.median for phase in words.PHASES)]
+    members: dict[str, list[Trial]] = {}
+    for trial in valid(trials):
+        members.setdefault(trial.cell, []).append(trial)
+    levels = {cell.cell: [_level(members.get(cell.cell, []), cell, _metric(phase)) for phase in words.PHASES]
+              for cell in measured}
+    highest = max((x for each in levels.values() for level in each for x in (*level.trials, level.median or 0.0)),
+                  default=0.0)
+    heads = [_(head) for head, _phase, _suffix in words.PHASES]
+    plots = []
+    for begin in range(0, len(measured), len(SERIES)):
+        group = measured[begin:begin + len(SERIES)]
+        if begin // len(SERIES) >= MOST_PANELS:
+            break
+        named = [f"{labels[cell.cell]}, n = {cell.n_valid}" for cell in group]
+        title = _("Tree RSS at each phase: {cells}").format(cells="; ".join(labels[cell.cell] for cell in group))
+        described = " ".join(f"{name}: {_readings(heads, levels[cell.cell])}."
+                             for name, cell in zip(named, group, strict=True))
+        wide, narrow = phases_plot([(name, levels[cell.cell]) for name, cell in zip(named, group, strict=True)], heads,
+                                   highest, _("MiB"), f"phases-{begin}", title, described)
+        plots.append(Plot(f"phases-{begin}", title, described, wide, narrow))
+    return plots
+
+
+def _readings(heads: Sequence[str], levels: Sequence[Level]) -> str:
+    return ", ".join(f"{head} {words.number(level.median)} MiB" for head, level in zip(heads, levels, strict=True))
+
+
+def _metric(phase: tuple[str, str, str], quantity: str = "tree_rss", unit: str = "mib") -> str:
+    return f"{phase[1]}/{quantity}{phase[2]}_{unit}"
+
+
+def _level(members: Sequence[Trial], cell: CellSummary, metric: str) -> Level:
+    readings = [reading for trial in members if (reading := value(trial, metric)) is not None]
+    interval = of_differences(readings, step=measure(metric).step)
+    kept = readings if len(readings) <= MOST_POINTS else [readings[i * len(readings) // MOST_POINTS]
+                                                          for i in range(MOST_POINTS)]
+    low, high = (None, None) if interval is None else (interval.lo, interval.hi)
+    return Level(kept, cell.median.get(metric), low, high)
+
+
+def phase_tables(analysis: Analysis) -> list[Table]:
+    """Medians by cell and phase: of the tree in MiB, of the system in percent."""
+    labels = words.cell_labels(analysis.cells)
+    heads = [_("cell"), *(_(head) for head, _phase, _suffix in words.PHASES), "n"]
+    return [Table(caption, heads, [[labels[cell.cell], *(words.number(cell.median.get(_metric(phase, quantity, unit)))
+                                                         for phase in words.PHASES), str(cell.n_valid)]
+                                   for cell in analysis.cells], tuple(range(1, len(heads))))
+            for caption, quantity, unit in ((_("Tree RSS, MiB: median of valid trials"), "tree_rss", "mib"),
+                                            (_("System memory used, %: median of valid trials"), "system_used", "pct"))]
+
+
+def growth(analysis: Analysis) -> Table | None:
+    """Settled tree RSS from turn to turn, for sweeps with turns enough."""
+    if not analysis.growths:
+        return None
+    labels = words.cell_labels(analysis.cells)
+    return Table(_("Growth of the settled tree RSS from turn to turn"),
+                 [_("cell"), _("turns"), _("growth"), _("verdict"), "n"],
+                 [[labels.get(one.cell, one.cell), str(one.turns), words.growth_text(one), one.stats.verdict,
+                   str(one.stats.n_blocks)] for one in analysis.growths], (1, 4))
+
+
+def account(analysis: Analysis) -> Plot | None:
+    """Where each MiB of the settled tree is by the engine's own account; None where it gave none."""
+    labels = words.cell_labels(analysis.cells)
+    told = [cell for cell in analysis.cells if "engine/unexplained_mib" in cell.median]
+    if not told:
+        return None
+    parts = [[sum(cell.median.get(metric, 0.0) for metric in metrics) for _head, metrics in words.ACCOUNT]
+             for cell in told]
+    heads = [_(head) for head, _metrics in words.ACCOUNT]
+    title = _("Where the settled memory is")
+    described = " ".join(f"{labels[cell.cell]}: " + ", ".join(
+        f"{head} {words.number(part)} MiB" for head, part in zip(heads, row, strict=True) if abs(part) >= 0.05) + "."
+        for cell, row in zip(told, parts, strict=True))
+    bars = [(labels[cell.cell], row) for cell, row in zip(told, parts, strict=True)][:MOST_BARS]
+    wide, narrow = bars_plot(bars, _("tree RSS, MiB"), "account", title, described)
+    table = Table(_("Where the settled memory is, MiB: medians of valid trials"),
+                  [_("cell"), *heads, _("together"), "n"],
+                  [[labels[cell.cell], *map(words.number, row), words.number(sum(row)), str(cell.n_valid)]
+                   for cell, row in zip(told, parts, strict=True)], tuple(range(1, len(heads) + 3)))
+    note = "" if len(told) <= MOST_BARS else _("{n} further cells are in the table.").format(n=len(told) - MOST_BARS)
+    return Plot("account", title, described, wide, narrow, [table], note)
+
+
+def timelines(analysis: Analysis, material: Material) -> tuple[list[Plot], list[tuple[str, str]]]:
+    """One picture per cell, all on one scale; beside them (cell, why there is none)."""
+    labels = words.cell_labels(analysis.cells)
+    there = [(cell, material.cells.get(cell.cell, CellMaterial())) for cell in analysis.cells]
+    every = [one for _cell, kept in there for one in kept.timelines]
+    highest = max((max(float(one.total.max(initial=0.0)), *(y for _x, y in one.peaks), 0.0) for one in every),
+                  default=0.0)
+    end_s = max((one.end for one in every), default=0.0)
+    plots, missing = [], []
+    for index, (cell, kept) in enumerate(there):
+        label = labels[cell.cell]
+        if not kept.timelines:
+            missing.append((label, kept.missing or _("no timeline is known")))
+            continue
+        first, *others = kept.timelines
+        described = _("Trial {order}: it ends after {seconds} s and holds {highest} MiB at most.").format(
+            order=first.order, seconds=words.number(first.end), highest=words.number(float(first.total.max())))
+        if first.peaks:
+            described += " " + _("Kernel's peak by turn: {peaks} MiB.").format(
+                peaks=", ".join(words.number(y) for _x, y in first.peaks))
+        picture = timeline_plot(first, others, highest, end_s, f"timeline-{index}", label, described)
+        note = _("trial {order} in colour").format(order=first.order)
+        if others:
+            note += "; " + _("{n} others as lines, of {all} valid").format(n=len(others), all=kept.trials_with_timeline)
+        if not first.phases:
+            note += "; " + _("from the store's chart: no phases are known")
+        plots.append(Plot(f"timeline-{index}", label, described, picture, None,
+                          [_timeline_table(label, kept)] if first.phases else [], note))
+    return plots, missing
+
+
+def _timeline_table(label: str, kept: CellMaterial) -> Table:
+    first = kept.timelines[0]
+    rows = []
+    for name, turn, begin, end in first.phases:
+        inside = (first.seconds >= begin) & (first.seconds <= end)
+        shown = [words.number(float(first.parts[part][inside].max())) if inside.any() else "–"
+                 for part in ("anon", "file", "shmem", "swap")]
+        rows.append([name, str(turn) if turn else "–", words.number(begin, 2), words.number(end, 2), *shown])
+    return Table(_("{cell}, trial {order}: the most that was seen of each part in each phase").format(
+        cell=label, order=first.order),
+        [_("phase"), _("turn"), _("from, s"), _("to, s"), _("anonymous, MiB"), _("file-mapped, MiB"),
+         _("shared, MiB"), _("swapped out, MiB")], rows, (1, 2, 3, 4, 5, 6, 7))
