@@ -126,7 +126,7 @@ def _sweep(arguments: list[str], given: Given) -> int:
     if not (as_json or given.has("-q")):
         from pipeline.report.live import Progress
 
-        SESSION.listener = Progress()
+        SESSION.listener = Progress(verbose=given.has("-v"))
     interrupted = False
     try:
         # Hydra insists on a folder of its own

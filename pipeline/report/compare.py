@@ -6,18 +6,21 @@ Gathers, refuses what makes no sense, renders; the numbers are stats/between.py'
 from __future__ import annotations
 
 import json
-import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import ConfigError
+from pipeline.language import N_, _
 from pipeline.report import words
 from pipeline.report.console import EFFECTS
 from pipeline.report.document import SCHEMA_VERSION, plain
+from pipeline.report.lines import paragraph
+from pipeline.report.told import told
 from pipeline.stats import gate
 from pipeline.stats.between import Change, Pair, by_cell, changes, match, pair_up
 from pipeline.stats.differing import Difference, differences, other_work
@@ -27,8 +30,10 @@ from pipeline.stats.trials import Trial, valid
 from pipeline.track.subject import Subject, find
 
 METRICS = tuple(dict.fromkeys((*EFFECT_METRICS, *UNIFIED_METRICS)))
-JUDGED_BY = "A limit trips when the estimate is beyond it; the interval beside it says how sure that is."
-_TITLES = {"model": "model", "config": "config", "engine": "engine settings", "machine": "machine"}
+JUDGED_BY = N_("A limit trips when the estimate is beyond it; the interval beside it says how sure that is.")
+_TITLES = {"model": N_("model"), "config": N_("config"), "engine": N_("engine settings"), "machine": N_("machine")}
+_LEAST_WORDS = 24
+"""Columns that words need beside their label."""
 _MOST_SHOWN = 12
 """Differences of one group on the page; the document has all."""
 
@@ -55,16 +60,29 @@ class Comparison:
 
     @property
     def scope(self) -> str:
-        """What the intervals cover, in words."""
+        """What the intervals cover, in English, for the document."""
+        return self._scope(str)
+
+    def shown_scope(self) -> str:
+        """What the intervals cover, in the language in use."""
+        return self._scope(_)
+
+    def _scope(self, say: Callable[[str], str]) -> str:
         if self.paired:
-            return "Cells of one sweep, compared block by block: drift of the machine is taken out."
+            return say(PAIRED)
         keys = [difference.key for difference in self.differences]
-        known = ", ".join([*keys[:3], *([f"{len(keys) - 3} more keys"] if len(keys) > 3 else [])])
-        text = (f"These sweeps differ by {known or 'nothing that was recorded'} and by when they ran; differences "
-                "between days or machines are not covered by the intervals")
+        listed = ", ".join(keys[:3])
+        known = say(_FEW if 0 < len(keys) <= 3 else _MANY if keys else _NONE).format(keys=listed, n=len(keys) - 3)
         references = sorted({change.reference for change in self.changes if change.reference})
-        return f"{text}, except where both sweeps have the cell {', '.join(references)}, which takes them out." \
-            if references else f"{text}."
+        return say(_SHARED if references else _APART).format(known=known, cells=", ".join(references))
+
+
+PAIRED = N_("Cells of one sweep, compared block by block: drift of the machine is taken out.")
+_FEW, _MANY, _NONE = "{keys}", N_("{keys}, {n} more keys"), N_("nothing that was recorded")
+_APART = N_("These sweeps differ by {known} and by when they ran; differences between days or machines are not covered "
+            "by the intervals.")
+_SHARED = N_("These sweeps differ by {known} and by when they ran; differences between days or machines are not "
+             "covered by the intervals, except where both sweeps have the cell {cells}, which takes them out.")
 
 
 def compare(name_a: str, name_b: str, *, uri: str | None, limits: Sequence[str], as_json: bool,
@@ -82,20 +100,21 @@ def gather(a: Subject, b: Subject, limits: Sequence[str] = (), allow_different_w
     """Compare what was found. Raises ConfigError: the same trials, no counterpart, other work, an odd limit."""
     one_sweep = a.sweep.sweep_id == b.sweep.sweep_id and a.sweep.started_ms == b.sweep.started_ms
     if one_sweep and {trial.order for trial in a.trials} & {trial.order for trial in b.trials}:
-        raise ConfigError(f"{a.name} and {b.name} share trials: there is nothing to compare. Name two cells of "
-                          f"{a.sweep.sweep_id}:\n{_cells(a)}")
+        raise ConfigError(_("{a} and {b} share trials: there is nothing to compare. Name two cells of {sweep}:\n"
+                            "{cells}").format(a=a.name, b=b.name, sweep=a.sweep.sweep_id, cells=_cells(a)))
     matched, only_a, only_b = match(a.trials, b.trials)
     if not matched:
-        raise ConfigError(f"{a.name} and {b.name} have no cell in common. Name one of each, as in `slackwater compare "
-                          f"SWEEP:CELL SWEEP:CELL`:\n{_cells(a)}\n{_cells(b)}")
+        raise ConfigError(_("{a} and {b} have no cell in common. Name one of each, as in `slackwater compare "
+                            "SWEEP:CELL SWEEP:CELL`:\n{cells}").format(
+                                a=a.name, b=b.name, cells=f"{_cells(a)}\n{_cells(b)}"))
     cells_a, cells_b = by_cell(a.trials), by_cell(b.trials)
     pairs = [pair_up((one, other), cells_a[one], cells_b[other], one_sweep, a.whole_sweep, b.whole_sweep)
              for one, other in matched]
     _require_valid(pairs)
     work = next((text for pair in pairs if (text := other_work(pair.a, pair.b))), "")
     if work and not allow_different_work:
-        raise ConfigError(f"{work}. A difference in memory would say nothing about a cause. Compare trials of one "
-                          "model and the same work, or ask for it: --allow-different-work.")
+        raise ConfigError(_("{work}. A difference in memory would say nothing about a cause. Compare trials of one "
+                            "model and the same work, or ask for it: --allow-different-work.").format(work=told(work)))
     both = [pair.a for pair in pairs], [pair.b for pair in pairs]
     compared_a, compared_b = ([trial for cell in cells for trial in cell] for cells in both)
     differing = differences(compared_a, compared_b, *({} if one_sweep else _machine(side) for side in (a, b)))
@@ -116,9 +135,11 @@ def _require_valid(pairs: Sequence[Pair]) -> None:
     if any(valid(pair.a) and valid(pair.b) for pair in pairs):
         return
     lost = [trial for pair in pairs for cell in (pair.a, pair.b) if not valid(cell) for trial in cell]
-    reasons = "\n".join(f"  {trial.cell}, trial {trial.order}: {trial.verdict}: {'; '.join(trial.reasons)}"
-                        for trial in lost[:8])
-    raise ConfigError(f"no two cells with a valid trial: nothing can be compared. Left out:\n{reasons}")
+    reasons = "\n".join("  " + _("{cell}, trial {n}: {verdict}: {reasons}").format(
+        cell=trial.cell, n=trial.order, verdict=words.verdict_name(trial.verdict),
+        reasons="; ".join(map(told, trial.reasons))) for trial in lost[:8])
+    raise ConfigError(_("no two cells with a valid trial: nothing can be compared. Left out:\n{reasons}").format(
+        reasons=reasons))
 
 
 def _machine(side: Subject) -> Mapping[str, str]:
@@ -152,64 +173,69 @@ def _side(side: Subject) -> dict[str, object]:
 
 def render(console: Console, found: Comparison) -> None:
     """The page: sides, what differs, effects, limits."""
-    console.print(Text("B against A", style="bold"))
+    paragraph(console, Text(_("B against A"), style="bold"))
     for letter, side in (("A", found.a), ("B", found.b)):
-        console.print(Text(f"  {letter}  {_described(side)}"))
+        paragraph(console, Text(_described(side)), 5, f"  {letter}")
     console.print()
-    console.print(Text("What differs, A → B", style="bold"))
+    paragraph(console, Text(_("What differs, A → B"), style="bold"))
     for group, title in _TITLES.items():
-        _group(console, title, [one for one in found.differences if one.group == group])
+        _group(console, _(title), [one for one in found.differences if one.group == group])
     for letter, cells in (("A", found.only_a), ("B", found.only_b)):
         if cells:
-            console.print(Text(f"  only in {letter}: {', '.join(cells)}"))
+            paragraph(console, Text(_("only in {side}: {cells}").format(side=letter, cells=", ".join(cells))), 2)
     if found.other_work:
-        console.print(Text(f"Careful: {found.other_work}.", style="yellow"))
+        paragraph(console, Text(_("Careful: {finding}.").format(finding=told(found.other_work)), style="yellow"))
     console.print()
-    console.print(Text.assemble(("Effects, B − A", "bold"), ("   tree RSS unless said otherwise", "dim")))
+    paragraph(console, Text.assemble((_("Effects, B − A"), "bold"), (
+        "   " + _("tree RSS unless said otherwise"), "dim")))
     gated = {one.metric for one in found.gates}
     rows = [one for one in found.changes if one.metric in EFFECTS or one.metric in gated]
     _rows(console, 2, [(_label(one, len(found.pairs) > 1), words.comparison(one.stats, one.difference, one.a))
                        for one in rows])
-    methods = dict.fromkeys(one.stats.method for one in rows if one.stats.method)
+    methods = dict.fromkeys(told(one.stats.method.partition(";")[0]) for one in rows if one.stats.method)
     levels = sorted({one.stats.level for one in rows if one.stats.level})
     if methods:
-        level = " to ".join(dict.fromkeys(f"{100 * one:.3g}" for one in (levels[0], levels[-1])))
-        console.print(Text(f"Intervals: {level} %, {', '.join(filter(None, methods))}.", style="dim"))
-    console.print(Text(found.scope))
+        level = _(" to ").join(dict.fromkeys(f"{100 * one:.3g}" for one in (levels[0], levels[-1])))
+        paragraph(console, Text(_("Intervals: {level} %, {methods}.").format(level=level, methods="; ".join(methods)),
+                                style="dim"))
+    paragraph(console, Text(found.shown_scope()))
     _gates(console, found.gates, len(found.pairs) > 1)
 
 
 def _described(side: Subject) -> str:
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(side.sweep.started_ms / 1000))
-    what = f"run {side.run_id[:8]} of cell {side.cell}" if side.run_id else f"cell {side.cell}" if side.cell else \
-        f"{len(by_cell(side.trials))} cells"
-    good = len(valid(side.trials))
-    return f"{side.sweep.sweep_id}, {what}: {good} of {len(side.trials)} trials valid, {started}, {side.source}"
+    what = _("run {run} of cell {cell}").format(run=side.run_id[:8], cell=side.cell) if side.run_id else \
+        _("cell {cell}").format(cell=side.cell) if side.cell else \
+        words.n_of(len(by_cell(side.trials)), N_("{n} cell"), N_("{n} cells"))
+    return _("{sweep}, {what}: {valid} of {n} trials valid, {started}, {source}").format(
+        sweep=side.sweep.sweep_id, what=what, valid=len(valid(side.trials)), n=len(side.trials), started=started,
+        source=side.source)
 
 
 def _group(console: Console, title: str, listed: Sequence[Difference]) -> None:
     if not listed:
-        console.print(Text(f"  {title}: nothing", style="dim"))
+        paragraph(console, Text(_("{group}: nothing").format(group=title), style="dim"), 2)
         return
-    console.print(Text(f"  {title}"))
+    paragraph(console, Text(title), 2)
     _rows(console, 4, [(one.key, f"{one.a} → {one.b}") for one in listed[:_MOST_SHOWN]])
     if len(listed) > _MOST_SHOWN:
-        console.print(Text(f"    … and {len(listed) - _MOST_SHOWN} more: --json", style="dim"))
+        paragraph(console, Text(_("… and {n} more: --json").format(n=len(listed) - _MOST_SHOWN), style="dim"), 4)
 
 
 def _rows(console: Console, indent: int, rows: Sequence[tuple[str, str]]) -> None:
-    """Label and words beside it, wrapped in their column."""
-    labels = max((len(label) for label, _ in rows), default=0)
+    """Label and words beside it, wrapped in their column; below it where the terminal is narrow."""
+    labels = indent + max((cell_len(label) for label, _said in rows), default=0) + 2
     for label, said in rows:
-        lines = textwrap.wrap(said, max(24, console.width - indent - labels - 2), break_on_hyphens=False) or [""]
-        for i, line in enumerate(lines):
-            console.print(Text(f"{' ' * indent}{label if i == 0 else '':{labels}}  {line}"))
+        if console.width - labels >= _LEAST_WORDS:
+            paragraph(console, Text(said), labels, " " * indent + label)
+        else:
+            paragraph(console, Text(f"{label}: {said}"), indent)
 
 
 def _label(change: Change, several: bool) -> str:
     cells = change.cell_b if change.cell_a == change.cell_b else f"{change.cell_a} → {change.cell_b}"
-    return ", ".join(part for part in (words.METRICS.get(change.metric, change.metric), cells if several else "",
-                                       f"turn {change.turn}" if change.turn else "") if part)
+    turn = _("turn {turn}").format(turn=change.turn) if change.turn else ""
+    return ", ".join(filter(None, (words.metric_name(change.metric), cells if several else "", turn)))
 
 
 def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
@@ -217,11 +243,13 @@ def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
         return
     console.print()
     for one in gates:
-        unit = f" {one.unit}".rstrip()
+        unit = f" {words.unit_name(one.unit)}".rstrip()
         within = "" if one.lo is None or one.hi is None else f" ({one.lo:+.4g} … {one.hi:+.4g})"
         value = f"{one.value:+.4g}" if within else f"{one.value:.4g}"
-        doubt = "" if one.certain else "; the interval holds both sides of the limit"
         cells = f" [{one.cell_b}]" if several else ""
-        console.print(Text(f"{'FAILED' if one.tripped else 'passed'}: {one.gate}{cells}: {value}{unit}{within}{doubt}",
-                           style="red" if one.tripped else "green"))
-    console.print(Text(JUDGED_BY, style="dim"))
+        said = _("FAILED: {limit}: {value}") if one.tripped else _("passed: {limit}: {value}")
+        text = said.format(limit=f"{one.gate}{cells}", value=f"{value}{unit}{within}")
+        if not one.certain:
+            text += _("; the interval holds both sides of the limit")
+        paragraph(console, Text(text, style="red" if one.tripped else "green"))
+    paragraph(console, Text(_(JUDGED_BY), style="dim"))

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from types import TracebackType
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
+from pipeline.language import N_, _
 from pipeline.progress import (
     Event,
     Fetching,
     Notice,
     Reading,
+    Stage,
     StageEntered,
     SweepFinished,
     SweepStarted,
@@ -28,6 +29,9 @@ from pipeline.progress import (
     TrialFinished,
     TrialStarted,
 )
+from pipeline.report import words
+from pipeline.report.region import EVERY_S, Region, can_redraw
+from pipeline.report.told import told
 from pipeline.result import TrialResult
 
 _MIB = 1024 * 1024
@@ -36,17 +40,24 @@ _SPARK_POINTS = 60
 _SPARK_EVERY_NS = 500_000_000
 _STYLES = {"valid": "green", "suspect": "yellow", "failed": "red"}
 
+STAGES: Mapping[Stage, str] = {
+    "clear": N_("clear"), "start": N_("start"), "load": N_("load"), "measure": N_("measure"),
+    "generate": N_("generate"), "settle": N_("settle"), "release": N_("release"),
+}
+
 
 class Progress:
     """A listener that shows the sweep on `console`. Use it as a context manager, so that the cursor comes back.
 
-    `clock` gives seconds and is for tests.
+    `verbose` keeps a line for every trial above the live region. `clock` gives seconds and is for tests, as is
+    `every_s`: None draws only when something is printed.
     """
 
     def __init__(self, console: Console | None = None, trials_total: int = 0, *, quiet: bool = False,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 verbose: bool = False, clock: Callable[[], float] = time.monotonic,
+                 every_s: float | None = EVERY_S) -> None:
         self._console = console or Console()
-        self._quiet = quiet
+        self._quiet, self._verbose, self._every_s = quiet, verbose, every_s
         self._clock = clock
         self._started = SweepStarted("", "", (), trials_total, ())
         self._trial: TrialStarted | None = None
@@ -62,7 +73,7 @@ class Progress:
         self._finished = 0
         self._last: TrialResult | None = None
         self._durations: dict[str, list[float]] = defaultdict(list)
-        self._live: Live | None = None
+        self._region: Region | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -73,24 +84,21 @@ class Progress:
 
     def close(self) -> None:
         """Take the live region away. May be called twice."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._region is not None:
+            self._region.close()
+            self._region = None
 
     def on_event(self, event: Event) -> None:
-        """Take one event; drawing happens a few times a second in rich's thread, not here."""
+        """Take one event; drawing happens a few times a second in the region's thread."""
         match event:
             case Fetching():
                 self._fetch(event)
             case Notice(text):
-                if not self._quiet:
-                    self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
+                self._say(Text(told(text)))
             case SweepStarted():
                 self._started, self._finished = event, event.done
-                if self._console.is_terminal and not self._quiet:
-                    # 4 redraws a second: enough to see movement, little enough not to disturb what is measured
-                    self._live = Live(self, console=self._console, refresh_per_second=4, transient=True)
-                    self._live.start()
+                if can_redraw(self._console) and not self._quiet:
+                    self._region = Region(self._console, self.lines, self._every_s)
             case TrialStarted():
                 self._trial, self._trial_began = event, self._clock()
                 self._tokens = self._reading = self._empty = None
@@ -108,18 +116,30 @@ class Progress:
             case SweepFinished():
                 self.close()
 
+    def _say(self, text: Text) -> None:
+        """A line that stays: above the region, or plainly in a pipe, where it is not wrapped."""
+        if self._quiet:
+            return
+        if self._region is not None:
+            self._region.above(text)
+        else:
+            self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
+
     def _fetch(self, event: Fetching) -> None:
         """One line that counts up on a terminal, one line per step in a pipe."""
         step, done = (event.model, event.what), event.done >= event.total
-        if self._quiet or (step == self._step and not self._console.is_terminal):
+        redraws = can_redraw(self._console)
+        if self._quiet or (step == self._step and not redraws):
             return
-        if self._console.is_terminal:
-            line = f"{event.model}: {event.what} {event.done / _MIB:.0f} of {event.total / _MIB:.0f} MiB"
-            width = min(60, self._console.width - 1)
-            self._console.print(f"\r{line:<{width}}", end="\n" if done else "", highlight=False, markup=False)
+        what, of = told(event.what), f"{event.total / _MIB:.0f}"
+        if redraws:
+            line = Text(_("{model}: {what} {done} of {of} MiB").format(
+                model=event.model, what=what, done=f"{event.done / _MIB:.0f}", of=of))
+            line.truncate(self._console.width - 1, overflow="ellipsis")
+            self._console.file.write(f"\r{line.plain}\x1b[K" + "\n" * done)
+            self._console.file.flush()
         else:
-            self._console.print(f"{event.model}: {event.what} {event.total / _MIB:.0f} MiB", highlight=False,
-                                markup=False)
+            self._say(Text(_("{model}: {what} {of} MiB").format(model=event.model, what=what, of=of)))
         self._step = step
 
     def _take(self, reading: Reading) -> None:
@@ -138,12 +158,10 @@ class Progress:
         if self._trial is not None:  # trials run by other processes are only heard of when they are done
             self._durations[result.cell].append(self._clock() - self._trial_began)
         self._trial = None
-        if self._quiet:
-            return
         # On a terminal the region shows the last verdict; only what went wrong must stay readable above it.
-        if self._live is None or result.verdict in ("suspect", "failed"):
-            line = Text.assemble(f"trial {self._finished} of {self._started.trials}  ", finished_line(result))
-            self._console.print(line, soft_wrap=self._live is None, highlight=False)
+        if self._region is None or self._verbose or result.verdict in ("suspect", "failed"):
+            number = _("trial {n} of {of}").format(n=self._finished, of=self._started.trials)
+            self._say(Text.assemble(f"{number}  ", finished_line(result)))
 
     def left_s(self) -> float | None:
         """Seconds the remaining trials will take, each as long as its cell took so far; None: nothing to go by."""
@@ -157,52 +175,58 @@ class Progress:
         running = self._clock() - self._trial_began if self._trial is not None else 0.0
         return max(0.0, seconds - running)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
-        for line in (self._line_sweep(width), self._line_stage(), self._line_memory(width), self._line_last()):
-            line.truncate(width, overflow="ellipsis")
-            yield line
+    def lines(self, width: int) -> Sequence[Text]:
+        """The region: four lines, whatever is known so far, made for so many columns."""
+        return [self._line_sweep(width), self._line_stage(), self._line_memory(width), self._line_last()]
 
     def _line_sweep(self, width: int) -> Text:
-        sweep, trial = self._started, self._trial
+        sweep, trial, left = self._started, self._trial, self.left_s()
         n = min(self._finished + (trial is not None), sweep.trials)
-        block = f"block {trial.block} of {sweep.blocks} " if trial is not None and sweep.blocks > 1 else ""
-        head = f"{sweep.name}  {block}" if sweep.name else block
-        left = self.left_s()
-        tail = f"  trial {n} of {sweep.trials}   {'time left: –' if left is None else f'{_clock_text(left)} left'}"
-        room = width - cell_len(head) - cell_len(tail)
+        of_blocks = trial is not None and sweep.blocks > 1 and trial.block > 0
+        block = _("block {n} of {of}").format(n=trial.block, of=sweep.blocks) if trial and of_blocks else ""
+        tail = _("trial {n} of {of}").format(n=n, of=sweep.trials) + "   " + (
+            _("time left: –") if left is None else _("{time} left").format(time=_clock_text(left)))
+        # what a narrow terminal has no room for goes: first the bar, then the block, then the name's end
+        head, room = "", 0
+        for head in ("  ".join(filter(None, (sweep.name, block))), sweep.name):
+            room = width - cell_len(head) - cell_len(tail) - 3
+            if room >= 0:
+                break
         text = Text(head)
+        text.truncate(max(0, width - cell_len(tail) - 2), overflow="ellipsis")
         if room >= 8:
             done = round(room * min(1.0, self._finished / max(1, sweep.trials)))
-            text.append("━" * done, style="cyan")
-            text.append("─" * (room - done), style="bright_black")
-        return text.append(tail)
+            text.append(" " * bool(text.plain))
+            text.append("━" * done, style="cyan").append("─" * (room - done), style="bright_black")
+        return text.append("  " * bool(text.plain) + tail)
 
     def _line_stage(self) -> Text:
         if self._trial is None:
-            return Text("between trials", style="dim")
+            return Text(_("between trials"), style="dim")
         stage, tokens = self._stage, self._tokens
-        turn = f"turn {stage.turn} of {stage.turns}   " if stage.turn and stage.turns > 1 else ""
-        doing: str = stage.stage
+        turn = "" if not stage.turn or stage.turns == 1 else _("turn {turn} of {of}").format(
+            turn=stage.turn, of=stage.turns)
+        doing = _(STAGES[stage.stage])
         if stage.stage == "generate":
-            doing = f"generate {tokens.n}/{tokens.of} tokens" if tokens else "generate, no token yet"
-        return Text.assemble((self._trial.cell, "bold"), f"   {turn}{doing}")
+            doing = _("generate {n}/{of} tokens").format(n=tokens.n, of=tokens.of) if tokens else _(
+                "generate, no token yet")
+        return Text.assemble((self._trial.cell, "bold"), "   ", "   ".join(filter(None, (turn, doing))))
 
     def _line_memory(self, width: int) -> Text:
         reading = self._reading
         if reading is None:
-            return Text("no server running", style="dim")
+            return Text(_("no server running"), style="dim")
         bar = 6 if width < 70 else 12 if width < 100 else 24
         anon = round(bar * reading.anon / self._scale)
         other = min(bar - anon, round(bar * (reading.file + reading.shmem) / self._scale))
-        text = Text("anon ")
+        text = Text(_("anon") + " ")
         text.append("▓" * anon, style="cyan").append("░" * other, style="yellow")
         text.append("·" * (bar - anon - other), style="bright_black")
-        text.append(f" file  {reading.anon / _MIB:.0f} + {(reading.file + reading.shmem) / _MIB:.0f} MiB")
+        text.append(f" {_('file')}  {reading.anon / _MIB:.0f} + {(reading.file + reading.shmem) / _MIB:.0f} MiB")
         if reading.swap:
-            text.append(f" + {reading.swap / _MIB:.0f} swapped", style="red")
-        text.append(f"   peak {reading.peak / _MIB:.0f}   ")
-        tail = "" if self._empty is None else f"   empty {self._empty / _MIB:.0f}"
+            text.append(" + " + _("{n} swapped").format(n=f"{reading.swap / _MIB:.0f}"), style="red")
+        text.append("   " + _("peak {size}").format(size=f"{reading.peak / _MIB:.0f}") + "   ")
+        tail = "" if self._empty is None else "   " + _("empty {size}").format(size=f"{self._empty / _MIB:.0f}")
         points = min(_SPARK_POINTS, width - cell_len(text.plain) - cell_len(tail))
         if points >= 6:
             text.append(sparkline(list(self._spark)[-points:], self._scale), style="cyan")
@@ -211,22 +235,24 @@ class Progress:
     def _line_last(self) -> Text:
         if self._last is None:
             return Text(self._started.question, style="dim")
-        return Text.assemble("last: ", finished_line(self._last))
+        return Text.assemble(_("last:"), " ", finished_line(self._last))
 
 
 def finished_line(result: TrialResult) -> Text:
     """"oneshot-off   valid   settled 194.3 MiB after 2.0 s, peak 198.1 MiB", or why it does not count."""
-    text = Text.assemble(f"{result.cell}   ", (result.verdict, _STYLES.get(result.verdict, "")), "   ")
+    text = Text.assemble(f"{result.cell}   ", (words.verdict_name(result.verdict), _STYLES.get(result.verdict, "")),
+                         "   ")
     facts = []
     settled, seconds = result.value("stabilized/tree_rss_mib"), result.value("stabilized/time_to_stable_s")
     peak = result.value("during_generation/tree_rss_peak_mib")
     if settled is not None:
-        facts.append(f"settled {settled:.1f} MiB" + (f" after {seconds:.1f} s" if seconds is not None else ""))
+        facts.append(_("settled {size} MiB").format(size=f"{settled:.1f}") if seconds is None else _(
+            "settled {size} MiB after {seconds} s").format(size=f"{settled:.1f}", seconds=f"{seconds:.1f}"))
     if peak is not None:
-        facts.append(f"peak {peak:.1f} MiB")
+        facts.append(_("peak {size}").format(size=f"{peak:.1f} MiB"))
     if result.verdict in ("suspect", "failed"):
-        facts.insert(0, "; ".join(result.reasons) or "no reason recorded")
-    return text.append(", ".join(facts) if facts else "nothing measured")
+        facts.insert(0, "; ".join(map(told, result.reasons)) or _("no reason recorded"))
+    return text.append(_(", ").join(facts) if facts else _("nothing measured"))
 
 
 def sparkline(values: list[int], top: int) -> str:

@@ -9,21 +9,32 @@ import json
 import tempfile
 import time
 from collections import deque
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from pipeline.engine import Here, engines
+from pipeline.language import N_, _
 from pipeline.meter.base import Available
 from pipeline.meter.doctor import Examination, examine
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.watch import Second, Watch, document, find_process, watch
+from pipeline.report.answer import together
+from pipeline.report.lines import pad, paragraph, row, wrap
 from pipeline.report.live import sparkline
+from pipeline.report.region import Region, can_redraw
+from pipeline.report.told import told
 
 SCHEMA_VERSION = 1
+
+FACTS = (
+    N_("machine"), N_("memory"), N_("kernel"), N_("cgroup"), N_("swap"), N_("transparent huge pages"), N_("zswap"),
+    N_("overcommit"), N_("page size"), N_("load"), N_("user"), N_("sampler"))
+"""The names that meter/doctor.py gives its facts."""
 
 
 def doctor(as_json: bool) -> int:
@@ -52,28 +63,36 @@ def _document(examination: Examination, programs: list[Here]) -> dict[str, objec
 
 def _print(console: Console, examination: Examination, programs: list[Here]) -> None:
     good = examination.trustworthy
-    console.print(Text.assemble("This machine can be trusted for memory of a process tree: ",
-                                ("yes", "bold green") if good else ("no", "bold red")))
-    width = max(len(fact.name) for fact in examination.facts)
+    paragraph(console, Text.assemble(_("This machine can be trusted for memory of a process tree:"), " ",
+                                     (_("yes"), "bold green") if good else (_("no"), "bold red")))
+    names = {fact.name: _(fact.name) for fact in examination.facts}
+    width = 4 + max(map(cell_len, names.values()))
     for fact in examination.facts:
-        console.print(Text(f"  {fact.name:<{width}}  {fact.value}"))
-    console.print(Text("Meters", style="bold"))
+        paragraph(console, Text(told(fact.value)), width, f"  {names[fact.name]}")
+    row(console, Text(_("Meters"), style="bold"))
     for found in examination.meters:
         if isinstance(found, Available):
-            said = f"{found.note}; " if found.note else ""
-            console.print(Text.assemble(("  ✓ ", "green"), f"{found.name:<11}", f"{said}{found.meter.source}"))
+            said = f"{told(found.note)}; " if found.note else ""
+            _marked(console, ("✓", "green"), found.name, 11, f"{said}{found.meter.source}")
         else:
-            console.print(Text.assemble(("  – ", "dim"), f"{found.name:<11}", f"absent: {found.reason}"))
-    console.print(Text("Engines", style="bold"))
+            _marked(console, ("–", "dim"), found.name, 11, _("absent: {why}").format(why=told(found.reason)))
+    row(console, Text(_("Engines"), style="bold"))
     for program in programs:
-        mark = ("  ✓ ", "green") if program.here else ("  – ", "dim")
-        console.print(Text.assemble(mark, f"{program.name:<17}", program.text))
+        _marked(console, ("✓", "green") if program.here else ("–", "dim"), program.name, 17, told(program.text))
     if examination.concerns:
-        console.print(Text("Spoils it" if not good else "Good to know", style="bold"))
+        row(console, Text(_("Good to know") if good else _("Spoils it"), style="bold"))
     for concern in examination.concerns:
-        mark = ("  ✗ ", "bold red") if concern.level == "blocks" else ("  ! ", "yellow")
-        console.print(Text.assemble(mark, concern.what))
-        console.print(Text(f"      → {concern.remedy}", style="dim"))
+        _marked(console, ("✗", "bold red") if concern.level == "blocks" else ("!", "yellow"), "", 0,
+                told(concern.what))
+        paragraph(console, Text(f"→ {told(concern.remedy)}", style="dim"), 6)
+
+
+def _marked(console: Console, mark: tuple[str, str], name: str, width: int, said: str) -> None:
+    """A mark in colour, a name in its column, and words beside it, wrapped."""
+    indent = 4 + width
+    for number, line in enumerate(wrap(Text(said), console.width - indent)):
+        lead = Text.assemble("  ", mark, " ", pad(name, width)) if number == 0 else Text(" " * indent)
+        row(console, lead.append_text(line))
 
 
 def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
@@ -89,48 +108,60 @@ def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
     with (tempfile.TemporaryDirectory(prefix="slackwater-") as folder, Sampler(Path(folder), 100.0, 0.2) as sampler):
         running = Watch(pid, sampler)
         begin = since = running.begin_ns
-        console.print(Text(f"process {pid}   Ctrl-C ends it", style="dim"))
-        with Live(console=console, refresh_per_second=2, auto_refresh=False) as shown:
-            try:
-                while seconds is None or time.monotonic_ns() - begin < seconds * 1e9:
-                    time.sleep(1.0)
-                    second = running.tick(since)
-                    if second is None:
-                        break
-                    since = time.monotonic_ns()
-                    spark.append(second.rss_mib)
-                    shown.update(_second(second, spark, console.width), refresh=True)
-            except KeyboardInterrupt:
-                shown.stop()  # as asked: the summary follows
+        row(console, Text(_("process {pid}   Ctrl-C ends it").format(pid=pid), style="dim"))
+        shown: list[Second] = []
+        with ExitStack() as stack:
+            region = None
+            if can_redraw(console):
+                region = Region(console, lambda width: _second(shown[-1], spark, width) if shown else [], every_s=None)
+                stack.callback(region.close)
+            stack.enter_context(suppress(KeyboardInterrupt))  # as asked: the summary follows
+            while seconds is None or time.monotonic_ns() - begin < seconds * 1e9:
+                time.sleep(1.0)
+                second = running.tick(since)
+                if second is None:
+                    break
+                since = time.monotonic_ns()
+                spark.append(second.rss_mib)
+                shown[:] = [second]
+                if region is not None:
+                    region.draw()
+                else:
+                    console.print(_second(second, spark, console.width)[1], soft_wrap=True)
         for note in document(running)["notes"]:
-            console.print(Text(f"note: {note}", style="dim"))
+            paragraph(console, Text(_("note: {note}").format(note=told(note)), style="dim"))
         _summary(console, running.whole())
     return 0
 
 
-def _second(second: Second, spark: deque[float], width: int) -> Group:
+def _second(second: Second, spark: deque[float], width: int) -> list[Text]:
     top = max(second.kernel_peak_mib, max(spark), 1e-9)
     bar = max(10, min(40, width - 40))
     anon = round(bar * second.anon_mib / top)
     other = min(bar - anon, round(bar * (second.file_mib + second.shmem_mib) / top))
-    pss = "" if second.pss_mib is None else f"   PSS {second.pss_mib:.1f}"
-    return Group(
-        Text.assemble("anon ", ("▓" * anon, "cyan"), ("░" * other, "yellow"),
-                      ("·" * (bar - anon - other), "bright_black"), f" file  {second.rss_mib:.1f} MiB"),
-        Text(f"anon {second.anon_mib:.1f}   file {second.file_mib:.1f}   shared {second.shmem_mib:.1f}   "
-             f"swap {second.swap_mib:.1f}{pss}   peak {_peak(second)}"),
+    words = [_("anonymous {n}").format(n=f"{second.anon_mib:.1f}"), _("file {n}").format(n=f"{second.file_mib:.1f}"),
+             _("shared {n}").format(n=f"{second.shmem_mib:.1f}"), _("swap {n}").format(n=f"{second.swap_mib:.1f}"),
+             *([] if second.pss_mib is None else [f"PSS {second.pss_mib:.1f}"]),
+             _("peak {size}").format(size=_peak(second))]
+    return [
+        Text.assemble(_("anon"), " ", ("▓" * anon, "cyan"), ("░" * other, "yellow"),
+                      ("·" * (bar - anon - other), "bright_black"), " ", _("file"), f"  {second.rss_mib:.1f} MiB"),
+        Text("   ".join(words)),
         Text(sparkline([round(value) for value in spark], round(top)), style="cyan"),
-    )
+    ]
 
 
 def _peak(second: Second) -> str:
     low, high = second.kernel_peak_mib, second.kernel_peak_bound_mib
-    return f"{low:.1f} MiB" if high - low < 0.1 else f"between {low:.1f} and {high:.1f} MiB"
+    return f"{low:.1f} MiB" if high - low < 0.1 else _("between {low} and {high} MiB").format(
+        low=f"{low:.1f}", high=f"{high:.1f}")
 
 
 def _summary(console: Console, whole: Second) -> None:
-    memory = (f"{whole.t_s:.0f} s: {whole.baseline_rss_mib:.1f} MiB at the start, median {whole.rss_mib:.1f}, "
-              f"peak {_peak(whole)} by the kernel, {whole.sampled_peak_mib:.1f} sampled")
-    cost = (f"{whole.samples} samples, {whole.lost_slots} lost, p99 {whole.lateness_p99_ms:.1f} ms late, "
-            f"sampler {whole.sampler_cpu_pct:.1f} % of a core")
-    console.print(Text(f"{memory}; {cost}"))
+    paragraph(console, Text(together([
+        _("{seconds} s: {start} MiB at the start, median {median}, peak {peak} by the kernel, {sampled} sampled."
+          ).format(seconds=f"{whole.t_s:.0f}", start=f"{whole.baseline_rss_mib:.1f}", median=f"{whole.rss_mib:.1f}",
+            peak=_peak(whole), sampled=f"{whole.sampled_peak_mib:.1f}"),
+        _("{n} samples, {lost} lost, p99 {ms} ms late, sampler {share} % of a core.").format(
+            n=whole.samples, lost=whole.lost_slots, ms=f"{whole.lateness_p99_ms:.1f}",
+            share=f"{whole.sampler_cpu_pct:.1f}")])))

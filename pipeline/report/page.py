@@ -11,21 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from pipeline.config import Tracking
-from pipeline.language import _
+from pipeline.errors import StoreError
+from pipeline.language import N_, _
 from pipeline.report import words
 from pipeline.report.console import print_sweep as render_sweep
-from pipeline.report.document import SCHEMA_VERSION, Sweep, analyse, document, runs_document
+from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, document, runs_document
+from pipeline.report.lines import paragraph
 from pipeline.report.listing import print_runs as render_runs
+from pipeline.report.told import told
 from pipeline.result import TrialResult
 from pipeline.stats.trials import WARM_UP, Trial, counted
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
 
-NEXT = (("slackwater show", "this page again"), ("slackwater ui", "every trial, side by side"))
+NEXT = (("slackwater show", N_("this page again")), ("slackwater report", N_("the whole story, one file")),
+        ("slackwater ui", N_("every trial, side by side")))
 
 MACHINE = ("host", "kernel", "cpu", "cores_usable", "memory_total", "revision")
 
@@ -73,14 +79,38 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     text = json.dumps(whole, ensure_ascii=False, indent=2)
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
     render_sweep(recorder, sweep, analysis, NEXT, skipped)
-    told = store.record_sweep(replace(summary, texts={"summary.json": text, "summary.txt": recorder.export_text()}))
+    texts = {"summary.json": text, "summary.txt": recorder.export_text()}
+    report, why_not = _report(store, sweep, trials, analysis, summary)
+    try:
+        recorded = store.record_sweep(replace(summary, texts={**texts, **report}))
+    except StoreError as error:
+        if not report:
+            raise
+        report, why_not = {}, str(error)  # the disk may take the summary that did not take the report
+        recorded = store.record_sweep(replace(summary, texts=texts))
     if as_json:
         print(text)
         return
     console = Console(highlight=False)
     render_sweep(console, sweep, analysis, NEXT, skipped)
-    for note in dict.fromkeys([*notes, *([told.note] if told.note else [])]):
-        console.print(f"note: {note}", markup=False)
+    if report and recorded.run_id is not None:
+        from pipeline.report.html.write import place
+
+        paragraph(console, Text(_("The report: {place}").format(place=place(store, recorded.run_id))))
+    for note in dict.fromkeys([*notes, *filter(None, (recorded.note, why_not))]):
+        paragraph(console, Text(_("note: {note}").format(note=told(note))))
+
+
+def _report(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analysis,
+            summary: SweepSummary) -> tuple[dict[str, str], str]:
+    """The report as an artifact of the summary run, and why there is none. No fault of it may cost a sweep its page."""
+    from pipeline.report.html.write import ARTIFACT, report_of
+
+    try:
+        return {ARTIFACT: report_of(store, sweep, trials, analysis, summary.plan, summary.tags)}, ""
+    except Exception as error:  # noqa: BLE001
+        return {}, _("The report was not made: {error}. `slackwater report` tries again.").format(
+            error=f"{type(error).__name__}: {error}")
 
 
 def show(name: str, as_json: bool, uri: str | None) -> None:
@@ -138,29 +168,32 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
                          ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
-    trials = sum(map(len, order))
-    console.print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {trials} trial{'s' * (trials != 1)} in {len(order)} "
-                  f"block{'s' * (len(order) != 1)}. Nothing was started.")
+    paragraph(console, Text(_("{cells}, {trials} in {blocks}. Nothing was started.").format(
+        cells=words.n_of(len(cells), N_("{n} cell"), N_("{n} cells")),
+        trials=words.n_of(sum(map(len, order)), N_("{n} trial"), N_("{n} trials")),
+        blocks=words.n_of(len(order), N_("{n} block"), N_("{n} blocks")))))
     for line in expected:
-        console.print(line, markup=False)
+        paragraph(console, Text(told(line)))
     if warm_ups:
-        console.print(_("warm-up, not counted: {cells}").format(cells=", ".join(cells[index][0] for index in warm_ups)),
-                      markup=False)
+        paragraph(console, Text(_("warm-up  {cells} (not counted)").format(
+            cells=", ".join(cells[index][0] for index in warm_ups))))
     for number, block in enumerate(order, start=1):
-        console.print(f"block {number}  " + ", ".join(cells[index][0] for index in block), markup=False)
+        lead = _("block {n}").format(n=number) + "  "
+        paragraph(console, Text(", ".join(cells[index][0] for index in block)), cell_len(lead), lead)
     for names, settings in _arms(cells):
-        console.print(f"\n{', '.join(names)}", markup=False)
-        console.print("  " + "  ".join(f"{key}={value}" for key, value in settings.items()), markup=False)
+        console.print()
+        paragraph(console, Text(", ".join(names)))
+        paragraph(console, Text("  ".join(f"{key}={value}" for key, value in settings.items())), 2)
     for name, reason in skipped:
-        console.print(f"left out: {name}: {reason}", markup=False)
+        paragraph(console, Text(_("left out: {cell}: {why}").format(cell=name, why=told(reason))))
     for note in dict.fromkeys(notes):
-        console.print(f"note: {note}", markup=False)
+        paragraph(console, Text(_("note: {note}").format(note=told(note))))
 
 
 def sync() -> int:
     """Send what waits in the spool to the stores it was measured for; 0 if nothing is left waiting."""
     synced = open_store(Tracking()).sync()
-    print(f"{synced.sent} result{'s' if synced.sent != 1 else ''} sent.")
+    print(words.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
     for note in synced.notes:
-        print(f"note: {note}")
+        print(_("note: {note}").format(note=told(note)))
     return 1 if synced.notes else 0

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.config import Tracking
+from pipeline.language import N_, _
+from pipeline.report import words
 from pipeline.report.document import SCHEMA_VERSION
 from pipeline.track.exchange import Moved, export_sweep, import_sweep
 from pipeline.track.store import open_store
@@ -19,10 +21,10 @@ def export(name: str, path: Path, uri: str | None, as_json: bool) -> int:
     if as_json:
         _document(moved, {"bytes": size})
         return 0
-    print(f"{moved.sweep_id}: {_trials(moved.trials)} in {path}, {size / 2**20:.1f} MiB. It is a zip; README.txt in it "
-          "says what is what.")
+    print(_("{sweep}: {trials} in {path}, {size} MiB. It is a zip; README.txt in it says what is what.").format(
+        sweep=moved.sweep_id, trials=_trials(moved.trials), path=path, size=f"{size / 2**20:.1f}"))
     if moved.status == "interrupted":
-        print("note: the sweep is not finished; the file has it as far as it came.")
+        print(_("note: {note}").format(note=_("the sweep is not finished; the file has it as far as it came.")))
     return 0
 
 
@@ -33,9 +35,11 @@ def import_(path: Path, uri: str | None, as_json: bool) -> int:
     if as_json:
         _document(moved, {"store": store.location.shown})
         return 0
-    there = "" if moved.new == moved.trials else f", {moved.trials - moved.new} of them there already"
-    print(f"{moved.sweep_id}: {_trials(moved.trials)}{there}, in {store.location.shown}.\n"
-          f"slackwater show {moved.sweep_id}")
+    said = _("{sweep}: {trials}, in {store}.") if moved.new == moved.trials else _(
+        "{sweep}: {trials}, {n} of them there already, in {store}.")
+    print(said.format(sweep=moved.sweep_id, trials=_trials(moved.trials), n=moved.trials - moved.new,
+                      store=store.location.shown))
+    print(f"slackwater show {moved.sweep_id}")
     return 0
 
 
@@ -44,4 +48,4 @@ def _document(moved: Moved, more: dict[str, object]) -> None:
 
 
 def _trials(count: int) -> str:
-    return f"{count} trial{'s' * (count != 1)}"
+    return words.n_of(count, N_("{n} trial"), N_("{n} trials"))

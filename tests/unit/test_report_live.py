@@ -43,10 +43,7 @@ def result(cell: str, order: int, verdict: Verdict = "valid", reasons: Sequence[
 
 
 def screen(progress: Progress, width: int) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    with console.capture() as capture:
-        console.print(progress)
-    return capture.get().splitlines()
+    return [line.plain for line in progress.lines(width)]
 
 
 def running(progress: Progress) -> None:
