@@ -19,9 +19,10 @@ from rich.text import Text
 from pipeline.report.html.parts import clean
 from pipeline.report.lines import wrap as wrap_columns
 
-TEXT_PX = 11.0
-LINE_PX = 14.0
-COLUMN_PX = 5.9
+TEXT_PX = 12.0
+TICK_PX = 10.5
+LINE_PX = 15.0
+COLUMN_PX = 6.3
 """Width of a Latin character of TEXT_PX, about, with a reader's font: half that of a Japanese one."""
 
 _SHAPES = {

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from pipeline.language import _
 from pipeline.report import words
 from pipeline.report.document import Analysis
-from pipeline.report.html.parts import Plot, Table
+from pipeline.report.html.parts import Legend, Plot, Table
 from pipeline.report.html.plots import SERIES, Block, Line, Row, levels_plot, rows_plot
+from pipeline.report.told import told
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.summary import EffectRow, GapRow
 
-FIRST = (HEADLINE, "during_generation/tree_rss_peak_mib", "released/tree_rss_mib", "stabilized/system_used_pct",
-         "decode/tokens_per_s", "during_generation/time_to_first_token_s", "load/duration_s")
-"""Beside the question: what a reader of the first screen wants to know of an optimisation."""
+FIRST = (HEADLINE, "during_generation/tree_rss_peak_mib", "stabilized/system_used_pct", "decode/tokens_per_s")
+"""Beside the question: what a reader of the first screen wants to know of an optimisation. The rest is in `costs`."""
 MOST_ROWS = 16
 """Of one plot; with more only the question's rows are drawn, and all are in the table."""
 MOST_ARMS = 6
@@ -41,8 +41,10 @@ def effects(analysis: Analysis) -> Plot | None:
         by_unit.setdefault(unit, []).append(Row(label, _said(row.stats, row.difference, row.off), *marks,
                                                 kind=row.stats.kind))
     title = _("Effects of the flags: on − off")
-    note = "" if len(drawn) == len(rows) else _("{n} further comparisons are in the table.").format(
-        n=len(rows) - len(drawn))
+    note = _("A line is the interval, the mark on it the estimate: filled where the difference is certain. Left of "
+             "zero: less with the flags on.")
+    if len(drawn) < len(rows):
+        note += " " + _("{n} further comparisons are in the table.").format(n=len(rows) - len(drawn))
     wide, narrow = rows_plot(_blocks(by_unit), "effects", title, _describe(by_unit))
     return Plot("effects", title, _describe(by_unit), wide, narrow, [effects_table(compared)], note)
 
@@ -52,7 +54,7 @@ def _blocks(by_unit: Mapping[str, Sequence[Row]]) -> list[Block]:
 
 
 def _axis(unit: str) -> str:
-    return {"%": _("percent"), "points": _("percentage points of system memory")}.get(unit, unit)
+    return words.unit_name(unit)
 
 
 def _marks(stats: Comparison, difference: float | None) -> tuple[str, tuple[float | None, float | None, float | None]]:
@@ -85,7 +87,11 @@ def effects_table(rows: Sequence[EffectRow]) -> Table:
 
 
 def _method(stats: Comparison) -> str:
-    return "" if stats.method is None else f"{100 * (stats.level or 0.95):.3g} %, {stats.method}"
+    return "" if stats.method is None else f"{100 * (stats.level or 0.95):.3g} %, {_method_name(stats.method)}"
+
+
+def _method_name(method: str) -> str:
+    return "; ".join(map(told, method.split("; ")))
 
 
 def _unit(metric: str) -> str:
@@ -118,14 +124,18 @@ def gap(analysis: Analysis) -> Plot | None:
             blocks.append(Block(axis, rows))
     if not blocks:
         return None
-    title = _("One-shot against interactive, read twice from the same trials")
+    title = _("One-shot against interactive, read twice")
     described = " ".join(f"{block.axis}: " + " ".join(
         f"{row.label}." if row.heading else f"{row.label}: {_('one-shot')} {words.number(row.point)}, "
         f"{_('interactive')} {words.number(row.other)}, {row.said}." for row in block.rows) for block in blocks)
     wide, narrow = rows_plot(blocks, "gap", title, described)
     rows_ = [*analysis.gap.as_found, *analysis.gap.unified]
-    note = "" if len(arms) <= MOST_ARMS else _("{n} further arms are in the table.").format(n=len(arms) - MOST_ARMS)
-    return Plot("gap", title, described, wide, narrow, [_gap_table(rows_)], note)
+    note = _("As found: interactive read while idle, before its model is loaded, and one-shot straight after "
+             "generating, as the comparison that started this project did. Unified: both settled after turn 1.")
+    if len(arms) > MOST_ARMS:
+        note += " " + _("{n} further arms are in the table.").format(n=len(arms) - MOST_ARMS)
+    return Plot("gap", title, described, wide, narrow, [_gap_table(rows_)], note,
+                [Legend("one", _("one-shot")), Legend("many", _("interactive"))])
 
 
 def _gap_said(row: GapRow, as_found: bool) -> str:
@@ -164,7 +174,7 @@ def factorials(analysis: Analysis) -> list[Plot]:
         title = _("Ranked effects on {what}").format(what=_factorial_name(one))
         wide, narrow = rows_plot(_blocks(by_unit), f"factorial-{index}", title, _describe(by_unit))
         table = Table(title, [_("flag"), _("verdict"), _("method")],
-                      [[row.label, row.said, one.method] for _unit, row in rows])
+                      [[row.label, row.said, told(one.method)] for _unit, row in rows])
         note = _("Each effect is over all settings of the other flags: {cells} cells, {blocks} blocks.").format(
             cells=one.cells, blocks=one.blocks)
         plots.append(Plot(f"factorial-{index}", title, _describe(by_unit), wide, narrow, [table], note))
@@ -172,7 +182,7 @@ def factorials(analysis: Analysis) -> list[Plot]:
 
 
 def _factorial_name(one: Factorial) -> str:
-    return ", ".join(part for part in (_(words.METRICS.get(one.metric, one.metric)), one.mode,
+    return ", ".join(part for part in (words.metric_name(one.metric), one.mode,
                                        words.where_text(one.where)) if part)
 
 
@@ -191,16 +201,16 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
             _axis_unit, (point, low, high) = _marks(row.stats, row.difference)
             if row.stats.scale != "ratio":
                 point, low, high = (None if x is None or not row.off else 100 * x / row.off for x in (point, low, high))
-            shown.append(Row(_(words.METRICS.get(row.metric, row.metric)), _said(row.stats, row.difference, row.off),
+            shown.append(Row(words.metric_name(row.metric), _said(row.stats, row.difference, row.off),
                              point, low, high, row.stats.kind))
         if index < MOST_ARMS and any(row.point is not None for row in shown):
             title = _("Saved and paid: {name}").format(name=name)
-            blocks = [Block(_("percent of the arm without"), shown, ("← " + _("less"), _("more") + " →"))]
+            blocks = [Block(_("% of off"), shown, ("← " + _("less"), _("more") + " →"))]
             described = _describe({"%": shown})
             wide, narrow = rows_plot(blocks, f"costs-{index}", title, described)
             plots.append(Plot(f"costs-{index}", title, described, wide, narrow))
         tables.append(Table(name, [_("what"), _("off"), _("on"), _("unit"), _("verdict"), _("n on / off")],
-                            [[_(words.METRICS.get(row.metric, row.metric)), words.number(row.off, 2),
+                            [[words.metric_name(row.metric), words.number(row.off, 2),
                               words.number(row.on, 2), _unit(row.metric), _said(row.stats, row.difference, row.off),
                               f"{row.n_on} / {row.n_off}"] for row in members], (1, 2)))
     return plots, tables
@@ -223,6 +233,6 @@ def slopes(analysis: Analysis) -> list[Plot]:
                       [[line.name, f"{x:g}", words.number(y, 2), str(slope.n_trials)]
                        for line, slope in zip(lines, group, strict=True) for x, y in line.points], (1, 2, 3))
         note = " ".join([described, _("Method: {method}, {level} %.").format(
-            method=group[0].method, level=f"{100 * group[0].level:.3g}")])
+            method=told(group[0].method), level=f"{100 * group[0].level:.3g}")])
         plots.append(Plot(f"slope-{begin}", title, described, wide, narrow, [table], note))
     return plots

@@ -8,9 +8,10 @@ from pipeline.language import _
 from pipeline.report import words
 from pipeline.report.document import Analysis
 from pipeline.report.html.material import CellMaterial, Material
-from pipeline.report.html.parts import Plot, Table
-from pipeline.report.html.plots import SERIES, Level, bars_plot, phases_plot
+from pipeline.report.html.parts import Legend, Plot, Table
+from pipeline.report.html.plots import PARTS, SERIES, Level, bars_plot, phases_plot
 from pipeline.report.html.timelines import timeline_plot
+from pipeline.report.told import told
 from pipeline.stats.intervals import of_differences
 from pipeline.stats.measures import measure
 from pipeline.stats.summary import CellSummary
@@ -42,7 +43,10 @@ def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
         if begin // len(SERIES) >= MOST_PANELS:
             break
         named = [f"{labels[cell.cell]}, n = {cell.n_valid}" for cell in group]
-        title = _("Tree RSS at each phase: {cells}").format(cells="; ".join(labels[cell.cell] for cell in group))
+        title = _("Tree RSS at each phase")
+        if len(measured) > len(SERIES):
+            title += " " + _("(cells {first} to {last} of {n})").format(
+                first=begin + 1, last=begin + len(group), n=len(measured))
         described = " ".join(f"{name}: {_readings(heads, levels[cell.cell])}."
                              for name, cell in zip(named, group, strict=True))
         wide, narrow = phases_plot([(name, levels[cell.cell]) for name, cell in zip(named, group, strict=True)], heads,
@@ -86,31 +90,34 @@ def growth(analysis: Analysis) -> Table | None:
     labels = words.cell_labels(analysis.cells)
     return Table(_("Growth of the settled tree RSS from turn to turn"),
                  [_("cell"), _("turns"), _("growth"), _("verdict"), "n"],
-                 [[labels.get(one.cell, one.cell), str(one.turns), words.growth_text(one), one.stats.verdict,
+                 [[labels.get(one.cell, one.cell), str(one.turns), words.growth_text(one), told(one.stats.verdict),
                    str(one.stats.n_blocks)] for one in analysis.growths], (1, 4))
 
 
 def account(analysis: Analysis) -> Plot | None:
     """Where each MiB of the settled tree is by the engine's own account; None where it gave none."""
     labels = words.cell_labels(analysis.cells)
-    told = [cell for cell in analysis.cells if "engine/unexplained_mib" in cell.median]
-    if not told:
+    stated = [cell for cell in analysis.cells if "engine/unexplained_mib" in cell.median]
+    if not stated:
         return None
-    parts = [[sum(cell.median.get(metric, 0.0) for metric in metrics) for _head, metrics in words.ACCOUNT]
-             for cell in told]
-    heads = [_(head) for head, _metrics in words.ACCOUNT]
+    every = [(_(head), sign, [sum(cell.median.get(metric, 0.0) for metric in metrics) for cell in stated])
+             for (head, metrics), sign in zip(words.ACCOUNT, PARTS, strict=True)]
+    kept = [part for part in every if any(abs(mib) >= 0.05 for mib in part[2])]
+    heads, colours = [head for head, _sign, _sizes in kept], [sign for _head, sign, _sizes in kept]
+    parts = [list(row) for row in zip(*(sizes for _head, _sign, sizes in kept), strict=True)]
     title = _("Where the settled memory is")
     described = " ".join(f"{labels[cell.cell]}: " + ", ".join(
         f"{head} {words.number(part)} MiB" for head, part in zip(heads, row, strict=True) if abs(part) >= 0.05) + "."
-        for cell, row in zip(told, parts, strict=True))
-    bars = [(labels[cell.cell], row) for cell, row in zip(told, parts, strict=True)][:MOST_BARS]
-    wide, narrow = bars_plot(bars, _("tree RSS, MiB"), "account", title, described)
+        for cell, row in zip(stated, parts, strict=True))
+    bars = [(labels[cell.cell], row) for cell, row in zip(stated, parts, strict=True)][:MOST_BARS]
+    wide, narrow = bars_plot(bars, colours, _("tree RSS, MiB"), "account", title, described)
     table = Table(_("Where the settled memory is, MiB: medians of valid trials"),
                   [_("cell"), *heads, _("together"), "n"],
                   [[labels[cell.cell], *map(words.number, row), words.number(sum(row)), str(cell.n_valid)]
-                   for cell, row in zip(told, parts, strict=True)], tuple(range(1, len(heads) + 3)))
-    note = "" if len(told) <= MOST_BARS else _("{n} further cells are in the table.").format(n=len(told) - MOST_BARS)
-    return Plot("account", title, described, wide, narrow, [table], note)
+                   for cell, row in zip(stated, parts, strict=True)], tuple(range(1, len(heads) + 3)))
+    further = len(stated) - len(bars)
+    note = _("{n} further cells are in the table.").format(n=further) if further else ""
+    return Plot("account", title, described, wide, narrow, [table], note, list(map(Legend, colours, heads)))
 
 
 def timelines(analysis: Analysis, material: Material) -> tuple[list[Plot], list[tuple[str, str]]]:

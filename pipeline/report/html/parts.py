@@ -57,6 +57,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Legend:
+    """What a colour, a shape or a shade means; `sign` is a class of report.css and a symbol of the template."""
+
+    sign: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Plot:
     """A picture with what stands for it where it is not seen: title, description, and the numbers behind it.
 
@@ -71,14 +79,7 @@ class Plot:
     tables: Sequence[Table] = ()
     note: str = ""
     """Said below the picture, for everybody."""
-
-
-@dataclass(frozen=True)
-class Legend:
-    """What a colour, a shape or a shade means; `sign` is a class of report.css and a symbol of the template."""
-
-    sign: str
-    text: str
+    legend: Sequence[Legend] = ()
 
 
 @dataclass(frozen=True)

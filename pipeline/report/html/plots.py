@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pipeline.language import _
-from pipeline.report.html.canvas import LINE_PX, Canvas, Scale, tick_text, wrap
+from pipeline.report.html.canvas import LINE_PX, TICK_PX, Canvas, Scale, tick_text, wrap
 
-WIDE, NARROW = 660.0, 320.0
+WIDE, ROWS_WIDE, NARROW = 660.0, 540.0, 264.0
+"""Pixels: of pictures, of interval plots (two stand side by side on a desk), of all of them on a phone."""
 SERIES = (("blue", "o"), ("vermillion", "s"), ("green", "^"), ("purple", "D"))
 """Colour and shape of the cells that share a picture."""
 PARTS = ("moment", "blue", "sky", "green", "orange", "purple", "vermillion")
-"""Colours of the account's parts."""
+"""Colours of a stacked bar's parts."""
 COLOURS = {"less": "blue", "more": "vermillion"}
 BAND = 22.0
 """Height of a row's marks."""
@@ -51,13 +52,14 @@ class Block:
 
 def rows_plot(blocks: Sequence[Block], key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Rows of marks over one axis per block, each with its label and its words: for a desk, and for a phone."""
-    return (_rows(blocks, f"{key}-w", title, description, WIDE), _rows(blocks, f"{key}-n", title, description, NARROW))
+    return (_rows(blocks, f"{key}-w", title, description, ROWS_WIDE),
+            _rows(blocks, f"{key}-n", title, description, NARROW))
 
 
 def _rows(blocks: Sequence[Block], key: str, title: str, description: str, width: float) -> Markup:
     narrow = width == NARROW
-    left, right = (10.0, width - 12) if narrow else (198.0, 430.0)
-    label_px, said_px = (width - 8, width - 12) if narrow else (left - 20, width - right - 22)
+    left, right = (10.0, width - 12) if narrow else (152.0, 322.0)
+    label_px, said_px = (width - 8, width - 12) if narrow else (left - 14, width - right - 16)
     placed = []
     for block in blocks:
         texts = [(wrap(row.label, label_px), wrap(row.said, said_px)) for row in block.rows]
@@ -69,10 +71,14 @@ def _rows(blocks: Sequence[Block], key: str, title: str, description: str, width
     for block, texts, heights in placed:
         scale = Scale(*_range(block.rows), left, right)
         bottom = top + sum(heights)
-        _axis(canvas, scale, top, bottom, block, narrow)
+        _axis(canvas, scale, bottom, block)
+        bold = narrow and not any(row.heading for row in block.rows)
         y = top
         for row, (label, said), height in zip(block.rows, texts, heights, strict=True):
-            _row(canvas, scale, row, label, said, y, height, narrow)
+            middle = y + 4 + LINE_PX * len(label) + BAND / 2 if narrow else y + height / 2
+            if not (narrow and row.heading):
+                _grid(canvas, scale, *((middle - BAND / 2, middle + BAND / 2) if narrow else (y, y + height)))
+            _row(canvas, scale, row, label, said, y, middle, narrow, bold)
             y += height
         top = bottom + foot
     return canvas.inline(key, title, description)
@@ -87,44 +93,46 @@ def _height(row: Row, label: Sequence[str], said: Sequence[str], narrow: bool) -
 
 
 def _range(rows: Sequence[Row]) -> tuple[float, float]:
-    """Zero, every point, and the intervals as far as they do not hide the points (three times their reach)."""
+    """Zero, every point, and the intervals as far as they do not hide the points (three times the usual reach)."""
     points = [x for row in rows for x in (row.point, row.other) if x is not None] or [0.0]
     ends = [x for row in rows for x in (row.low, row.high) if x is not None]
     low, high = min(0.0, *points), max(0.0, *points)
-    sure = [x for row in rows if row.kind in ("less", "more", "no difference", "identical")
-            for x in (row.low, row.high) if x is not None]
-    reach = 3 * max(high - low, max(map(abs, sure), default=0.0)) or 1.0
+    reach = 3 * max(high - low, sorted(map(abs, ends))[len(ends) // 2] if ends else 0.0) or 1.0
     low = min([low, *(max(x, -reach) for x in ends)])
     high = max([high, *(min(x, reach) for x in ends)])
     room = 0.04 * ((high - low) or 1.0)
     return (low - room if low < 0 else 0.0), (high + room if high > 0 else 0.0) or room
 
 
-def _axis(canvas: Canvas, scale: Scale, top: float, bottom: float, block: Block, narrow: bool) -> None:
-    for tick in scale.ticks(5):
-        x = scale(tick)
-        canvas.line([x, x], [top, bottom + 4], "ink" if tick == 0 else "line", 1.2 if tick == 0 else 0.6)
-        canvas.text(x, bottom + 16, tick_text(tick), align="middle", size=10, colour="quiet")
-    middle = (scale.begin + scale.end) / 2
+def _grid(canvas: Canvas, scale: Scale, top: float, bottom: float) -> None:
+    """The ticks' lines, at a row; zero stands out."""
+    for tick in scale.ticks(4):
+        canvas.line([scale(tick)] * 2, [top, bottom], "ink" if tick == 0 else "line", 1.2 if tick == 0 else 0.6)
+
+
+def _axis(canvas: Canvas, scale: Scale, bottom: float, block: Block) -> None:
+    for tick in scale.ticks(4):
+        canvas.line([scale(tick)] * 2, [bottom, bottom + 4], "quiet", 0.8)
+        canvas.text(scale(tick), bottom + 16, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
     less, more = block.ends
-    canvas.text(middle, bottom + 31, "   ".join(part for part in (less, block.axis, more) if part), align="middle",
-                size=10, colour="quiet")
+    if scale.low < 0:
+        canvas.text(scale.begin, bottom + 31, less, size=TICK_PX, colour="quiet")
+    canvas.text((scale.begin + scale.end) / 2, bottom + 31, block.axis, align="middle", size=TICK_PX, colour="quiet")
+    if scale.high > 0.1 * abs(scale.low):
+        canvas.text(scale.end, bottom + 31, more, align="end", size=TICK_PX, colour="quiet")
 
 
-def _row(canvas: Canvas, scale: Scale, row: Row, label: Sequence[str], said: Sequence[str], y: float, height: float,
-         narrow: bool) -> None:
+def _row(canvas: Canvas, scale: Scale, row: Row, label: Sequence[str], said: Sequence[str], y: float, middle: float,
+         narrow: bool, bold: bool) -> None:
     if row.heading:
         for index, line in enumerate(label):
             canvas.text(4 if narrow else 0, y + LINE_PX * (index + 1), line, bold=True)
         return
-    middle = y + height / 2
-    label_top = middle - LINE_PX * len(label) / 2
-    said_top, said_x = middle - LINE_PX * len(said) / 2, scale.end + 22
+    label_top, said_top, said_x = middle - LINE_PX * len(label) / 2, middle - LINE_PX * len(said) / 2, scale.end + 16
     if narrow:
-        label_top, middle = y + 2, y + 4 + LINE_PX * len(label) + BAND / 2
-        said_top, said_x = middle + BAND / 2 - 2, 4
+        label_top, said_top, said_x = y + 2, middle + BAND / 2 - 2, 4
     for index, line in enumerate(label):
-        canvas.text(4 if narrow else 8, label_top + LINE_PX * (index + 1) - 3, line, bold=narrow)
+        canvas.text(4 if narrow else 8, label_top + LINE_PX * (index + 1) - 3, line, bold=bold)
     for index, line in enumerate(said):
         canvas.text(said_x, said_top + LINE_PX * (index + 1) - 3, line, colour="ink")
     colour = COLOURS.get(row.kind, "quiet")
@@ -178,10 +186,10 @@ def _phases(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str],
         y += 2
     left, right = 44.0, width - 6
     scale = Scale(0, highest * 1.06 or 1.0, top + height, top)
-    canvas.text(0, top - 8, unit, size=10, colour="quiet")
+    canvas.text(0, top - 8, unit, size=TICK_PX, colour="quiet")
     for tick in scale.ticks(5):
         canvas.line([left, right], [scale(tick)] * 2, "ink" if tick == 0 else "line", 0.8 if tick == 0 else 0.6)
-        canvas.text(left - 6, scale(tick) + 4, tick_text(tick), align="end", size=10, colour="quiet")
+        canvas.text(left - 6, scale(tick) + 4, tick_text(tick), align="end", size=TICK_PX, colour="quiet")
     step = (right - left) / len(heads)
     for index, head in enumerate(heads):
         canvas.text(left + step * (index + 0.5), top + height + 17, head, align="middle", size=10 if width > 400 else 9)
@@ -199,15 +207,15 @@ def _phases(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str],
     return canvas.inline(key, title, description)
 
 
-def bars_plot(bars: Sequence[tuple[str, Sequence[float]]], unit: str, key: str, title: str,
+def bars_plot(bars: Sequence[tuple[str, Sequence[float]]], colours: Sequence[str], unit: str, key: str, title: str,
               description: str) -> tuple[Markup, Markup]:
     """One stacked bar per label, from zero; what is negative lies left of it."""
-    return (_bars(bars, unit, f"{key}-w", title, description, WIDE),
-            _bars(bars, unit, f"{key}-n", title, description, NARROW))
+    return (_bars(bars, colours, unit, f"{key}-w", title, description, WIDE),
+            _bars(bars, colours, unit, f"{key}-n", title, description, NARROW))
 
 
-def _bars(bars: Sequence[tuple[str, Sequence[float]]], unit: str, key: str, title: str, description: str,
-          width: float) -> Markup:
+def _bars(bars: Sequence[tuple[str, Sequence[float]]], colours: Sequence[str], unit: str, key: str, title: str,
+          description: str, width: float) -> Markup:
     narrow = width == NARROW
     left, right = (8.0, width - 12) if narrow else (198.0, width - 16)
     texts = [wrap(label, width - 12 if narrow else left - 20, 2) for label, _ in bars]
@@ -219,8 +227,8 @@ def _bars(bars: Sequence[tuple[str, Sequence[float]]], unit: str, key: str, titl
     canvas = Canvas(width, bottom + 40)
     for tick in scale.ticks(5):
         canvas.line([scale(tick)] * 2, [0, bottom + 4], "ink" if tick == 0 else "line", 1.2 if tick == 0 else 0.6)
-        canvas.text(scale(tick), bottom + 16, tick_text(tick), align="middle", size=10, colour="quiet")
-    canvas.text((left + right) / 2, bottom + 31, unit, align="middle", size=10, colour="quiet")
+        canvas.text(scale(tick), bottom + 16, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
+    canvas.text((left + right) / 2, bottom + 31, unit, align="middle", size=TICK_PX, colour="quiet")
     y = 0.0
     for (_label, parts), lines, height in zip(bars, texts, heights, strict=True):
         middle = y + (height - 11 if narrow else height / 2)
@@ -228,7 +236,7 @@ def _bars(bars: Sequence[tuple[str, Sequence[float]]], unit: str, key: str, titl
             first = y + 1 if narrow else middle - LINE_PX * len(lines) / 2
             canvas.text(4 if narrow else 8, first + LINE_PX * (index + 1) - 3, line)
         ends = [0.0, 0.0]
-        for part, colour in zip(parts, PARTS, strict=True):
+        for part, colour in zip(parts, colours, strict=True):
             side = int(part < 0)
             begin, ends[side] = ends[side], ends[side] + part
             if part:
@@ -263,13 +271,13 @@ def _levels(lines: Sequence[Line], axis: str, key: str, title: str, description:
     xs = [x for line in lines for x, _y in line.points]
     across = Scale(0, max(xs) * 1.03, left, right)
     up = Scale(0, max(y for line in lines for _x, y in line.points) * 1.06 or 1.0, top + height, top)
-    canvas.text(0, top - 10, _("MiB"), size=10, colour="quiet")
+    canvas.text(0, top - 10, _("MiB"), size=TICK_PX, colour="quiet")
     for tick in up.ticks(5):
         canvas.line([left, right], [up(tick)] * 2, "ink" if tick == 0 else "line", 0.8 if tick == 0 else 0.6)
-        canvas.text(left - 6, up(tick) + 4, tick_text(tick), align="end", size=10, colour="quiet")
+        canvas.text(left - 6, up(tick) + 4, tick_text(tick), align="end", size=TICK_PX, colour="quiet")
     for tick in across.ticks(4 if width == NARROW else 7):
-        canvas.text(across(tick), top + height + 15, tick_text(tick), align="middle", size=10, colour="quiet")
-    canvas.text((left + right) / 2, top + height + 31, axis, align="middle", size=10, colour="quiet")
+        canvas.text(across(tick), top + height + 15, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
+    canvas.text((left + right) / 2, top + height + 31, axis, align="middle", size=TICK_PX, colour="quiet")
     baseline = 10.0
     for line, name, (colour, shape) in zip(lines, names, SERIES, strict=False):
         canvas.marks([(54, baseline - 1)], shape, 6, colour)

@@ -22,6 +22,8 @@ from pipeline.report.html import findings, memory, trust
 from pipeline.report.html.canvas import swatch
 from pipeline.report.html.material import Material
 from pipeline.report.html.parts import Legend, clean
+from pipeline.report.html.timelines import PARTS
+from pipeline.report.told import told
 from pipeline.stats.trials import Trial
 
 MOST_RESPONSES = 12
@@ -60,13 +62,14 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
     return {
         "sweep": sweep, "subject": subject(sweep, analysis), "answer": answer(analysis),
         "status": _status(sweep, analysis),
-        "effects": findings.effects(analysis), "gap": findings.gap(analysis), "refused": analysis.refused,
+        "effects": findings.effects(analysis), "gap": findings.gap(analysis),
+        "refused": [told(sentence) for sentence in analysis.refused],
         "factorials": findings.factorials(analysis), "slopes": findings.slopes(analysis),
         "phases": memory.phases(trials, analysis),
         "phase_tables": memory.phase_tables(analysis) if analysis.cells else [],
         "growth": memory.growth(analysis), "account": memory.account(analysis),
-        "timelines": timelines, "no_timeline": no_timeline, "timeline_legend": _timeline_legend(),
-        "account_legend": _account_legend(), "savings": savings, "saving_tables": saving_tables,
+        "timelines": timelines, "no_timeline": no_timeline, "timeline_legend": _timeline_legend(kept),
+        "savings": savings, "saving_tables": saving_tables,
         "proofs": trust.proofs(analysis, kept), "proved": trust.proved(kept),
         "left_out": trust.left_out(analysis, kept),
         "warm_ups": [order for order, _cell in analysis.warm_ups], "notes": trust.notes(analysis),
@@ -90,16 +93,13 @@ def _status(sweep: Sweep, analysis: Analysis) -> str:
     return ""
 
 
-def _timeline_legend() -> list[Legend]:
-    return [Legend("blue", _("anonymous")), Legend("sky", _("file-mapped")), Legend("green", _("shared")),
-            Legend("vermillion", _("swapped out")), Legend("line", _("another trial, all parts together")),
+def _timeline_legend(kept: Material) -> list[Legend]:
+    shown = [one.timelines[0] for one in kept.cells.values() if one.timelines]
+    names = {"anon": _("anonymous"), "file": _("file-mapped"), "shmem": _("shared"), "swap": _("swapped out")}
+    return [*(Legend(sign, names[part]) for part, sign in PARTS.items()
+              if any(one.parts[part].any() for one in shown)), Legend("line", _("another trial, all parts together")),
             Legend("peak", _("the kernel's peak")), Legend("load", _("load")), Legend("prefill", _("prefill")),
             Legend("decode", _("decode")), Legend("moment", _("a moment at which memory is read"))]
-
-
-def _account_legend() -> list[Legend]:
-    signs = ("moment", "blue", "sky", "green", "orange", "purple", "vermillion")
-    return [Legend(sign, _(head)) for sign, (head, _metrics) in zip(signs, words.ACCOUNT, strict=True)]
 
 
 def _phase_words() -> list[tuple[str, str, str]]:

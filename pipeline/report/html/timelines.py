@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from pipeline.language import _
 from pipeline.phases import MIB, Mark, Timeline, spans, within
-from pipeline.report.html.canvas import Canvas, Scale, tick_text
+from pipeline.report.html.canvas import TICK_PX, Canvas, Scale, tick_text
 from pipeline.report.timeline_plot import highest
 
 PARTS = {"anon": "blue", "file": "sky", "shmem": "green", "swap": "vermillion"}
@@ -24,7 +24,7 @@ WORK = ("load", "prefill", "decode")
 """What the server does, shaded over its length; the other phases are moments and get a band at the top."""
 POINTS = 320
 """Per curve: one for each pixel of the picture's width."""
-WIDTH, HEIGHT = 360.0, 190.0
+WIDTH, HEIGHT = 320.0, 170.0
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -96,11 +96,11 @@ def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end
             canvas.box(across(begin), top, across(end), bottom, name)
     for tick in up.ticks(4):
         canvas.line([left, right], [up(tick)] * 2, "ink" if tick == 0 else "line", 0.8 if tick == 0 else 0.5)
-        canvas.text(left - 5, up(tick) + 4, tick_text(tick), align="end", size=10, colour="quiet")
+        canvas.text(left - 5, up(tick) + 4, tick_text(tick), align="end", size=TICK_PX, colour="quiet")
     for tick in across.ticks(5):
-        canvas.text(across(tick), bottom + 14, tick_text(tick), align="middle", size=10, colour="quiet")
-    canvas.text(0, 10, _("MiB"), size=10, colour="quiet")
-    canvas.text(right, bottom + 29, _("seconds"), align="end", size=10, colour="quiet")
+        canvas.text(across(tick), bottom + 14, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
+    canvas.text(0, 10, _("MiB"), size=TICK_PX, colour="quiet")
+    canvas.text(right, bottom + 29, _("seconds"), align="end", size=TICK_PX, colour="quiet")
     xs = across.all(shown.seconds)
     floor: Any = np.zeros(len(xs))
     for name, colour in PARTS.items():

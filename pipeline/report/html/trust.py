@@ -16,6 +16,7 @@ from pipeline.report import words
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.material import Material
 from pipeline.report.html.parts import Fact, Table
+from pipeline.report.told import told
 from pipeline.stats.trials import Trial
 
 MACHINE = ("host", "cpu", "architecture", "cores_usable", "memory_total", "swap_total", "transparent_hugepages",
@@ -32,13 +33,17 @@ def proofs(analysis: Analysis, material: Material) -> list[Table]:
         for proof in material.cells[cell].proofs:
             row = tuple(_value(proof.get(key)) for key in ("knob", "asked", "arrived", "effective", "state"))
             rows.setdefault((*row, str(proof.get("source", "")) if row[4] != "confirmed" else ""), []).append(cell)
-    differing = {row[0] for row, members in rows.items() if len(members) < len(cells)}
+    asked: dict[str, set[str]] = {}
+    for row in rows:
+        asked.setdefault(row[0], set()).add(row[1])
+    differing = {knob for knob, values in asked.items() if len(values) > 1}
     found = []
     for caption, chosen in ((_("Settings in which the cells differ"), True),
                             (_("Settings that all cells share"), False)):
         shown = [[row[0], row[1], row[2], row[3], _(row[4]), _("all") if len(members) == len(cells)
                   else "; ".join(labels[cell] for cell in members)]
-                 for row, members in rows.items() if (row[0] in differing) == chosen]
+                 for row, members in sorted(rows.items(), key=lambda item: list(asked).index(item[0][0]))
+                 if (row[0] in differing) == chosen]
         if shown:
             found.append(Table(caption, [_("setting"), _("asked"), _("arrived"), _("effective"), _("state"),
                                          _("cells")], shown))
@@ -64,10 +69,10 @@ def left_out(analysis: Analysis, material: Material) -> Table | None:
     labels = words.cell_labels(analysis.cells)
     gone = sorted(((one, cell) for cell in analysis.cells for one in cell.left_out), key=lambda pair: pair[0].order)
     rows = [[str(one.order), labels[cell.cell], str(one.repetition), _(one.verdict),
-             "; ".join(one.reasons) or _("no reason recorded")] for one, cell in gone[:MOST_LEFT_OUT]]
+             "; ".join(map(told, one.reasons)) or _("no reason recorded")] for one, cell in gone[:MOST_LEFT_OUT]]
     if len(gone) > MOST_LEFT_OUT:
         rows.append(["…", _("and {n} more").format(n=len(gone) - MOST_LEFT_OUT), "", "", ""])
-    rows += [["–", name, "–", _("not run"), reason] for name, reason in material.skipped]
+    rows += [["–", name, "–", _("not run"), told(reason)] for name, reason in material.skipped]
     if not rows:
         return None
     return Table(_("Trials left out and cells not run"),
@@ -79,7 +84,7 @@ def notes(analysis: Analysis) -> list[tuple[str, str]]:
     by_text: dict[str, list[int]] = {}
     for order, text in analysis.notes:
         by_text.setdefault(text, []).append(order)
-    return [(text, ", ".join(map(str, orders[:12])) + (", …" if len(orders) > 12 else ""))
+    return [(told(text), ", ".join(map(str, orders[:12])) + (", …" if len(orders) > 12 else ""))
             for text, orders in by_text.items()]
 
 
@@ -102,7 +107,7 @@ def sampling(analysis: Analysis) -> Table | None:
 
 def drift(analysis: Analysis) -> list[tuple[bool, str]]:
     """(is it a finding, the words) of every test that the sweep has blocks for."""
-    return [(test.found, test.text) for test in analysis.drift]
+    return [(test.found, told(test.text)) for test in analysis.drift]
 
 
 def methods(analysis: Analysis) -> list[str]:
@@ -110,8 +115,8 @@ def methods(analysis: Analysis) -> list[str]:
     stats = [*(row.stats for row in analysis.effects), *(row.stats for row in analysis.gap.unified),
              *(one.stats for one in analysis.growths)]
     found = [one.method for one in stats if one.method]
-    return list(dict.fromkeys([*found, *(one.method for one in analysis.factorial),
-                               *(slope.method for slope in analysis.slopes)]))
+    found += [*(one.method for one in analysis.factorial), *(slope.method for slope in analysis.slopes)]
+    return ["; ".join(map(told, method.split("; "))) for method in dict.fromkeys(found)]
 
 
 def meters(material: Material) -> Table | None:
