@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.errors import ConfigError
+from pipeline.language import languages
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -333,6 +334,8 @@ class Config:
     max_tokens: int = 64
     num_ctx: int = 2048
     seed: int = 42
+    lang: str | None = None
+    """What a person reads is in this language; null: $SLACKWATER_LANG, else English. No part of what the sweep is."""
     place: Place = field(default_factory=Place)
 
     def __post_init__(self) -> None:
@@ -346,6 +349,7 @@ class Config:
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "a whole number from 1")
         _require(self.num_ctx >= 1, "num_ctx", self.num_ctx, "a whole number from 1")
         _require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
+        _require(self.lang is None or self.lang in languages(), "lang", self.lang, "one of " + ", ".join(languages()))
 
 
 GROUPS: dict[str, type] = {

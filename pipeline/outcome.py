@@ -75,6 +75,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
     tree = asdict(config)
     tree.pop("place")
+    tree.pop("lang")  # how a person reads changes nothing that was measured
     return walk("", tree)
 
 

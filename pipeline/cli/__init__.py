@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _command(words)
     except SlackwaterError as error:
-        print(f"slackwater: {error}", file=sys.stderr)
+        print(f"slackwater: {_told(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -53,6 +53,15 @@ def _command(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words[1:]):
         return _help([verb.name])
     return _act(verb, parse(verb, words[1:], lang))
+
+
+def _told(error: SlackwaterError) -> str:
+    """The message in the language in use, if it is one that the catalogue knows."""
+    if language.spoken() == language.ENGLISH:
+        return str(error)
+    from pipeline.report.told import told
+
+    return told(str(error))
 
 
 def _language(words: list[str]) -> tuple[str | None, list[str]]:

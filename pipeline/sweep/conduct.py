@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline import provenance
+from pipeline import language, provenance
 from pipeline.config import Config, Stop
 from pipeline.errors import ConfigError
 from pipeline.language import _
@@ -92,6 +92,9 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     overrides = combinations(loader, params, arguments) if again is None else [
         [*cell, *arguments] for _, cell in again.cells]
     configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
+    if len({config.lang for config in configs}) > 1:
+        raise ConfigError(_("lang cannot be swept: it is how you read, and changes nothing that is measured."))
+    language.speak(configs[0].lang or language.wished())
     design = load_design(configs[0].design.name)
     left_out: list[Skipped] = []
     if design.expand is not None and again is None:

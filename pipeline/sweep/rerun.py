@@ -25,7 +25,7 @@ from pipeline.sweep.messages import is_setting, options, settings
 from pipeline.track.read import TrialRecord
 from pipeline.track.subject import Subject
 
-NOT_OF_THE_CELL = ("place.", "tracking.")
+NOT_OF_THE_CELL = ("place.", "tracking.", "lang")
 """Where a trial stood in its sweep, and where its results went: both are new."""
 ALONE = ("design=blocked", "stop=repetitions")
 """A cell without its sweep needs no other design; a run is measured once."""
