@@ -64,6 +64,14 @@ def sync(given: Given) -> int:
     return page.sync()
 
 
+def metrics(given: Given) -> int:
+    """`slackwater metrics [NAME]`."""
+    from pipeline.report.dictionary import metrics_page
+
+    metrics_page(given.first(""), given.has("--json"))
+    return 0
+
+
 def ui(given: Given) -> int:
     """`slackwater ui`: becomes the server."""
     from pipeline.track.ui import serve

@@ -50,6 +50,8 @@ VERBS = {verb.name: verb for verb in (
     Verb("watch", "PID|NAME|URL", N_("any process by the same meters"), "machine:watch",
          (Flag("--seconds", N_("for how long; without it until Ctrl-C"), "S", N_("a number of seconds above 0")), JSON),
          least=1, most=1),
+    Verb("metrics", "[NAME]", N_("what the logged names mean"), "reading:metrics", (JSON,), most=1,
+         more=N_("NAME is a metric, such as stabilized/tree_rss_mib, or a part of one.")),
     Verb("ui", "", N_("the MLflow UI on the local store"), "reading:ui",
          (Flag("--port", N_("another port than 5000"), "N", N_("a port number")),)),
 )}

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import metrics
+
 pytestmark = pytest.mark.timeout(300)
 
 # 50 readings a second: this machine may run other tests beside
@@ -125,6 +127,12 @@ def test_every_phase_was_read_in_both_modes(runs: list[Any]) -> None:
         assert metrics["during_generation/tree_rss_peak_mib"] >= metrics["post_generation/tree_rss_mib"] - 1
         assert metrics["during_generation/output_tokens"] == 8
         assert metrics["baseline/system_used_pct"] > 0
+
+
+def test_the_dictionary_knows_every_metric_that_was_logged(runs: list[Any]) -> None:
+    logged = {name for run in runs for name in run.data.metrics}
+    assert len(logged) > 150
+    assert sorted(name for name in logged if metrics.find(name) is None) == []
 
 
 def test_initialization_is_the_empty_server_in_both_modes_and_the_model_shows_after_it(runs: list[Any]) -> None:
