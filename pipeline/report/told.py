@@ -45,6 +45,7 @@ TEMPLATES = (
     N_("the server cut the prompt of turn {turn} to {n} tokens"),
     N_("the sampler lost {share} % of its slots{stolen}"),
     N_("the sampler was up to {ms} ms late (p99), more than its period{stolen}"),
+    N_("; the host of this virtual machine took {n} of a core away meanwhile"),
     N_("{what} by turn {counts}, the cell's other trials {others}"),
     N_("the server did not take what it was asked: {what}"),
     # a trial: what a person should know
@@ -73,6 +74,77 @@ TEMPLATES = (
     N_("a whole number, 0 or more"),
     N_("seconds, 0 or more"),
     N_("a number above 0"),
+    # fetching a model
+    N_("fetching"),
+    N_("checking"),
+    # doctor: facts
+    N_("{cpu}, {n} of {of} cores usable"),
+    N_("{total} MiB, {available} MiB available now"),
+    N_("{total} MiB, {used} MiB used"),
+    N_("memory controller v1"),
+    N_("none"),
+    N_("not in this kernel"),
+    N_("unknown"),
+    N_("heuristic (0)"),
+    N_("always (1)"),
+    N_("never (2)"),
+    N_("{n} samples at {rate} Hz, {lost} lost, lateness p99 {ms} ms, {share} % of a core, {size} MiB, "
+       "real-time priority"),
+    N_("{n} samples at {rate} Hz, {lost} lost, lateness p99 {ms} ms, {share} % of a core, {size} MiB, "
+       "ordinary priority"),
+    # doctor: meters and engines
+    N_("shared: a server started from here runs in {folder} beside this program (systemd-run --user --scope gives a "
+       "server a cgroup of its own)"),
+    N_("shared: {folder} holds {n} processes besides the server's"),
+    N_("v{version}; page cache and kernel memory are charged to it too"),
+    N_("this kernel has no memory cgroups"),
+    N_("no NVIDIA driver: {error}"),
+    N_("no model file is named (a sweep names it)"),
+    N_("no accel device under {folder}"),
+    N_("not found (llamacpp needs nothing)"),
+    N_("no server answers at {url}"),
+    # doctor: what spoils a measurement, and what to do
+    N_("The {name} meter is not here: {why}."),
+    N_("Only {available} MiB of {total} MiB are available: a model would push others out, or be pushed out."),
+    N_("End what is not needed (see the neighbours), or take a smaller model."),
+    N_("Swap is on ({total} MiB, swappiness {n}): memory can leave RSS without being freed. It is metered, and a trial "
+       "that swaps is suspect."),
+    N_("sudo swapoff -a for the time of the sweep, if memory suffices."),
+    N_("zswap is on: swapped pages still take memory, compressed, in nobody's RSS."),
+    N_("Transparent huge pages are always on: anonymous memory grows in steps of 2 MiB. Compare only with runs under "
+       "the same setting."),
+    N_("Overcommit is off (2): a server that reserves more than it touches may not start."),
+    N_("A cgroup limits memory here to {limit} MiB; the system's figures speak of the whole machine ({total} MiB)."),
+    N_("Read the tree's figures, or raise the container's limit."),
+    N_("Memory is short right now: in the last {seconds} s everything stood still for {share} % of the time, {size} "
+       "MiB were swapped."),
+    N_("End what is not needed (see the neighbours) and look again."),
+    N_("Other processes keep {n} cores busy: times and the system's percentage will scatter; the tree's figures "
+       "stand."),
+    N_("Measure when the machine is quiet."),
+    N_("The host of this virtual machine takes {n} of a core away (steal): the sampler may lose more than 1 % of its "
+       "slots, and such trials do not count."),
+    N_("Measure at another hour, or on a machine of your own."),
+    N_("Others hold memory: process {pid} {size} MiB ({command}), and {n} more with over {least} MiB. What they do "
+       "moves the system's percentage, not the tree's figures."),
+    N_("Others hold memory: process {pid} {size} MiB ({command}). What they do moves the system's percentage, not the "
+       "tree's figures."),
+    N_("End them, or read the tree's figures."),
+    N_("The kernel's peak cannot be reset here (/proc/PID/clear_refs is refused even for our own process), so a "
+       "phase's peak would be the process's."),
+    N_("Run outside the sandbox that forbids it."),
+    N_("clear=drop_caches is not possible: it needs root."),
+    N_("Use clear=unload (the default), which needs no permission."),
+    N_("Processes of other users (a system-wide Ollama) show neither PSS nor a peak that can be reset, nor whether "
+       "their model file is cached."),
+    N_("Let slackwater start the server, or run as that user or root."),
+    N_("The sampler does not run here: {why}"),
+    N_("The sampler cannot keep {rate} Hz here now: {lost} of {n} slots lost, lateness p99 {ms} ms (a period is "
+       "{period} ms). Trials would be suspect."),
+    N_("Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz."),
+    # watch
+    N_("A child that has detached from this process is not counted: the process is not ours, so the kernel hands such "
+       "a child to init, where its origin cannot be told."),
 )
 """The longer of two that fit comes first."""
 
