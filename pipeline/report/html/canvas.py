@@ -75,7 +75,7 @@ class Canvas:
 
     def area(self, xs: Any, low: Any, high: Any, colour: str) -> None:
         """What lies between two curves of steps: each value holds until the next; arrays of shape (n,)."""
-        self._drawn.append(f'<path d="{_steps(xs, high)}{_steps(xs, low, back=True)}z" fill="var(--{colour})"/>')
+        self._drawn.append(f'<path d="{columns_of(xs, high, low)}" fill="var(--{colour})"/>')
 
     def inline(self, key: str, title: str, description: str) -> Markup:
         """The picture as part of a page: role img, named by its title and description; `key` makes their ids unique."""
@@ -91,6 +91,11 @@ def _px(x: float) -> str:
 
 def _path(xs: Sequence[float], ys: Sequence[float]) -> str:
     return "M" + "L".join(f"{_px(x)} {_px(y)}" for x, y in zip(xs, ys, strict=True))
+
+
+def columns_of(xs: Any, high: Any, low: Any) -> str:
+    """The outline between two curves of steps."""
+    return f"{_steps(xs, high)}{_steps(xs, low, back=True)}z"
 
 
 def _steps(xs: Any, ys: Any, back: bool = False) -> str:

@@ -193,19 +193,14 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
     for row in analysis.effects:
         if row.difference is not None:
             groups.setdefault((row.flag, row.mode, words.where_text(row.where)), []).append(row)
+    drawn = [[_share(row) for row in members if _unit(row.metric) != "%"] for members in groups.values()]
+    every = [row for rows in drawn[:MOST_ARMS] for row in rows]
     for index, ((flag, mode, where), members) in enumerate(groups.items()):
         name = ", ".join(part for part in (_("flags on") if flag == "on" else flag, mode, where) if part)
-        rows = [row for row in members if _unit(row.metric) != "%"]
-        shown = []
-        for row in rows:
-            _axis_unit, (point, low, high) = _marks(row.stats, row.difference)
-            if row.stats.scale != "ratio":
-                point, low, high = (None if x is None or not row.off else 100 * x / row.off for x in (point, low, high))
-            shown.append(Row(words.metric_name(row.metric), _said(row.stats, row.difference, row.off),
-                             point, low, high, row.stats.kind))
+        shown = drawn[index]
         if index < MOST_ARMS and any(row.point is not None for row in shown):
             title = _("Saved and paid: {name}").format(name=name)
-            blocks = [Block(_("% of off"), shown, ("← " + _("less"), _("more") + " →"))]
+            blocks = [Block(_("% of off"), shown, ("← " + _("less"), _("more") + " →"), every)]
             described = _describe({"%": shown})
             wide, narrow = rows_plot(blocks, f"costs-{index}", title, described)
             plots.append(Plot(f"costs-{index}", title, described, wide, narrow))
@@ -214,6 +209,15 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
                               words.number(row.on, 2), _unit(row.metric), _said(row.stats, row.difference, row.off),
                               f"{row.n_on} / {row.n_off}"] for row in members], (1, 2)))
     return plots, tables
+
+
+def _share(row: EffectRow) -> Row:
+    """An effect in percent of the arm without."""
+    _axis_unit, (point, low, high) = _marks(row.stats, row.difference)
+    if row.stats.scale != "ratio":
+        point, low, high = (None if x is None or not row.off else 100 * x / row.off for x in (point, low, high))
+    return Row(words.metric_name(row.metric), _said(row.stats, row.difference, row.off), point, low, high,
+               row.stats.kind)
 
 
 def slopes(analysis: Analysis) -> list[Plot]:

@@ -48,6 +48,8 @@ class Block:
     axis: str
     rows: Sequence[Row]
     ends: tuple[str, str] = ("", "")
+    like: Sequence[Row] = ()
+    """The rows whose range the axis covers, where several pictures share one; else its own."""
 
 
 def rows_plot(blocks: Sequence[Block], key: str, title: str, description: str) -> tuple[Markup, Markup]:
@@ -69,7 +71,7 @@ def _rows(blocks: Sequence[Block], key: str, title: str, description: str, width
     canvas = Canvas(width, sum(sum(heights) + foot for _, _, heights in placed))
     top = 0.0
     for block, texts, heights in placed:
-        scale = Scale(*_range(block.rows), left, right)
+        scale = Scale(*_range(block.like or block.rows), left, right)
         bottom = top + sum(heights)
         _axis(canvas, scale, bottom, block)
         bold = narrow and not any(row.heading for row in block.rows)
@@ -106,12 +108,12 @@ def _range(rows: Sequence[Row]) -> tuple[float, float]:
 
 def _grid(canvas: Canvas, scale: Scale, top: float, bottom: float) -> None:
     """The ticks' lines, at a row; zero stands out."""
-    for tick in scale.ticks(4):
+    for tick in scale.ticks(5):
         canvas.line([scale(tick)] * 2, [top, bottom], "ink" if tick == 0 else "line", 1.2 if tick == 0 else 0.6)
 
 
 def _axis(canvas: Canvas, scale: Scale, bottom: float, block: Block) -> None:
-    for tick in scale.ticks(4):
+    for tick in scale.ticks(5):
         canvas.line([scale(tick)] * 2, [bottom, bottom + 4], "quiet", 0.8)
         canvas.text(scale(tick), bottom + 16, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
     less, more = block.ends

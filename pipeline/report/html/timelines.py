@@ -17,6 +17,7 @@ from pipeline.language import _
 from pipeline.phases import MIB, Mark, Timeline, spans, within
 from pipeline.report.html.canvas import TICK_PX, Canvas, Scale, tick_text
 from pipeline.report.timeline_plot import highest
+from pipeline.report.words import number
 
 PARTS = {"anon": "blue", "file": "sky", "shmem": "green", "swap": "vermillion"}
 """Part of the tree → colour, in the order they are stacked; the same as in timeline.png."""
@@ -90,7 +91,7 @@ def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end
     bottom = top + HEIGHT
     canvas = Canvas(WIDTH, bottom + 34)
     across = Scale(0, end_s or 1.0, left, right)
-    up = Scale(0, highest_mib * 1.08 or 1.0, bottom, top)
+    up = Scale(0, highest_mib * 1.16 or 1.0, bottom, top)
     for name, _turn, begin, end in shown.phases:
         if name in WORK:
             canvas.box(across(begin), top, across(end), bottom, name)
@@ -117,7 +118,9 @@ def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end
             canvas.box(across(begin), top, max(across(end), across(begin) + 2), top + 7, "moment")
     _turns(canvas, across, shown, top)
     if shown.peaks:
-        canvas.marks([(across(x), up(y) - 4) for x, y in shown.peaks], "v", 6)
+        canvas.marks([(across(x), up(y) - 4) for x, y in shown.peaks], "v", 5)
+        second, peak = max(shown.peaks, key=lambda one: one[1])
+        canvas.text(min(across(second) + 6, right - 36), up(peak) - 4, number(peak), size=TICK_PX)
     return canvas.inline(key, title, description)
 
 
