@@ -5,7 +5,6 @@ Also its JSON form, in which it waits in the spool. Nothing here reads memory or
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +61,7 @@ class TrialResult:
 
     def to_json(self) -> str:
         """One JSON document; `from_json` is its inverse."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, default=str)
+        return json.dumps(vars(self), ensure_ascii=False, default=str)  # asdict copies every point of every series
 
     @classmethod
     def from_json(cls, text: str) -> TrialResult:

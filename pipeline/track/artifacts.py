@@ -48,11 +48,16 @@ class Artifacts:
             beside = self._location.artifacts / run_id / "artifacts"
             if beside.is_dir():
                 return beside
-        address = urlparse(artifact_uri)
-        return Path(unquote(address.path)) if address.scheme in ("file", "") and address.path else None
+        return folder_of(artifact_uri)
 
     @property
     def _client(self) -> MlflowClient:
         if self._mlflow is None:
             self._mlflow = make_client(self._location)
         return self._mlflow
+
+
+def folder_of(artifact_uri: str) -> Path | None:
+    """The folder on this machine's disk that an artifact address names; None for one elsewhere."""
+    address = urlparse(artifact_uri)
+    return Path(unquote(address.path)) if address.scheme in ("file", "") and address.path else None

@@ -64,6 +64,8 @@ class SweepRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifact_uri: str = ""
+    experiment_id: str = ""
+    """MLflow's experiment: the page that its runs stand on."""
 
 
 _STATUS = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
@@ -78,7 +80,7 @@ def read_sweeps(source: Source) -> list[SweepRecord]:
         if runs:
             ended_ms = max(run.ended_ms or 0 for run in runs) or None
             records.append(SweepRecord(None, sweep_id, "", "", "", "unknown", None, counts[sweep_id],
-                                       runs[0].started_ms, ended_ms))
+                                       runs[0].started_ms, ended_ms, experiment_id=runs[0].experiment_id))
     return sorted(records, key=lambda record: (record.started_ms, record.sweep_id))
 
 
@@ -129,7 +131,7 @@ def _sweep(run: Run, trials: Mapping[str, int]) -> SweepRecord:
     return SweepRecord(run.run_id, tags.get("sweep_id", ""), tags.get("experiment", ""), tags.get("question", ""),
                        tags.get("command", ""), _STATUS.get(run.status, "unknown"),
                        int(planned) if planned.isdigit() else None, dict(trials), run.started_ms, run.ended_ms,
-                       tags, run.metrics, run.artifact_uri)
+                       tags, run.metrics, run.artifact_uri, run.experiment_id)
 
 
 def _decode(params: Mapping[str, str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

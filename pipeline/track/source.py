@@ -43,6 +43,8 @@ class Run:
     started_ms: int
     ended_ms: int | None
     artifact_uri: str
+    experiment_id: str = ""
+    """MLflow's experiment: the page that the run stands on."""
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -197,8 +199,8 @@ def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: 
         given["run_id"] = run_id
     chosen = f"FROM runs r {' '.join(joins)} WHERE {' AND '.join(where)}"
     these = f"SELECT r.run_uuid {chosen}"
-    columns = "r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.artifact_uri"
-    runs = {row[0]: Run(row[0], row[1] or "", row[2], row[3] or 0, row[4], row[5] or "")
+    columns = "r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.artifact_uri, r.experiment_id"
+    runs = {row[0]: Run(row[0], row[1] or "", row[2], row[3] or 0, row[4], row[5] or "", str(row[6]))
             for row in query(f"SELECT {columns} {chosen} ORDER BY r.start_time, r.run_uuid", given)}
     if not runs:
         return []
@@ -313,7 +315,7 @@ class ClientSource:
 def _from_mlflow(found: Any) -> Run:
     info, data = found.info, found.data
     run = Run(info.run_id, info.run_name or "", info.status, info.start_time or 0, info.end_time, info.artifact_uri,
-              dict(data.tags), dict(data.params))
+              info.experiment_id, dict(data.tags), dict(data.params))
     for metric in data._metric_objs:
         if not metric.key.startswith(TIMELINE):
             run.metrics[metric.key] = metric.value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +20,21 @@ from pipeline.errors import StoreError
 from pipeline.provenance import without_password
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
-from pipeline.track import names
+from pipeline.track import names, rows
+from pipeline.track.artifacts import folder_of
 from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.location import Location, locate
 from pipeline.track.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
+from pipeline.track.rows import Point
 from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Earlier, Nothing, Run, Source, SqlSource
 from pipeline.track.spool import Pending, Spool
 from pipeline.track.summary import SweepSummary
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-Point = tuple[str, float, int, int]
-"""Metric, value, Unix time in milliseconds, step."""
 
 _OURS = "slackwater.artifacts"
 """Tag of an experiment whose artifacts we put beside the database: they move when it moves."""
@@ -181,15 +181,11 @@ class Store:
                 "reasons": names.join_lines(list(result.reasons)), "notes": names.join_lines(list(result.notes)),
                 "trial_uuid": uuid, "mlflow.note.content": describe_trial(result),
             }
-            run_id = self._run(found, names.run_name(result), result.started_ms, tags)
-            self._log_params(run_id, _params(result))
-            self._log_points(run_id, _points(result))
-            for name in ARTIFACTS:
-                if (result.path / name).is_file():
-                    self._client.log_artifact(run_id, str(result.path / name))
+            run_id, files = self._run(found, names.run_name(result), result.started_ms, tags)
+            self._keep(run_id, files, [result.path / name for name in ARTIFACTS if (result.path / name).is_file()])
             interrupted = bool(result.extra.get("interrupted"))
             status = "KILLED" if interrupted else "FAILED" if result.verdict == "failed" else "FINISHED"
-            self._client.set_terminated(run_id, status, result.ended_ms)
+            self._log_values(run_id, _params(result), _points(result), status, result.ended_ms)
             return run_id
 
     def log_sweep(self, summary: SweepSummary) -> str:
@@ -203,7 +199,7 @@ class Store:
                 "mlflow.note.content": describe_sweep(summary),
             }
             name = f"{summary.experiment or summary.sweep_id} sweep"
-            run_id = self._run(found, names.cut(name, names.KEY_LIMIT), summary.started_ms, tags)
+            run_id, _ = self._run(found, names.cut(name, names.KEY_LIMIT), summary.started_ms, tags)
             for artifact, text in {"plan.json": names.encode_json(summary.plan), **summary.texts}.items():
                 self._client.log_text(run_id, text, artifact)
             moment = summary.ended_ms or summary.started_ms
@@ -245,48 +241,52 @@ class Store:
     def _owner() -> dict[str, str]:
         return owner_tags()
 
-    def _run(self, found: Sequence[Run], name: str, started_ms: int, tags: Mapping[str, str]) -> str:
-        """A new run, or the one that is there with these tags."""
+    def _run(self, found: Sequence[Run], name: str, started_ms: int, tags: Mapping[str, str]) -> tuple[str, str]:
+        """A new run, or the one that is there with these tags: its id, and the address of its artifacts."""
         if not found:
-            return str(self._client.create_run(self.experiment_id, started_ms, names.tags_of(tags), name).info.run_id)
+            info = self._client.create_run(self.experiment_id, started_ms, names.tags_of(tags), name).info
+            return str(info.run_id), str(info.artifact_uri)
         from mlflow.entities import RunTag
 
         run_id = found[0].run_id
         self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in names.tags_of(tags).items()])
-        return run_id
+        return run_id, found[0].artifact_uri
 
-    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+    def _keep(self, run_id: str, address: str, files: Sequence[Path]) -> None:
+        """Files into the run's artifacts; copied where they lie on this machine's disk, since MLflow takes 50 ms."""
+        folder = None if self.location.is_server else folder_of(address)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            if folder is None:
+                self._client.log_artifact(run_id, str(file))
+            else:
+                shutil.copyfile(file, folder / file.name)
+
+    def _log_values(self, run_id: str, params: Mapping[str, str], points: Sequence[Point], status: str,
+                    ended_ms: int) -> None:
+        """All that was measured, and that the run is over."""
+        # the digest comes with the params or after them: a run that has it has them all
+        digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+        if self.location.database is not None:
+            rows.write(self.location.database, run_id, params=params, points=points, tags={PARAMS_DIGEST: digest},
+                       ended=(status, ended_ms))
+            return
         from mlflow.entities import Param, RunTag
 
-        # MLflow writes the tags last: a run that has the digest has all params
-        digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
         self._client.log_batch(run_id, params=[Param(key, text) for key, text in params.items()],
                                tags=[RunTag(PARAMS_DIGEST, digest)])
+        self._log_points(run_id, points)
+        self._client.set_terminated(run_id, status, ended_ms)
 
     def _log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """All points of all metrics; into SQLite at once, which is ten times faster than through MLflow's objects."""
         if self.location.database is not None:
-            self._insert_points(run_id, points)
+            rows.write(self.location.database, run_id, points=points)
             return
         from mlflow.entities import Metric
 
         for begin in range(0, len(points), _BATCH):
             self._client.log_batch(run_id, metrics=[Metric(*point) for point in points[begin:begin + _BATCH]])
-
-    def _insert_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """The rows that MLflow's SqlAlchemyStore._log_metrics would write: `metrics`, and in `latest_metrics` the last
-        by step, time and value. check.py has made sure of the schema."""
-        assert self.location.database is not None
-        latest: dict[str, Point] = {}
-        for point in points:
-            name, value, t_ms, step = point
-            known = latest.get(name)
-            if known is None or (step, t_ms, value) > (known[3], known[2], known[1]):
-                latest[name] = point
-        with connect_sqlite(self.location.database, write=True) as database, database:
-            for verb, table, rows in (("IGNORE", "metrics", points), ("REPLACE", "latest_metrics", latest.values())):
-                database.executemany(f"INSERT OR {verb} INTO {table} (run_uuid, is_nan, key, value, timestamp, step) "
-                                     "VALUES (?, 0, ?, ?, ?, ?)", [(run_id, *row) for row in rows])
 
     def _last_sign(self, run: Run) -> int:
         """When a dead run was last known to live: the end of its sweep's last trial, else its own start."""

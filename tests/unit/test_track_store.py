@@ -19,7 +19,7 @@ import pytest
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
 from pipeline.result import ARTIFACTS, TrialResult
-from pipeline.track import location
+from pipeline.track import location, rows
 from pipeline.track.owner import owner_tags
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
@@ -234,11 +234,11 @@ def test_a_store_that_fails_costs_no_trial_and_sync_sends_it_once(store: Store, 
 
 def test_a_trial_half_logged_is_completed_as_the_same_run(store: Store, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
+    def full(*args: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._client, "log_artifact", full)
+        patch.setattr(rows, "write", full)
         assert "No space left" in str(store.record(trial(tmp_path / "t")).note)
     recorded = store.record(trial(tmp_path / "u", order=4))
     assert recorded.note == "The store answers again: 1 waiting results were sent."
@@ -256,7 +256,7 @@ def test_params_are_read_once_for_runs_that_share_them_and_never_from_a_run_that
         raise OSError(4, "Interrupted system call")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_log_params", killed)
+        patch.setattr(store, "_log_values", killed)
         with pytest.raises(StoreError):
             store.log_trial(trial(tmp_path / "t", order=1))
     for order, seed in ((2, 42), (3, 42), (4, 43)):
