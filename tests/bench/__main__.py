@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-PROGRAMS = ("overhead", "meter_truth", "meter_cost", "stats_calibration", "aa_sweep", "scale")
+PROGRAMS = ("overhead", "meter_truth", "meter_cost", "stats_calibration", "aa_sweep", "scale", "report")
 
 
 def main(chosen: Sequence[str]) -> int:

@@ -18,15 +18,13 @@ LONGEST = 4000
 
 _JOINERS = "\u200c\u200d"
 """Of category Cf, but letters of several scripts need them."""
-_PICTURES = 0x2400
-"""Unicode's pictures of the first 32 control characters."""
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
     """The text with control characters made visible and its end cut off, with a word on how much there is.
 
     Escape sequences, overrides of the writing direction and characters that no encoding has would change what a
-    reader sees, or break the file; they become their picture or their number."""
+    reader sees, or break the file; they become their number."""
     kept = text if len(text) <= longest else text[:longest]
     shown = "".join(map(_visible, kept)) if not kept.isascii() or not kept.isprintable() else kept
     if len(text) > longest:
@@ -37,12 +35,9 @@ def clean(text: str, longest: int = LONGEST) -> str:
 def _visible(character: str) -> str:
     if character in "\n\t" or character in _JOINERS:
         return character
-    kind = unicodedata.category(character)
-    if kind == "Cc":
-        return chr(_PICTURES + ord(character)) if ord(character) < 32 else f"‹U+{ord(character):04X}›"
-    if kind in ("Cf", "Cs", "Co", "Zl", "Zp") or ord(character) & 0xFFFE == 0xFFFE:
-        return f"‹U+{ord(character):04X}›"
-    return character
+    code = ord(character)
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") or code & 0xFFFE == 0xFFFE
+    return f"‹U+{code:04X}›" if hidden else character
 
 
 @dataclass(frozen=True)

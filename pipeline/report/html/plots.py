@@ -13,8 +13,8 @@ from markupsafe import Markup
 from pipeline.language import _
 from pipeline.report.html.canvas import LINE_PX, TICK_PX, Canvas, Scale, tick_text, wrap
 
-WIDE, ROWS_WIDE, NARROW = 660.0, 540.0, 264.0
-"""Pixels: of pictures, of interval plots (two stand side by side on a desk), of all of them on a phone."""
+WIDE, HALF, NARROW = 660.0, 540.0, 264.0
+"""Pixels: over the page, where two stand side by side on a desk, and on a phone."""
 SERIES = (("blue", "o"), ("vermillion", "s"), ("green", "^"), ("purple", "D"))
 """Colour and shape of the cells that share a picture."""
 PARTS = ("moment", "blue", "sky", "green", "orange", "purple", "vermillion")
@@ -54,7 +54,7 @@ class Block:
 
 def rows_plot(blocks: Sequence[Block], key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Rows of marks over one axis per block, each with its label and its words: for a desk, and for a phone."""
-    return (_rows(blocks, f"{key}-w", title, description, ROWS_WIDE),
+    return (_rows(blocks, f"{key}-w", title, description, HALF),
             _rows(blocks, f"{key}-n", title, description, NARROW))
 
 
@@ -169,7 +169,7 @@ class Level:
 def phases_plot(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str], highest: float, unit: str,
                 key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Cells (at most as many as SERIES) over the phases `heads`, from zero to `highest`."""
-    return (_phases(series, heads, highest, unit, f"{key}-w", title, description, WIDE),
+    return (_phases(series, heads, highest, unit, f"{key}-w", title, description, HALF),
             _phases(series, heads, highest, unit, f"{key}-n", title, description, NARROW))
 
 
@@ -200,8 +200,8 @@ def _phases(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str],
         middles = [left + step * (index + 0.5 + 0.62 * shift) for index in range(len(heads))]
         measured = [(x, level) for x, level in zip(middles, levels, strict=True) if level.median is not None]
         for x, level in measured:
-            spread = [x + (index / max(1, len(level.trials) - 1) - 0.5) * 0.1 * step
-                      for index in range(len(level.trials))]
+            last = len(level.trials) - 1
+            spread = [x + (index / last - 0.5) * 0.1 * step if last else x for index in range(last + 1)]
             canvas.marks(zip(spread, map(scale, level.trials), strict=True), "o", 2.2, colour, filled=False)
             if level.low is not None and level.high is not None:
                 canvas.line([x, x], [scale(level.low), scale(level.high)], colour, 2.0)
@@ -260,7 +260,7 @@ class Line:
 
 def levels_plot(lines: Sequence[Line], axis: str, key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Medians and the straight line through them, both axes named."""
-    return (_levels(lines, axis, f"{key}-w", title, description, WIDE),
+    return (_levels(lines, axis, f"{key}-w", title, description, HALF),
             _levels(lines, axis, f"{key}-n", title, description, NARROW))
 
 

@@ -76,7 +76,7 @@ def left_out(analysis: Analysis, material: Material) -> Table | None:
     if not rows:
         return None
     return Table(_("Trials left out and cells not run"),
-                 [_("trial"), _("cell"), _("repetition"), _("verdict"), _("reason")], rows, (0, 2))
+                 [_("trial"), _("cell"), _("repetition"), _("verdict"), _("reason")], rows, (2,))
 
 
 def notes(analysis: Analysis) -> list[tuple[str, str]]:
