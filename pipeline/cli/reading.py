@@ -73,10 +73,15 @@ def metrics(given: Given) -> int:
 
 
 def ui(given: Given) -> int:
-    """`slackwater ui`: becomes the server."""
+    """`slackwater ui [SWEEP]`: serves until Ctrl-C."""
+    from pipeline.sweep.lock import holder
     from pipeline.track.ui import serve
 
     port = given.value("--port")
     if port is not None and not (port.isdigit() and int(port) < 65536):
         raise ConfigError(_("--port {value} is not allowed: expected a port number up to 65535.").format(value=port))
-    return serve(int(port or 5000))
+    if pid := holder():
+        print(_("Careful: a sweep runs on this machine (process {pid}). A web server beside it takes half a GiB and "
+                "some seconds of a core; better open it when the sweep is done.").format(pid=pid), flush=True)
+    return serve(given.words[0] if given.words else None, given.value("--store"), int(port or 5000),
+                 browser=not given.has("--no-browser"))

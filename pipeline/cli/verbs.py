@@ -52,6 +52,7 @@ VERBS = {verb.name: verb for verb in (
          least=1, most=1),
     Verb("metrics", "[NAME]", N_("what the logged names mean"), "reading:metrics", (JSON,), most=1,
          more=N_("NAME is a metric, such as stabilized/tree_rss_mib, or a part of one.")),
-    Verb("ui", "", N_("the MLflow UI on the local store"), "reading:ui",
-         (Flag("--port", N_("another port than 5000"), "N", N_("a port number")),)),
+    Verb("ui", "[SWEEP]", N_("the MLflow UI, at the view of a sweep"), "reading:ui",
+         (Flag("--port", N_("another port than 5000"), "N", N_("a port number")),
+          Flag("--no-browser", N_("open no browser")), STORE), most=1, more=SWEEP, completes="sweep"),
 )}

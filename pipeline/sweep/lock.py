@@ -47,6 +47,21 @@ def machine_lock(when_busy: str, waiting: Callable[[str], None]) -> Iterator[Non
         os.close(descriptor)
 
 
+def holder() -> str:
+    """The process whose sweep holds this machine ("unknown" if it has not signed); "" if none does."""
+    try:
+        descriptor = os.open(lock_file(), os.O_RDONLY)
+    except OSError:
+        return ""  # no sweep has ever run here, or its lock cannot be read: then nothing is known
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

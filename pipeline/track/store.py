@@ -20,7 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.provenance import without_password
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
-from pipeline.track import names, rows
+from pipeline.track import names, rows, view
 from pipeline.track.artifacts import folder_of
 from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
@@ -210,6 +210,9 @@ class Store:
             else:
                 status = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[summary.status]
                 self._client.set_terminated(run_id, status, summary.ended_ms)
+                verdicts = self._source.verdicts().get(summary.sweep_id, {})
+                view.install(self.location, self._client, self.experiment_id, summary.sweep_id, summary.plan, verdicts,
+                             summary.started_ms)
             return run_id
 
     def supersede(self, run_ids: Sequence[str]) -> None:

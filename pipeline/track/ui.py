@@ -1,17 +1,130 @@
-"""The MLflow UI on a store: one small server on this machine, nothing sent anywhere. Reads, never logs."""
+"""The MLflow UI on a store, at the ready view of a sweep: one small server on this machine, nothing sent anywhere.
+
+What the page shows is view.py's business, the server's own program is ui_program.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from pipeline.config import Tracking
-from pipeline.errors import ConfigError
-from pipeline.track.store import open_store
+from pipeline.engine import process
+from pipeline.errors import ConfigError, StoreError
+from pipeline.language import _
+from pipeline.track import view
+from pipeline.track.artifacts import Artifacts
+from pipeline.track.client import make_client
+from pipeline.track.location import Location
+from pipeline.track.read import SweepRecord
+from pipeline.track.store import Store, open_store
+
+ANSWER_LIMIT_S = 90.0
+"""A busy machine; a quiet one takes 4 s."""
+_POLL_S = 0.1
 
 
-def free_port(wanted: int) -> int:
+def serve(sweep: str | None = None, uri: str | None = None, port: int = 5000, browser: bool = True) -> int:
+    """Serve the store's page until Ctrl-C, or name the page if the store is a server; returns the exit code.
+
+    `sweep`: an id, a prefix, or None for the last one. Raises ConfigError, StoreError."""
+    store = open_store(Tracking(uri=uri), write=False)
+    sweeps = store.sweeps()
+    record = store.find_sweep(sweep or "last") if sweeps or sweep else None
+    if record is None:
+        print(_("The store is empty so far: `slackwater run experiment=mode_gap` fills it."))
+        if not store.location.is_server:
+            store = open_store(Tracking(uri=uri))
+    page, note = _page(store, record)
+    if note:
+        print(note)
+    if store.location.is_server:
+        address = store.location.uri + page
+        print(_("The store is a server with a page of its own:") + f"\n  {_shown(store.location, address)}", flush=True)
+        if browser and _has_desktop():
+            _open(address)
+        return 0
+    return _serve(store.location, page, _free_port(port), browser)
+
+
+def _page(store: Store, record: SweepRecord | None) -> tuple[str, str]:
+    """The page below the server's root, and what a person should know about it."""
+    if record is None:
+        return view.address("", store.experiment_id, None), ""
+    plain = view.address("", record.experiment_id, None)
+    if not view.understood():
+        return plain, _("This MLflow keeps its views in another way than the one they were made for: the page opens "
+                        "as MLflow shows it by itself. Group by the tag `cell` there.")
+    try:
+        client = None if store.location.database is not None else make_client(store.location)
+        tags = view.installed(store.location, client, record.experiment_id)
+        if view.TAG + view.view_id(record.sweep_id) not in tags:
+            view.install(store.location, client, record.experiment_id, record.sweep_id, _plan(store, record),
+                         record.trials, record.started_ms)
+    except StoreError as error:
+        return plain, _("{error} The page opens without the view made for the sweep.").format(error=error)
+    return view.address("", record.experiment_id, record.sweep_id), ""
+
+
+def _plan(store: Store, record: SweepRecord) -> Mapping[str, Any]:
+    import json
+
+    kept = record.run_id and Artifacts(store.location).read(record.run_id, record.artifact_uri, "plan.json")
+    return dict(json.loads(kept)) if kept else {}
+
+
+def _serve(location: Location, page: str, port: int, browser: bool) -> int:
+    root = f"http://127.0.0.1:{port}"
+    print(_("MLflow's page on {store}, in a few seconds:").format(store=location.shown) + f"\n  {root}{page}\n"
+          + _("Ctrl-C ends it."), flush=True)
+    log = location.home / "ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": location.uri, "MLFLOW_DISABLE_TELEMETRY": "true",
+                   "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    program = Path(__file__).with_name("ui_program.py")
+    # dies with us, however we end
+    child = process.start([sys.executable, str(program), str(port)], environment=environment, log_path=log)
+    try:
+        _wait_until_it_answers(root, child)
+        if browser and _has_desktop():
+            _open(root + page)
+        while (ended := child.wait(3600)) is None:
+            pass
+        raise StoreError(_("MLflow's server ended: {how}. Its log is {log}.").format(how=ended, log=log))
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        child.end(5)
+
+
+def _wait_until_it_answers(root: str, child: process.Child) -> None:
+    """Raises StoreError if it ends, or does not answer in time."""
+    import httpx
+
+    deadline = time.monotonic() + ANSWER_LIMIT_S
+    while True:
+        with contextlib.suppress(httpx.TransportError):  # it does not listen yet
+            if httpx.get(f"{root}/health", timeout=5).status_code == 200:
+                return
+        if ended := child.ended():
+            last = "\n".join(child.log().strip().splitlines()[-8:])
+            raise StoreError(_("MLflow's server did not start: {how}. Its last words, from {log}:").format(
+                how=ended, log=child.log_path) + f"\n{last}")
+        if time.monotonic() > deadline:
+            raise StoreError(_("MLflow's server does not answer within {limit:.0f} s. Its log is {log}.").format(
+                limit=ANSWER_LIMIT_S, log=child.log_path))
+        time.sleep(_POLL_S)
+
+
+def _free_port(wanted: int) -> int:
     """`wanted` if nobody listens there on 127.0.0.1, else one the kernel picks."""
     for port in (wanted, 0):
         with socket.socket() as probe:
@@ -21,24 +134,32 @@ def free_port(wanted: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ConfigError("no port on 127.0.0.1 is free for the MLflow UI. Name one that is: slackwater ui --port N.")
+    raise ConfigError(_("no port on 127.0.0.1 is free for the MLflow UI. Name one that is: slackwater ui --port N."))
 
 
-def command(uri: str, port: int) -> list[str]:
-    """The server's command line: one worker; MLflow's default of four and a job runner takes 3 GB."""
-    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1",
-            "--port", str(port), "--workers", "1"]
+def _has_desktop() -> bool:
+    """Is a person sitting at this machine's own screen? A browser opened over ssh would be a text browser, or none."""
+    here = os.environ
+    return bool(here.get("DISPLAY") or here.get("WAYLAND_DISPLAY")) and not (
+        here.get("SSH_CONNECTION") or here.get("SSH_TTY") or here.get("CI"))
 
 
-def serve(wanted_port: int) -> int:
-    """Become the MLflow server on the local store; returns only if there is nothing to serve. Raises ConfigError."""
-    store = open_store(Tracking())
-    port = free_port(wanted_port)
-    # the plain address opens MLflow's assistant page; this one the table of runs
-    address = f"http://127.0.0.1:{port}/#/experiments/{store.experiment_id}/runs"
-    if not store.sweeps():
-        print("The store is empty so far: `slackwater run experiment=mode_gap` fills it.")
-    print(f"MLflow's UI on {store.location.shown}\n  {address}\nin about ten seconds; Ctrl-C ends it.", flush=True)
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    words = command(store.location.uri, port)
-    os.execve(words[0], words, environment)
+def _open(address: str) -> None:
+    import webbrowser
+
+    # its own words (a profile that is locked, a sandbox) would stand between ours
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        webbrowser.open(address)
+    except webbrowser.Error:
+        print(_("No browser could be opened; the address above works in any."))
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _shown(location: Location, address: str) -> str:
+    """The address without the password that the store's own may hold."""
+    return location.shown + address.removeprefix(location.uri)
