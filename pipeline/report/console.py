@@ -16,7 +16,7 @@ from pipeline.language import N_, _, spoken
 from pipeline.report import words
 from pipeline.report.answer import answer, together
 from pipeline.report.document import Analysis, Sweep
-from pipeline.report.lines import cut, pad, pad_left, paragraph, row, wrap
+from pipeline.report.lines import cut, pack, pad, pad_left, paragraph, row, wrap
 from pipeline.report.told import told
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
@@ -29,6 +29,7 @@ EFFECTS = (HEADLINE, "during_generation/tree_rss_peak_mib", "released/tree_rss_m
 
 _STYLES = {"less": "cyan", "more": "yellow", "undecided": "dim", "not enough": "dim"}
 _VERDICTS = {"failed": "red", "suspect": "yellow", "interrupted": "yellow"}
+_DOT = " · "
 _MOST_LEFT_OUT = 10
 _MOST_NOTES = 3
 _MANY_ARMS = 4
@@ -49,7 +50,7 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     `commands` are (command, what it is for, in English); `skipped` are (cell, why it was not run).
     """
     paragraph(console, Text(sweep.question or _("What was measured"), style="bold"))
-    paragraph(console, Text(subject(sweep, analysis), style="dim"))
+    pack(console, subject(sweep, analysis).split(_DOT), _DOT, "dim")
     _phases(console, analysis.cells)
     _account(console, analysis.cells)
     _left_out(console, analysis, skipped)
@@ -61,7 +62,7 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
         _factorials(console, analysis.factorial)
     planned = {(one.mode, tuple(one.where.items())) for one in analysis.factorial}
     _effects(console, [row for row in analysis.effects if (row.mode, tuple(row.where.items())) not in planned])
-    _savings(console, analysis.cells)
+    _savings(console, analysis)
     if analysis.refused:
         console.print()
     for sentence in analysis.refused:
@@ -90,7 +91,7 @@ def subject(sweep: Sweep, analysis: Analysis) -> str:
     if sweep.trials_planned and sweep.trials_planned > n:
         trials.append(_("{n} not run").format(n=sweep.trials_planned - n))
     differs = {key for cell in analysis.cells for key in cell.where}
-    return " · ".join(part for part in (
+    return _DOT.join(part for part in (
         "" if "model.name" in differs else sweep.model,
         f"{sweep.engine} {sweep.engine_version}".strip(),
         f"num_ctx {sweep.num_ctx}" if sweep.num_ctx and "num_ctx" not in differs else "",
@@ -138,29 +139,30 @@ def _readings(cells: Sequence[CellSummary], quantity: str, unit: str) -> list[li
 
 def _grid(console: Console, headings: Sequence[tuple[str, Sequence[str]]], labels: Sequence[str],
           rows: Sequence[Sequence[str]]) -> None:
-    """Numbers under their headings (title, heads), in columns of one width.
+    """Numbers under their headings (title, heads), each column as wide as it needs, the names before them.
 
     A name that does not fit is cut with …; where that leaves too little of it, it stands on a line of its own.
     """
-    width = 1 + max(8, *(cell_len(text) for line in (*rows, *(heads for _title, heads in headings)) for text in line))
-    if width * len(headings[0][1]) > console.width:  # heads in another language, or many: what the numbers need
-        width = 1 + max(7, *(len(text) for line in rows for text in line))
-    room = max(0, console.width - width * len(headings[0][1]))
     longest = max(cell_len(text) for text in (*labels, *(title for title, _heads in headings)))
+    for least in (9, 8, 7):
+        widths = [max(least, 1 + max(map(cell_len, column)))
+                  for column in zip(*(heads for _title, heads in headings), *rows, strict=True)]
+        room = max(0, console.width - sum(widths))
+        if room >= longest:
+            break
     told_apart = len({cut(label, room) for label in labels}) == len(labels)
     own_line = longest > room and (room < _LEAST_NAME or not told_apart)
-    room = 2 if own_line else min(longest, room)
+    room = min(2, room) if own_line else min(longest, room)
     console.print()
     for title, heads in headings:
-        _numbers(console, title, heads, width, room, own_line, "dim")
+        _numbers(console, title, heads, widths, room, own_line, "dim")
     for label, line in zip(labels, rows, strict=True):
-        _numbers(console, label, line, width, room, own_line, "")
+        _numbers(console, label, line, widths, room, own_line, "")
 
 
-def _numbers(console: Console, name: str, texts: Sequence[str], width: int, room: int, own_line: bool,
+def _numbers(console: Console, name: str, texts: Sequence[str], widths: Sequence[int], room: int, own_line: bool,
              style: str) -> None:
-    line = "".join(" " + pad_left(cut(text, width - 1) if cell_len(text) >= width else text, width - 1)
-                   for text in texts)
+    line = "".join(pad_left(text, width) for text, width in zip(texts, widths, strict=True))
     if own_line:
         row(console, Text(name, style))
     row(console, Text((" " * room if own_line else cut(name, room)) + line, style))
@@ -294,27 +296,35 @@ def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
                                 style="dim"))
 
 
-def _savings(console: Console, cells: Sequence[CellSummary]) -> None:
-    """Peak and settled medians of both arms, in the layout that people know from the original (Japanese only)."""
-    arms = [(off, on) for off in cells for on in cells
-            if (off.infer_os, on.infer_os, off.mode, off.where) == ("off", "on", on.mode, on.where)]
-    if spoken() != "ja" or not arms:
+def _savings(console: Console, analysis: Analysis) -> None:
+    """Peak and settled figures of both arms, in the layout that people know from the original (Japanese only).
+
+    The medians of both arms, and what may be said of their difference: the verdict of the same effect."""
+    effects = {(one.metric, one.mode, tuple(one.where.items())): one for one in analysis.effects if one.flag == "on"}
+    found = list(dict.fromkeys((mode, where) for _metric, mode, where in effects))
+    if spoken() != "ja" or not found:
         return
-    console.print()
-    row(console, Text(_("What infer-OS saves:"), style="bold"))
-    for off, on in arms:
-        where = ", ".join(filter(None, (off.mode if len(arms) > 1 else "", words.where_text(off.where))))
+    lines = []
+    for mode, where in found:
+        arm = ", ".join(filter(None, (mode if len(found) > 1 else "", words.where_text(dict(where)))))
         for name, metric, unit in ((_("peak use"), "during_generation/system_used_peak_pct", "%"),
                                    (_("settled use"), "stabilized/system_used_pct", "%"),
                                    (_("peak tree RSS"), "during_generation/tree_rss_peak_mib", "MiB"),
                                    (_("settled tree RSS"), HEADLINE, "MiB")):
-            before, after = off.median.get(metric), on.median.get(metric)
-            if before is not None and after is not None:
-                said = _("{off} → {on} {unit} ({size} less)") if after < before else _(
-                    "{off} → {on} {unit} ({size} more)") if after > before else _("{off} → {on} {unit} (no change)")
-                paragraph(console, Text(f"{name}{f' ({where})' if where else ''}: " + said.format(
-                    off=words.number(before), on=words.number(after), unit=unit,
-                    size=words.quantity(before - after, "points" if unit == "%" else unit))), 2)
+            one = effects.get((metric, mode, where))
+            if one is not None and one.off is not None and one.on is not None:
+                said = _SAVED.get(one.stats.kind, N_("{off} → {on} {unit} (undecided)"))
+                lines.append((", ".join(filter(None, (name, arm))), "", Text(_(said).format(
+                    off=words.number(one.off), on=words.number(one.on), unit=unit,
+                    size=words.quantity(one.off - one.on, one.stats.unit)), _STYLES.get(one.stats.kind, ""))))
+    console.print()
+    row(console, Text(_("What infer-OS saves:"), style="bold"))
+    _entries(console, lines)
+
+
+_SAVED = {"less": N_("{off} → {on} {unit} ({size} less)"), "more": N_("{off} → {on} {unit} ({size} more)"),
+          "identical": N_("{off} → {on} {unit} (no difference)"),
+          "no difference": N_("{off} → {on} {unit} (no difference)")}
 
 
 def _factorials(console: Console, found: Sequence[Factorial]) -> None:

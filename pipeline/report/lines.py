@@ -6,6 +6,7 @@ No words and no numbers: those are `words`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -28,7 +29,7 @@ def _breaks(plain: str) -> list[int]:
         before, after = bound[at - 1], bound[at]
         wide = cell_len(before) == 2 or cell_len(after) == 2
         if before == " " != after or (wide and after not in f"{_NEVER_FIRST} \u00a0"
-                                      and before not in f"{_NEVER_LAST}\u00a0"
+                                      and before not in f"{_NEVER_LAST}\u00a0" and not before.isdigit()
                                       and not _KEPT_WHOLE.fullmatch(before + after)):
             found.append(at)
     return [*found, len(bound)]
@@ -61,6 +62,18 @@ def _fitting(plain: str, width: int) -> int:
         if taken > width:
             return count
     return len(plain)
+
+
+def pack(console: Console, parts: Sequence[str], between: str, style: str = "") -> None:
+    """Print parts one after the other, as many as a line has room for; a line breaks between two of them first."""
+    line = ""
+    for part in parts:
+        longer = f"{line}{between}{part}" if line else part
+        if line and cell_len(longer) > console.width:
+            paragraph(console, Text(line, style))
+            longer = part
+        line = longer
+    paragraph(console, Text(line, style))
 
 
 def paragraph(console: Console, text: Text, indent: int = 0, first: str = "") -> None:

@@ -104,8 +104,8 @@ class Progress:
                 self._tokens = self._reading = self._empty = None
                 self._spark.clear()
             case StageEntered():
-                if self._stage.stage == "start" and event.stage != "start" and self._reading is not None:
-                    self._empty = _rss(self._reading)
+                if (self._stage.stage, self._stage.turn) == ("measure", 0) and self._reading is not None:
+                    self._empty = self._empty or _rss(self._reading)  # the server is up, without a model
                 self._stage, self._tokens = event, None
             case Reading():
                 self._take(event)

@@ -36,6 +36,7 @@ class Region:
         self._lock = threading.RLock()
         self._widths: list[int] = []
         """Columns of the lines that stand there now."""
+        self._width = 0
         self._ended = threading.Event()
         self._write(_HIDE)
         self.draw()
@@ -58,8 +59,10 @@ class Region:
             for line in lines:
                 line.truncate(width, overflow="ellipsis")
             drawn = "\x1b[K\r\n".join(map(self._ansi, lines))
-            self._write(f"{_BEGIN}{self._up()}{drawn}\x1b[J{_END}")
-            self._widths = [cell_len(line.plain) for line in lines]
+            # a terminal remembers which rows it wrapped, and joins them again once it is wider, unless they are erased
+            erased = "\x1b[J" if width != self._width else ""
+            self._write(f"{_BEGIN}{self._up()}{erased}{drawn}\x1b[J{_END}")
+            self._widths, self._width = [cell_len(line.plain) for line in lines], width
 
     def above(self, *texts: Text) -> None:
         """Print lines that stay, wrapped by the terminal's own rules, and draw the region below them."""

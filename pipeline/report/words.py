@@ -96,7 +96,7 @@ def signed(x: float, unit: str) -> str:
 
 def quantity(x: float, unit: str, decimals: int | None = None) -> str:
     """"20.9 MiB", without a sign."""
-    return f"{magnitude(x, decimals)} {unit_name(unit)}".rstrip()
+    return f"{magnitude(x, 1 if decimals is None and unit == 'points' else decimals)} {unit_name(unit)}".rstrip()
 
 
 def bounds(lo: float, hi: float, decimals: int) -> str:
@@ -157,11 +157,16 @@ _SIZES = {
 }
 
 
+def _factor(x: float) -> str:
+    """Two digits, and never an exponent that a person would have to read."""
+    return f"{x:.2g}" if 0.001 <= x < 99.5 else f"{x:.0f}" if x >= 1 else "0.001" if x > 0.0005 else "0"
+
+
 def interval(stats: Comparison) -> str:
     """"−1.2 … +3.4 MiB"; a ratio that may be beyond three as factors, since percent says little there."""
     estimate, lo, hi, unit = _shown(stats)
     if stats.scale == "ratio" and stats.lo is not None and stats.hi is not None and max(stats.hi, 1 / stats.lo) > 3:
-        return f"×{stats.lo:.2g} … ×{stats.hi:.2g}"
+        return f"×{_factor(stats.lo)} … ×{_factor(stats.hi)}"
     return f"{bounds(lo, hi, _decimals((hi - lo) / 2, estimate, unit))} {unit_name(unit)}".rstrip()
 
 
