@@ -88,10 +88,10 @@ TEMPLATES = (
     N_("heuristic (0)"),
     N_("always (1)"),
     N_("never (2)"),
-    N_("{n} samples at {rate} Hz, {lost} lost, lateness p99 {ms} ms, {share} % of a core, {size} MiB, "
-       "real-time priority"),
-    N_("{n} samples at {rate} Hz, {lost} lost, lateness p99 {ms} ms, {share} % of a core, {size} MiB, "
-       "ordinary priority"),
+    N_("{n} samples at {rate} Hz, {lost} lost, lateness p99 {ms} ms, {share} % of a core, {size} MiB, {priority} "
+       "priority"),
+    N_("real-time"),
+    N_("ordinary"),
     # doctor: meters and engines
     N_("shared: a server started from here runs in {folder} beside this program (systemd-run --user --scope gives a "
        "server a cgroup of its own)"),
@@ -105,6 +105,7 @@ TEMPLATES = (
     N_("no server answers at {url}"),
     # doctor: what spoils a measurement, and what to do
     N_("The {name} meter is not here: {why}."),
+    N_("Run on Linux 5.0 or newer with /proc mounted in full."),
     N_("Only {available} MiB of {total} MiB are available: a model would push others out, or be pushed out."),
     N_("End what is not needed (see the neighbours), or take a smaller model."),
     N_("Swap is on ({total} MiB, swappiness {n}): memory can leave RSS without being freed. It is metered, and a trial "
@@ -125,10 +126,9 @@ TEMPLATES = (
     N_("The host of this virtual machine takes {n} of a core away (steal): the sampler may lose more than 1 % of its "
        "slots, and such trials do not count."),
     N_("Measure at another hour, or on a machine of your own."),
-    N_("Others hold memory: process {pid} {size} MiB ({command}), and {n} more with over {least} MiB. What they do "
-       "moves the system's percentage, not the tree's figures."),
-    N_("Others hold memory: process {pid} {size} MiB ({command}). What they do moves the system's percentage, not the "
-       "tree's figures."),
+    N_("Others hold memory: process {pid} {size} MiB ({command}){more}. What they do moves the system's percentage, "
+       "not the tree's figures."),
+    N_(", and {n} more with over {least} MiB"),
     N_("End them, or read the tree's figures."),
     N_("The kernel's peak cannot be reset here (/proc/PID/clear_refs is refused even for our own process), so a "
        "phase's peak would be the process's."),
@@ -139,6 +139,7 @@ TEMPLATES = (
        "their model file is cached."),
     N_("Let slackwater start the server, or run as that user or root."),
     N_("The sampler does not run here: {why}"),
+    N_("Mend what the message names."),
     N_("The sampler cannot keep {rate} Hz here now: {lost} of {n} slots lost, lateness p99 {ms} ms (a period is "
        "{period} ms). Trials would be suspect."),
     N_("Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz."),
