@@ -148,7 +148,7 @@ def test_every_state_has_all_sections_one_heading_and_whole_elements(state: str)
     ids = Counter(attributes["id"] for _tag, attributes in seen.elements if "id" in attributes)
     assert {name: n for name, n in ids.items() if n > 1} == {}
     assert {"none": "No valid trial", "failed": "it was made so", "one": "oneshot", "many": "in the table",
-            "running": "1 of 6 planned trials", "one cell": "oneshot", "no shared metric": "not measured",
+            "running": "trials here 1, planned 6", "one cell": "oneshot", "no shared metric": "not measured",
             "four": "oneshot"}[state] in seen.text
 
 

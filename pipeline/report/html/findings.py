@@ -79,7 +79,7 @@ def effects_table(rows: Sequence[EffectRow]) -> Table:
     """Every comparison of flags with both readings, the interval's method and the number of blocks."""
     labels = words.effect_labels(rows)
     return Table(_("Flags, on − off: medians of valid trials, and what the paired blocks say"),
-                 [_("what"), _("off"), _("on"), _("unit"), _("difference"), _("verdict"), _("n on / off"), _("method")],
+                 [_("metric"), "off", "on", _("unit"), _("difference"), _("verdict"), _("n on / off"), _("method")],
                  [[label, words.number(row.off, 2), words.number(row.on, 2), _unit(row.metric),
                    words.signed(row.difference or 0.0, ""), _said(row.stats, row.difference, row.off),
                    f"{row.n_on} / {row.n_off}", _method(row.stats)]
@@ -204,7 +204,7 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
             described = _describe({"%": shown})
             wide, narrow = rows_plot(blocks, f"costs-{index}", title, described)
             plots.append(Plot(f"costs-{index}", title, described, wide, narrow))
-        tables.append(Table(name, [_("what"), _("off"), _("on"), _("unit"), _("verdict"), _("n on / off")],
+        tables.append(Table(name, [_("metric"), "off", "on", _("unit"), _("verdict"), _("n on / off")],
                             [[words.metric_name(row.metric), words.number(row.off, 2),
                               words.number(row.on, 2), _unit(row.metric), _said(row.stats, row.difference, row.off),
                               f"{row.n_on} / {row.n_off}"] for row in members], (1, 2)))
@@ -233,7 +233,7 @@ def slopes(analysis: Analysis) -> list[Plot]:
                       list(zip(slope.levels, slope.medians_mib, strict=True)), slope.kib_per_unit, slope.intercept_mib)
                  for slope in group]
         wide, narrow = levels_plot(lines, key, f"slope-{begin}", title, described)
-        table = Table(title, [_("line"), key, _("median, MiB"), _("n trials")],
+        table = Table(title, [_("line"), key, _("median, MiB"), _("n of trials")],
                       [[line.name, f"{x:g}", words.number(y, 2), str(slope.n_trials)]
                        for line, slope in zip(lines, group, strict=True) for x, y in line.points], (1, 2, 3))
         note = " ".join([described, _("Method: {method}, {level} %.").format(

@@ -50,7 +50,7 @@ def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
         described = " ".join(f"{name}: {_readings(heads, levels[cell.cell])}."
                              for name, cell in zip(named, group, strict=True))
         wide, narrow = phases_plot([(name, levels[cell.cell]) for name, cell in zip(named, group, strict=True)], heads,
-                                   highest, _("MiB"), f"phases-{begin}", title, described)
+                                   highest, "MiB", f"phases-{begin}", title, described)
         plots.append(Plot(f"phases-{begin}", title, described, wide, narrow))
     return plots
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.language import _
 from pipeline.report.html.canvas import LINE_PX, TICK_PX, Canvas, Scale, tick_text, wrap
 
 WIDE, HALF, NARROW = 660.0, 540.0, 264.0
@@ -273,7 +272,7 @@ def _levels(lines: Sequence[Line], axis: str, key: str, title: str, description:
     xs = [x for line in lines for x, _y in line.points]
     across = Scale(0, max(xs) * 1.03, left, right)
     up = Scale(0, max(y for line in lines for _x, y in line.points) * 1.06 or 1.0, top + height, top)
-    canvas.text(0, top - 10, _("MiB"), size=TICK_PX, colour="quiet")
+    canvas.text(0, top - 10, "MiB", size=TICK_PX, colour="quiet")
     for tick in up.ticks(5):
         canvas.line([left, right], [up(tick)] * 2, "ink" if tick == 0 else "line", 0.8 if tick == 0 else 0.6)
         canvas.text(left - 6, up(tick) + 4, tick_text(tick), align="end", size=TICK_PX, colour="quiet")

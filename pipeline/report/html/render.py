@@ -84,13 +84,10 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
 
 def _status(sweep: Sweep, analysis: Analysis) -> str:
     """What a reader must know first about an unfinished sweep; "" for a finished one."""
-    n = sum(cell.n for cell in analysis.cells)
-    if sweep.status in ("running", "interrupted"):
-        said = _("This sweep was still running when the report was made") if sweep.status == "running" else _(
-            "This sweep was interrupted")
-        return said + (_(": {n} of {planned} planned trials are here.").format(n=n, planned=sweep.trials_planned)
-                       if sweep.trials_planned else ".")
-    return ""
+    said = {"running": _("This sweep was still running when the report was made: trials here {n}, planned {planned}."),
+            "interrupted": _("This sweep was interrupted: trials here {n}, planned {planned}.")}
+    return said.get(sweep.status, "").format(n=sum(cell.n for cell in analysis.cells),
+                                             planned=sweep.trials_planned or _("not known"))
 
 
 def _timeline_legend(kept: Material) -> list[Legend]:

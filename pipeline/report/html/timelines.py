@@ -100,7 +100,7 @@ def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end
         canvas.text(left - 5, up(tick) + 4, tick_text(tick), align="end", size=TICK_PX, colour="quiet")
     for tick in across.ticks(5):
         canvas.text(across(tick), bottom + 14, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
-    canvas.text(0, 10, _("MiB"), size=TICK_PX, colour="quiet")
+    canvas.text(0, 10, "MiB", size=TICK_PX, colour="quiet")
     canvas.text(right, bottom + 29, _("seconds"), align="end", size=TICK_PX, colour="quiet")
     xs = across.all(shown.seconds)
     floor: Any = np.zeros(len(xs))

@@ -200,7 +200,7 @@ def commands(sweep: Sweep) -> list[tuple[str, str]]:
     return [*found, (f"slackwater rerun {name}", _("the same cells again, as they were logged")),
             (f"slackwater export {name} {shlex.quote(sweep.sweep_id + '.zip')}",
              _("everything of it in one file, for another machine")),
-            (f"slackwater compare {name} " + _("OTHER"), _("against another sweep"))]
+            (f"slackwater compare {name} OTHER", _("against another sweep"))]
 
 
 def config(trials: Sequence[Trial]) -> list[Table]:
