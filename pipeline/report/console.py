@@ -164,7 +164,7 @@ def _numbers(console: Console, name: str, texts: Sequence[str], widths: Sequence
              style: str) -> None:
     line = "".join(pad_left(text, width) for text, width in zip(texts, widths, strict=True))
     if own_line:
-        row(console, Text(name, style))
+        paragraph(console, Text(name, style))
     row(console, Text((" " * room if own_line else cut(name, room)) + line, style))
 
 
