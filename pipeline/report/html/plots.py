@@ -177,7 +177,8 @@ def _phases(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str],
     names = [wrap(name, width - 60, 2) for name, _ in series]
     top = 12 + sum(LINE_PX * len(lines) + 2 for lines in names) + 16
     height = 230.0
-    canvas = Canvas(width, top + height + 26)
+    narrow = width == NARROW
+    canvas = Canvas(width, top + height + (38 if narrow else 26))
     y = 10.0
     for lines, (colour, shape) in zip(names, SERIES, strict=False):
         canvas.marks([(54, y - 1)], shape, 6, colour)
@@ -193,7 +194,8 @@ def _phases(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str],
         canvas.text(left - 6, scale(tick) + 4, tick_text(tick), align="end", size=TICK_PX, colour="quiet")
     step = (right - left) / len(heads)
     for index, head in enumerate(heads):
-        canvas.text(left + step * (index + 0.5), top + height + 17, head, align="middle", size=10 if width > 400 else 9)
+        lower = 13 if narrow and index % 2 else 0  # side by side they would touch
+        canvas.text(left + step * (index + 0.5), top + height + 16 + lower, head, align="middle", size=TICK_PX)
     for at, ((_name, levels), (colour, shape)) in enumerate(zip(series, SERIES, strict=False)):
         shift = (at + 0.5) / len(series) - 0.5
         middles = [left + step * (index + 0.5 + 0.62 * shift) for index in range(len(heads))]
@@ -226,13 +228,11 @@ def _bars(bars: Sequence[tuple[str, Sequence[float]]], colours: Sequence[str], u
     scale = Scale(low, high * 1.02, left, right)
     bottom = sum(heights)
     canvas = Canvas(width, bottom + 40)
-    for tick in scale.ticks(5):
-        canvas.line([scale(tick)] * 2, [0, bottom + 4], "ink" if tick == 0 else "line", 1.2 if tick == 0 else 0.6)
-        canvas.text(scale(tick), bottom + 16, tick_text(tick), align="middle", size=TICK_PX, colour="quiet")
-    canvas.text((left + right) / 2, bottom + 31, unit, align="middle", size=TICK_PX, colour="quiet")
+    _axis(canvas, scale, bottom, Block(unit, ()))
     y = 0.0
     for (_label, parts), lines, height in zip(bars, texts, heights, strict=True):
         middle = y + (height - 11 if narrow else height / 2)
+        _grid(canvas, scale, *((middle - 11, middle + 11) if narrow else (y, y + height)))
         for index, line in enumerate(lines):
             first = y + 1 if narrow else middle - LINE_PX * len(lines) / 2
             canvas.text(4 if narrow else 8, first + LINE_PX * (index + 1) - 3, line)
