@@ -23,7 +23,7 @@ ifneq ($(shell $(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-.PHONY: help setup run test check bench ui lock clean
+.PHONY: help setup run test check bench ui docs picture lock clean
 
 help: ## this list
 	@printf 'slackwater: honest memory experiments for local LLM servers\n\n'
@@ -48,6 +48,23 @@ bench: $(READY) ## the numbers the project promises (overhead, settling, start-u
 
 ui: $(READY) ## the MLflow UI on the local store, on this machine only
 	@$(PY) -m pipeline ui
+
+docs: $(VENV)/.docs ## the documentation as a site: build/docs/index.html
+	@$(PY) -m sphinx -q -W --keep-going -E -b html -d build/doctrees docs build/docs
+	printf 'make: build/docs/index.html\n'
+
+$(VENV)/.docs: docs/requirements.lock $(READY)
+	@printf 'Sphinx, MyST and Furo, as locked in docs/requirements.lock\n'
+	$(PY) -m pip install -q --require-hashes --no-deps --no-build-isolation --no-compile -r $<
+	touch $@
+
+SWEEP ?= last
+picture: $(READY) ## remake README's picture: the first screen of the report on SWEEP=last, by chromium
+	@mkdir -p build
+	$(PY) -m pipeline report $(SWEEP) -o build/picture.html
+	chromium --headless --disable-gpu --hide-scrollbars --window-size=1120,870 --force-device-scale-factor=1.5 \
+	    $(if $(filter 0,$(shell id -u)),--no-sandbox) --screenshot=build/picture.png "file://$$PWD/build/picture.html" 2>/dev/null
+	$(PY) -c 'from PIL import Image; Image.open("build/picture.png").convert("RGB").quantize(128, method=2).save("docs/static/report.png", optimize=True)'
 
 # pip says all it has to say into the log; a person sees a line per step, and a counter on a terminal.
 $(READY): requirements.lock pyproject.toml
