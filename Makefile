@@ -64,7 +64,7 @@ picture: $(READY) ## remake README's picture: the first screen of the report on 
 	$(PY) -m pipeline report $(SWEEP) -o build/picture.html
 	chromium --headless --disable-gpu --hide-scrollbars --window-size=1120,870 --force-device-scale-factor=1.5 \
 	    $(if $(filter 0,$(shell id -u)),--no-sandbox) --screenshot=build/picture.png "file://$$PWD/build/picture.html" 2>/dev/null
-	$(PY) -c 'from PIL import Image; Image.open("build/picture.png").convert("RGB").quantize(128, method=2).save("docs/static/report.png", optimize=True)'
+	$(PY) -c 'from PIL import Image; Image.open("build/picture.png").convert("RGB").quantize(256, method=1, kmeans=2, dither=0).save("docs/static/report.png", optimize=True)'
 
 # pip says all it has to say into the log; a person sees a line per step, and a counter on a terminal.
 $(READY): requirements.lock pyproject.toml
