@@ -47,8 +47,9 @@ def metrics_page(text: str, as_json: bool) -> None:
 
 
 def _head(console: Console, metric: Metric, indent: int = 0) -> None:
-    room = console.width - indent - cell_len(metric.unit) - 1
-    row(console, Text.assemble(" " * indent, (pad(metric.name, room), "cyan"), " ", (_(metric.unit), "dim")))
+    unit = _(metric.unit)
+    room = console.width - indent - cell_len(unit) - 1
+    row(console, Text.assemble(" " * indent, (pad(metric.name, room), "cyan"), " ", (unit, "dim")))
 
 
 def _entry(console: Console, metric: Metric) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from pipeline import metrics
+from pipeline import language, metrics
 from pipeline.cli import main
 from pipeline.config import Config, Mode, Place
 from pipeline.engine.base import Buffer, Generation
@@ -172,11 +172,21 @@ def test_a_name_or_a_part_of_one_finds_its_entries(asked: str, found: list[str])
     assert [metric.name for metric in metrics.search(asked)] == found
 
 
+@pytest.fixture(autouse=True)
+def english_afterwards() -> Iterator[None]:
+    yield
+    language.speak(language.ENGLISH)
+
+
 def test_the_page_lists_every_entry_and_one_name_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["metrics"]) == 0
     whole = capsys.readouterr().out
     assert all(metric.name in whole for metric in metrics.METRICS)
     assert max(map(cell_len, whole.splitlines())) <= 80
+    assert main(["metrics", "lang=ja"]) == 0
+    japanese = capsys.readouterr().out
+    assert max(map(cell_len, japanese.splitlines())) <= 80 and "…" not in japanese
+    assert "ツリー" in japanese and all(metric.name in japanese for metric in metrics.METRICS)
     assert main(["metrics", "released/half_life_s"]) == 0
     entry = metrics.find("released/half_life_s")
     one = capsys.readouterr().out
