@@ -71,6 +71,7 @@ class Progress:
         self._spark_ns = 0
         self._step: tuple[str, str] | None = None
         self._finished = 0
+        self._orders: set[int] = set()
         self._last: TrialResult | None = None
         self._durations: dict[str, list[float]] = defaultdict(list)
         self._region: Region | None = None
@@ -153,14 +154,16 @@ class Progress:
             self._spark[-1] = max(self._spark[-1], rss)
 
     def _finish(self, result: TrialResult) -> None:
-        self._finished += 1
+        if result.order not in self._orders:  # a trial that failed may be run again
+            self._orders.add(result.order)
+            self._finished += 1
         self._last = result
         if self._trial is not None:  # trials run by other processes are only heard of when they are done
             self._durations[result.cell].append(self._clock() - self._trial_began)
         self._trial = None
         # On a terminal the region shows the last verdict; only what went wrong must stay readable above it.
         if self._region is None or self._verbose or result.verdict in ("suspect", "failed"):
-            number = _("trial {n} of {of}").format(n=self._finished, of=self._started.trials)
+            number = _("trial {n} of {of}").format(n=result.order, of=self._started.trials)
             self._say(Text.assemble(f"{number}  ", finished_line(result)))
 
     def left_s(self) -> float | None:
@@ -181,7 +184,7 @@ class Progress:
 
     def _line_sweep(self, width: int) -> Text:
         sweep, trial, left = self._started, self._trial, self.left_s()
-        n = min(self._finished + (trial is not None), sweep.trials)
+        n = self._finished if trial is None else trial.order
         of_blocks = trial is not None and sweep.blocks > 1 and trial.block > 0
         block = _("block {n} of {of}").format(n=trial.block, of=sweep.blocks) if trial and of_blocks else ""
         tail = _("trial {n} of {of}").format(n=n, of=sweep.trials) + "   " + (

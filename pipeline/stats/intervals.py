@@ -231,18 +231,18 @@ def not_enough(n_blocks: int) -> Verdict:
 
 
 def verdict(interval: Interval, *, margin: float, unit: str, adjusted_p: float | None = None,
-            family: int = 1) -> Verdict:
+            family: int = 1, alpha: float = 0.05) -> Verdict:
     """What the interval says. `margin` is the difference of no practical interest (a fraction for ratios).
 
-    In a family of k comparisons pass the Holm-adjusted p and k; equivalence is then tested at 0.05/k.
+    In a family of k comparisons pass the Holm-adjusted p and k; equivalence is then tested at alpha/k.
     """
     if interval.identical and interval.centre == 0:
         return Verdict("identical", f"identical ({interval.n} of {interval.n})")
     p = interval.p if adjusted_p is None else adjusted_p
-    if p <= 0.05:
+    if p <= alpha:
         kind: Kind = "less" if interval.centre < 0 else "more"
         return Verdict(kind, kind)
-    level = 1 - 0.10 / family
+    level = 1 - 2 * alpha / family
     limit = math.log1p(margin) if interval.scale == "ratio" else margin
     largest = interval.largest(level)
     if largest <= max(limit, interval.step):
@@ -250,7 +250,7 @@ def verdict(interval: Interval, *, margin: float, unit: str, adjusted_p: float |
         text = f"no difference larger than {rounded_up(bound)} {'%' if interval.scale == 'ratio' else unit}"
         return Verdict("no difference", text.rstrip(), no_larger_than=bound)
     # Decided by whichever comes first: zero leaves the interval, or the interval fits inside the margin.
-    ways = [required_n(interval.sd, abs(interval.centre), 1 - 0.05 / family),
+    ways = [required_n(interval.sd, abs(interval.centre), 1 - alpha / family),
             required_n(interval.sd, limit - abs(interval.centre), level)]
     needed = min((n for n in ways if n is not None), default=None)
     if needed is None:

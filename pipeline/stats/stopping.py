@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.stats.arms import flag_groups, mode_pairs
+from pipeline.stats.comparison import LOOK_LEVEL
 from pipeline.stats.intervals import Interval, paired, required_n
 from pipeline.stats.measures import HEADLINE, measure
 from pipeline.stats.trials import Trial, by_block
 
-LOOK_LEVEL = 0.97
 LEAST_BLOCKS = 5
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.stats.arms import differing_keys, flag_groups, mode_pairs, natural
 from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
-from pipeline.stats.trials import MLFLOW_INF, Trial, by_block, counted, last_turn, valid
+from pipeline.stats.trials import MLFLOW_INF, Trial, by_block, counted, last_turn, looked_at, valid
 
 AS_FOUND_METRICS = ("as_found/system_used_pct", "as_found/tree_rss_mib")
 UNIFIED_METRICS = (
@@ -161,13 +161,15 @@ def gap(trials: Sequence[Trial], level: float = 0.95) -> Gap:
     """
     as_found: list[GapRow] = []
     unified: list[GapRow] = []
+    looked = looked_at(trials, "gap")
     for infer_os, where, oneshot, interactive in mode_pairs(trials):
         last = last_turn(interactive)
         for metric in AS_FOUND_METRICS:
-            as_found += _gap_row(oneshot, interactive, infer_os, where, metric, None, level)
+            as_found += _gap_row(oneshot, interactive, infer_os, where, metric, None, level, False)
         for metric in UNIFIED_METRICS:
             for turn in sorted({1, last}):
-                unified += _gap_row(oneshot, interactive, infer_os, where, metric, turn, level)
+                unified += _gap_row(oneshot, interactive, infer_os, where, metric, turn, level,
+                                    metric == looked and turn == 1)
     return Gap(as_found=tuple(as_found), unified=tuple(unified))
 
 
@@ -187,15 +189,15 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
     """
     asked = question_metrics(trials) if question is None else question
     found: list[EffectRow] = []
-    groups = flag_groups(trials)
+    groups, looked = flag_groups(trials), looked_at(trials, "effects")
     for metric in dict.fromkeys((*asked, *metrics)):
         for mode, where, off, arms in groups:
             off_values = by_block(off, metric)
             measured = [(flag, values) for flag, values in ((flag, by_block(arm, metric)) for flag, arm in arms)
                         if values or off_values]
             reference = median_of(off_values)
-            for (flag, on_values), stats in zip(
-                    measured, compare([values for _, values in measured], off_values, metric, level), strict=True):
+            compared = compare([values for _, values in measured], off_values, metric, level, metric == looked)
+            for (flag, on_values), stats in zip(measured, compared, strict=True):
                 on = median_of(on_values)
                 difference = None if on is None or reference is None else on - reference
                 found.append(EffectRow(
@@ -206,7 +208,7 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
 
 
 def _gap_row(oneshot: Sequence[Trial], interactive: Sequence[Trial], infer_os: str, where: Mapping[str, str],
-             metric: str, turn: int | None, level: float) -> list[GapRow]:
+             metric: str, turn: int | None, level: float, looked: bool) -> list[GapRow]:
     one = by_block(oneshot, metric, None if turn is None else 1)
     many = by_block(interactive, metric, turn)
     if not one and not many:
@@ -214,4 +216,4 @@ def _gap_row(oneshot: Sequence[Trial], interactive: Sequence[Trial], infer_os: s
     a, b = median_of(one), median_of(many)
     return [GapRow(infer_os=infer_os, metric=metric, phase=phase_of(metric), turn=turn or 0, interactive=b, oneshot=a,
                    difference=None if a is None or b is None else a - b, where=where,
-                   stats=compare([one], many, metric, level)[0])]
+                   stats=compare([one], many, metric, level, looked)[0])]

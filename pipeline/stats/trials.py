@@ -116,6 +116,13 @@ def valid(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.verdict == "valid"]
 
 
+def looked_at(trials: Iterable[Trial], of: str) -> str:
+    """The metric whose interval ended the sweep (stop=precision) among the `effects` or the `gap`; "" if none did."""
+    params = next((trial.params for trial in trials), {})
+    stopped = params.get("stop.name") == "precision" and params.get("stop.of") == of
+    return str(params.get("stop.metric", "")) if stopped else ""
+
+
 def counted(trials: Iterable[Trial]) -> list[Trial]:
     """Those that are of the sweep proper: all but warm-ups, whose whole purpose is to be run first."""
     return [trial for trial in trials if trial.verdict != WARM_UP]

@@ -23,6 +23,10 @@ ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question", "quest
 """Keys that belong to the sweep and not to a cell."""
 
 
+WORK = ("model", "prompt", "max_tokens", "num_ctx", "seed", "mode.turns", "mode.history", "engine.raw")
+"""Keys that say what a cell is asked to do, besides the mode, whose comparison this project is for."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One point of a sweep: a resolved config and what it asks of its engine."""
@@ -83,6 +87,29 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
         reasons = "\n".join(f"  {cell.name}: {cell.reason}" for cell in skipped)
         raise ConfigError(f"no cell of this sweep can run here:\n{reasons}")
     return cells, skipped
+
+
+def refuse_other_work(configs: Sequence[Config]) -> None:
+    """Raises ConfigError for cells that do different work, unless `design.factor` says that this is the question."""
+    by_mode: dict[str, list[Config]] = {}
+    for config in configs:
+        by_mode.setdefault(config.mode.name, []).append(config)
+    for alike in by_mode.values():
+        first, factors = flatten(alike[0]), alike[0].design.factor
+        for config in alike[1:]:
+            for key, value in flatten(config).items():
+                group = next((work for work in WORK if _covers(work, key)), None)
+                if group and value != first.get(key) and not any(_covers(factor, key) for factor in factors):
+                    name = key if f"{group}.name" not in first or first[f"{group}.name"] == flatten(config).get(
+                        f"{group}.name") else group
+                    raise ConfigError(
+                        f"the cells do different work: {key} is {first.get(key)} and {value}. If that difference is "
+                        f"the question, say so: \"design.factor=[{', '.join([*factors, name])}]\". Flags and modes are "
+                        "then compared where it is the same.")
+
+
+def _covers(factor: str, key: str) -> bool:
+    return key == factor or key.startswith(f"{factor}.")
 
 
 def fetch_models(cells: Sequence[Cell], listener: Listener) -> None:

@@ -22,7 +22,7 @@ from pipeline.language import _
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
-from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags
+from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags, refuse_other_work
 from pipeline.sweep.composed import PLACE
 from pipeline.sweep.design import load_design
 from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
@@ -101,6 +101,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         flags, left_out = honoured_flags(configs[0])
         overrides = [[*cell, *more] for cell in overrides for more in design.expand(flags)]
         configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
+    if again is None:
+        refuse_other_work(configs)
     SESSION.cells, SESSION.skipped = check_cells(configs, overrides)
     if not SESSION.dry_run:
         fetch_models(SESSION.cells, SESSION.listener)
@@ -109,8 +111,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     if again is not None:
         called = {tuple(cell): name for cell, (name, _) in zip(overrides, again.cells, strict=True)}
         SESSION.cells = [replace(cell, name=called[tuple(cell.overrides)]) for cell in SESSION.cells]
-    SESSION.warning = design.note
     first = SESSION.cells[0].config
+    SESSION.warning = "; ".join(filter(None, [design.note, _one_repetition(first)]))
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
     _check_stop(first.stop)
     blocks = first.repetitions if first.stop.name == "repetitions" else first.stop.limit
@@ -136,6 +138,12 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
             done=len(SESSION.done), expected_trial_s=expected.seconds and expected.seconds / max(1, expected.trials)))
         _run_and_close(store, summary, launcher, first.stop, len(names))
     return SESSION.results
+
+
+def _one_repetition(first: Config) -> str:
+    """A warning, where arms are compared that will have no interval."""
+    alone = first.repetitions == 1 and first.stop.name == "repetitions" and len(SESSION.cells) > 1
+    return _("one repetition: differences will have no interval") if alone and first.design.name != "factorial" else ""
 
 
 def warm_ups(cells: Sequence[Cell], times: int) -> list[int]:
@@ -232,7 +240,8 @@ def _origin() -> dict[str, str]:
 def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, stop_rule: Stop, trials: int) -> None:
     status: SweepStatus = "failed"
     try:
-        _run_blocks(store, launcher, stop_rule, trials)
+        begun = _run_blocks(store, launcher, stop_rule, trials)
+        summary = replace(summary, planned_trials=begun - len(SESSION.warm_ups))
         if not SESSION.failed:
             status = "finished"
     except StopSweep as stop:
@@ -250,12 +259,14 @@ def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, stop
         SESSION.listener.on_event(SweepFinished(SESSION.sweep_id, **counts, interrupted=status == "interrupted"))
 
 
-def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) -> None:
+def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) -> int:
+    """The number of trials until the sweep had enough of them."""
     begun = 0
     blocks = [*([(WARM_UP_BLOCK, SESSION.warm_ups)] if SESSION.warm_ups else []), *enumerate(SESSION.order, start=1)]
     for number, block in blocks:
         if stop_rule.name == "precision" and number != WARM_UP_BLOCK and _precise(store, stop_rule):
-            return
+            SESSION.listener.on_event(Notice(_("precise enough: {n} trials are not needed").format(n=trials - begun)))
+            return begun
         orders = {begun + position: index for position, index in enumerate(block, start=1)}
         jobs = [_job_overrides(SESSION.cells[index], number, order, trials) for order, index in orders.items()
                 if order not in SESSION.done]
@@ -271,6 +282,7 @@ def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) 
                 SESSION.results.append(result)
                 SESSION.listener.on_event(TrialFinished(result))
         _tell_what_is_left(number, begun)
+    return begun
 
 
 def _tell_what_is_left(number: int, begun: int) -> None:

@@ -12,9 +12,10 @@ from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.errors import MeterError
 from pipeline.interrupt import held_back
+from pipeline.language import _
 from pipeline.meter.sampler import Sampler, SamplerReport
 from pipeline.outcome import Sampled, result_of
-from pipeline.progress import TrialFinished, TrialStarted
+from pipeline.progress import Notice, TrialFinished, TrialStarted
 from pipeline.result import TrialResult
 from pipeline.sweep.conduct import StopSweep, typed
 from pipeline.sweep.forecast import cell_digest
@@ -39,6 +40,8 @@ def run_job(composed: DictConfig) -> TrialResult:
             raise KeyboardInterrupt
         if result.verdict != "failed" or attempt + 1 == config.design.attempts:
             break
+        SESSION.listener.on_event(Notice(_("trial {order} failed and is run again: attempt {n} of {most}").format(
+            order=result.order, n=attempt + 2, most=config.design.attempts)))
         SESSION.results.remove(result)
         if run_id is not None:
             store.supersede([run_id])
