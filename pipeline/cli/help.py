@@ -40,7 +40,8 @@ def page() -> str:
         _("Examples"), *_beside(EXAMPLES),
         "",
         _("Commands (`slackwater COMMAND --help` says more of each)"),
-        *_beside([(f"{verb.name:<8} {verb.words}".rstrip(), verb.purpose) for verb in VERBS.values()]),
+        *_beside([(f"{verb.name:<{max(map(len, VERBS))}} {verb.words}".rstrip(), verb.purpose)
+                  for verb in VERBS.values()]),
         "",
         _("Settings are files, one folder per question (mode, infer_os, engine, …), in\n"
           "  {folder}\n"

@@ -43,7 +43,7 @@ VERBS = {verb.name: verb for verb in (
                  "B is set against A.")),
     Verb("export", "SWEEP FILE", N_("everything of a sweep in one file"), "reading:export", (JSON, STORE), least=2,
          most=2, completes="sweep"),
-    Verb("import", "FILE", N_("a file of `export` into a store, as it was measured"), "reading:import_",
+    Verb("import", "FILE", N_("what `export` wrote, into a store"), "reading:import_",
          (JSON, STORE), least=1, most=1, completes="file"),
     Verb("sync", "", N_("send results that a store did not take"), "reading:sync"),
     Verb("doctor", "", N_("this machine: what it can measure, what spoils it"), "machine:doctor", (JSON,)),
@@ -55,4 +55,9 @@ VERBS = {verb.name: verb for verb in (
     Verb("ui", "[SWEEP]", N_("the MLflow UI, at the view of a sweep"), "reading:ui",
          (Flag("--port", N_("another port than 5000"), "N", N_("a port number")),
           Flag("--no-browser", N_("open no browser")), STORE), most=1, more=SWEEP, completes="sweep"),
+    Verb("completion", "bash|zsh|fish", N_("the script with which a shell completes all this"),
+         "completion:completion", least=1, most=2, completes="bash zsh fish",
+         more=N_("bash: source <(slackwater completion bash)   in ~/.bashrc\n"
+                 "zsh:  slackwater completion zsh > \"${fpath[1]}/_slackwater\"\n"
+                 "fish: slackwater completion fish > ~/.config/fish/completions/slackwater.fish")),
 )}
