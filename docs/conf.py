@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 project = "slackwater"
-author = "the slackwater authors"
 extensions = ["myst_parser"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
@@ -27,6 +26,7 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 html_theme = "furo"
 html_title = "slackwater"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["slackwater.css"]
