@@ -5,6 +5,7 @@ Every number comes from `document.analyse`, every verdict from `words`; nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.language import _
@@ -23,6 +24,8 @@ FIRST = (HEADLINE, "during_generation/tree_rss_peak_mib", "stabilized/system_use
 MOST_ROWS = 16
 """Of one plot; with more only the question's rows are drawn, and all are in the table."""
 MOST_ARMS = 6
+REACH = {"%": 150.0}
+"""A speed that is undecided between a tenth and ten times would hide everything else on its axis."""
 
 
 def effects(analysis: Analysis) -> Plot | None:
@@ -50,7 +53,8 @@ def effects(analysis: Analysis) -> Plot | None:
 
 
 def _blocks(by_unit: Mapping[str, Sequence[Row]]) -> list[Block]:
-    return [Block(_axis(unit), rows, ("← " + _("less"), _("more") + " →")) for unit, rows in by_unit.items()]
+    return [Block(_axis(unit), rows, ("← " + _("less"), _("more") + " →"), reach=REACH.get(unit, math.inf))
+            for unit, rows in by_unit.items()]
 
 
 def _axis(unit: str) -> str:
@@ -200,7 +204,7 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
         shown = drawn[index]
         if index < MOST_ARMS and any(row.point is not None for row in shown):
             title = _("Saved and paid: {name}").format(name=name)
-            blocks = [Block(_("% of off"), shown, ("← " + _("less"), _("more") + " →"), every)]
+            blocks = [Block(_("% of off"), shown, ("← " + _("less"), _("more") + " →"), every, REACH["%"])]
             described = _describe({"%": shown})
             wide, narrow = rows_plot(blocks, f"costs-{index}", title, described)
             plots.append(Plot(f"costs-{index}", title, described, wide, narrow))

@@ -5,6 +5,7 @@ They draw values that are computed already, each for a desk and for a phone. Tim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ from markupsafe import Markup
 
 from pipeline.report.html.canvas import LINE_PX, TICK_PX, Canvas, Scale, tick_text, wrap
 
-WIDE, HALF, NARROW = 660.0, 540.0, 264.0
-"""Pixels: over the page, where two stand side by side on a desk, and on a phone."""
+WIDE, NARROW = 540.0, 264.0
+"""Pixels: where two stand side by side on a desk, and on a phone."""
 SERIES = (("blue", "o"), ("vermillion", "s"), ("green", "^"), ("purple", "D"))
 """Colour and shape of the cells that share a picture."""
 PARTS = ("moment", "blue", "sky", "green", "orange", "purple", "vermillion")
@@ -49,11 +50,13 @@ class Block:
     ends: tuple[str, str] = ("", "")
     like: Sequence[Row] = ()
     """The rows whose range the axis covers, where several pictures share one; else its own."""
+    reach: float = math.inf
+    """Intervals are drawn as far as this from zero, unless a point lies further; beyond it an arrow says so."""
 
 
 def rows_plot(blocks: Sequence[Block], key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Rows of marks over one axis per block, each with its label and its words: for a desk, and for a phone."""
-    return (_rows(blocks, f"{key}-w", title, description, HALF),
+    return (_rows(blocks, f"{key}-w", title, description, WIDE),
             _rows(blocks, f"{key}-n", title, description, NARROW))
 
 
@@ -70,7 +73,7 @@ def _rows(blocks: Sequence[Block], key: str, title: str, description: str, width
     canvas = Canvas(width, sum(sum(heights) + foot for _, _, heights in placed))
     top = 0.0
     for block, texts, heights in placed:
-        scale = Scale(*_range(block.like or block.rows), left, right)
+        scale = Scale(*_range(block.like or block.rows, block.reach), left, right)
         bottom = top + sum(heights)
         _axis(canvas, scale, bottom, block)
         bold = narrow and not any(row.heading for row in block.rows)
@@ -93,12 +96,13 @@ def _height(row: Row, label: Sequence[str], said: Sequence[str], narrow: bool) -
     return max(LINE_PX * max(len(label), len(said)) + 8, BAND + 4)
 
 
-def _range(rows: Sequence[Row]) -> tuple[float, float]:
+def _range(rows: Sequence[Row], most: float) -> tuple[float, float]:
     """Zero, every point, and the intervals as far as they do not hide the points (three times the usual reach)."""
     points = [x for row in rows for x in (row.point, row.other) if x is not None] or [0.0]
     ends = [x for row in rows for x in (row.low, row.high) if x is not None]
     low, high = min(0.0, *points), max(0.0, *points)
     reach = 3 * max(high - low, sorted(map(abs, ends))[len(ends) // 2] if ends else 0.0) or 1.0
+    reach = max(high - low, min(reach, most))
     low = min([low, *(max(x, -reach) for x in ends)])
     high = max([high, *(min(x, reach) for x in ends)])
     room = 0.04 * ((high - low) or 1.0)
@@ -168,7 +172,7 @@ class Level:
 def phases_plot(series: Sequence[tuple[str, Sequence[Level]]], heads: Sequence[str], highest: float, unit: str,
                 key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Cells (at most as many as SERIES) over the phases `heads`, from zero to `highest`."""
-    return (_phases(series, heads, highest, unit, f"{key}-w", title, description, HALF),
+    return (_phases(series, heads, highest, unit, f"{key}-w", title, description, WIDE),
             _phases(series, heads, highest, unit, f"{key}-n", title, description, NARROW))
 
 
@@ -220,8 +224,8 @@ def bars_plot(bars: Sequence[tuple[str, Sequence[float]]], colours: Sequence[str
 def _bars(bars: Sequence[tuple[str, Sequence[float]]], colours: Sequence[str], unit: str, key: str, title: str,
           description: str, width: float) -> Markup:
     narrow = width == NARROW
-    left, right = (8.0, width - 12) if narrow else (198.0, width - 16)
-    texts = [wrap(label, width - 12 if narrow else left - 20, 2) for label, _ in bars]
+    left, right = (10.0, width - 12) if narrow else (152.0, width - 16)
+    texts = [wrap(label, width - 12 if narrow else left - 14, 2) for label, _ in bars]
     heights = [LINE_PX * len(lines) + 22 if narrow else max(LINE_PX * len(lines) + 6, 26) for lines in texts]
     low = min(0.0, *(sum(part for part in parts if part < 0) for _, parts in bars))
     high = max(sum(part for part in parts if part > 0) for _, parts in bars) or 1.0
@@ -259,7 +263,7 @@ class Line:
 
 def levels_plot(lines: Sequence[Line], axis: str, key: str, title: str, description: str) -> tuple[Markup, Markup]:
     """Medians and the straight line through them, both axes named."""
-    return (_levels(lines, axis, f"{key}-w", title, description, HALF),
+    return (_levels(lines, axis, f"{key}-w", title, description, WIDE),
             _levels(lines, axis, f"{key}-n", title, description, NARROW))
 
 
