@@ -31,6 +31,14 @@ def check_context(header: Header | None, num_ctx: int, max_tokens: int) -> None:
                           f"server would cut it silently. Choose num_ctx={trained} or less. {NOTHING_STARTED}")
 
 
+def check_batch(n_batch: int, n_ctx: int) -> None:
+    """Raises ConfigError if the batch is larger than the context: llama.cpp takes it, and cuts it without an error."""
+    if n_batch > n_ctx:
+        raise ConfigError(f"n_batch={n_batch} is more than the whole context of {n_ctx} tokens, and the server would "
+                          f"cut it. Choose num_ctx={n_batch} or more, or engine.knobs.n_batch={n_ctx} "
+                          f"engine.knobs.n_ubatch={n_ctx}. {NOTHING_STARTED}")
+
+
 def memory_need(header: Header, num_ctx: int, slots: int, n_ubatch: int, type_k: str, type_v: str) -> dict[str, int]:
     """Bytes a server will hold, roughly: weights once, KV cache of all slots (windowed layers as such), compute."""
     window = -(-((header.sliding_window or 0) + n_ubatch) // 256) * 256  # padded as in llama-kv-cache-iswa.cpp

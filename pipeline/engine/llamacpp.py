@@ -92,14 +92,15 @@ class Engine(EngineBase):
         else:
             header = gguf.read_header(self._located)
         checks.check_context(header, config.num_ctx, config.max_tokens)
+        checks.check_batch(max(n_ubatch, _number(knobs, "n_batch")), config.num_ctx * slots)
         if header is not None:
             memory = checks.memory_need(header, config.num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
                                         str(knobs["cache_type_v"]))
             note = checks.check_memory(memory, f"{header.path.name} with num_ctx={config.num_ctx} in {slots} slots")
             notes += [note] if note else []
         # The server divides its context among the slots: the same context per slot is the product.
-        return Plan({"model": str(self._located), "n_ctx": config.num_ctx * slots, **knobs}, tuple(notes), memory,
-                    checks.asks(_number(knobs, "n_threads")))
+        settings = {"model": str(self._located), "n_ctx": config.num_ctx * slots, **knobs}
+        return Plan(settings, tuple(notes), memory, checks.asks(knobs["n_threads"]))
 
     def start(self, log_path: Path) -> LlamaServer:
         """See EngineBase."""

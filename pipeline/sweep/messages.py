@@ -114,6 +114,8 @@ def _not_parsed(override: str) -> str:
 _KEY = r"\s+full_key: (?P<key>[\w.]+)"
 
 _KNOWN: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"Error merging override (?P<key>[\w.]+)=(?P<value>\S+).*is not a ListConfig, list or tuple",
+     lambda key, value: f"{key}={value} is not allowed: expected a list, {key}=[{value}]."),
     (r"Could not find '(?P<group>[\w/]+)/(?P<option>[^'/]+)'", _unknown_option),
     (r"Could not override '(?P<key>[^']+)'", unknown_setting),
     (r"Could not append to config.*?'(?P<key>[\w.]+)' is already",

@@ -7,9 +7,10 @@ import pytest
 from pipeline.config import Design, InferOs, Mode
 from pipeline.errors import ConfigError
 from pipeline.outcome import infer_os_label
-from pipeline.sweep.cells import cell_names
+from pipeline.sweep.cells import cell_names, refuse_other_work
 from pipeline.sweep.design import load_design
 from pipeline.sweep.design.blocked import blocks
+from tests.unit.test_rerun import composed
 
 
 class FakeConfig:
@@ -92,3 +93,22 @@ def test_turns_swept_within_a_mode_are_in_the_name() -> None:
 def test_a_design_says_refuse_or_skip_and_nothing_else() -> None:
     with pytest.raises(ConfigError, match="refuse or skip"):
         Design(name="blocked", unsupported="ignore")
+
+
+def test_cells_that_do_different_work_are_refused_unless_that_is_the_question() -> None:
+    def configs(*overrides: str, always: str = "mode=oneshot") -> list[Any]:
+        return [composed(always, override) for override in overrides]
+
+    refuse_other_work(configs("infer_os=off", "infer_os=on", "engine.knobs.n_batch=256"))
+    refuse_other_work([composed("mode=oneshot"), composed("mode=interactive")])
+    for pair, key in ((("max_tokens=8", "max_tokens=64"), "max_tokens"), (("num_ctx=512", "num_ctx=1024"), "num_ctx"),
+                      (("prompt=simple", "prompt=reasoning"), "prompt"),
+                      (("prompt.distinct=true", "prompt.distinct=false"), "prompt.distinct")):
+        with pytest.raises(ConfigError, match=rf"different work.*design\.factor=\[{key}\]"):
+            refuse_other_work(configs(*pair))
+        refuse_other_work([composed(one, f"design.factor=[{key}]") for one in pair])
+
+
+def test_one_pair_has_no_interval_and_is_refused() -> None:
+    with pytest.raises(ConfigError, match="repetitions=2"):
+        load_design("paired").blocks(2, 1, 1)
