@@ -174,6 +174,14 @@ def test_memory_against_the_context_has_its_line_and_its_levels() -> None:
     assert "148.00" in seen.text
 
 
+def test_a_server_that_grows_has_its_growth_on_the_first_screen() -> None:
+    results = [replace(one, metrics={**one.metrics, HEADLINE: {1: 200.0, 2: 203.5, 3: 207.0, 4: 210.5}})
+               for one in cell("interactive-off", [200.0, 200.0, 200.0])]
+    _text, seen = rendered(results)
+    assert "Nothing is compared" not in seen.text
+    assert any(words.startswith("interactive · off: 3.500 MiB per turn") for words in seen.words)
+
+
 def test_what_others_wrote_is_shown_and_never_obeyed() -> None:
     results = [replace(one, cell=f"{one.cell} {HOSTILE}", reasons=[HOSTILE], notes=[HOSTILE],
                        verdict="suspect" if one.order == 1 else "valid", tags={**one.tags, "model": HOSTILE})
@@ -311,7 +319,7 @@ class Elsewhere:
     """A store that has nothing and keeps what it is given; `full` is a disk that takes no report."""
 
     def __init__(self, trials: list[Trial], full: bool = False) -> None:
-        self.location = types.SimpleNamespace(artifacts=None, shown="elsewhere")
+        self.location = types.SimpleNamespace(artifacts=None, shown="elsewhere", is_server=False)
         self.kept: list[Any] = []
         self.found, self.full = trials, full
 

@@ -224,6 +224,24 @@ def _share(row: EffectRow) -> Row:
                row.stats.kind)
 
 
+def growth(analysis: Analysis) -> Plot | None:
+    """Settled tree RSS from turn to turn, a row per cell; None for sweeps without turns enough."""
+    if not analysis.growths:
+        return None
+    labels = words.cell_labels(analysis.cells)
+    rows = [Row(labels.get(one.cell, one.cell), f"{words.growth_text(one)}, n = {one.stats.n_blocks}",
+                one.per_turn if one.stats.estimate is None else one.stats.estimate, one.stats.lo, one.stats.hi,
+                one.stats.kind) for one in analysis.growths]
+    title, unit = _("Growth of the settled tree RSS from turn to turn"), analysis.growths[0].stats.unit
+    shown, described = rows[:MOST_ROWS], _describe({unit: rows[:MOST_ROWS]})
+    wide, narrow = rows_plot(_blocks({unit: shown}), "growth", title, described)
+    table = Table(title, [_("cell"), _("turns"), _("growth"), _("verdict"), "n", _("method")],
+                  [[row.label, str(one.turns), words.growth_text(one), told(one.stats.verdict),
+                    str(one.stats.n_blocks), _method(one.stats)]
+                   for row, one in zip(rows, analysis.growths, strict=True)], (1, 4))
+    return Plot("growth", title, described, wide, narrow, [table])
+
+
 def slopes(analysis: Analysis) -> list[Plot]:
     """Memory against the setting that was varied, a line per arm; at most as many in a picture as can be told apart."""
     plots = []

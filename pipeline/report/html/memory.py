@@ -11,7 +11,6 @@ from pipeline.report.html.material import CellMaterial, Material
 from pipeline.report.html.parts import Legend, Plot, Table
 from pipeline.report.html.plots import PARTS, SERIES, Level, bars_plot, phases_plot
 from pipeline.report.html.timelines import timeline_plot
-from pipeline.report.told import told
 from pipeline.stats.intervals import of_differences
 from pipeline.stats.measures import measure
 from pipeline.stats.summary import CellSummary
@@ -56,7 +55,8 @@ def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
 
 
 def _readings(heads: Sequence[str], levels: Sequence[Level]) -> str:
-    return ", ".join(f"{head} {words.number(level.median)} MiB" for head, level in zip(heads, levels, strict=True))
+    return ", ".join(f"{head} {words.number(level.median)} MiB" for head, level in zip(heads, levels, strict=True)
+                     if level.median is not None)
 
 
 def _metric(phase: tuple[str, str, str], quantity: str = "tree_rss", unit: str = "mib") -> str:
@@ -81,17 +81,6 @@ def phase_tables(analysis: Analysis) -> list[Table]:
                                    for cell in analysis.cells], tuple(range(1, len(heads))))
             for caption, quantity, unit in ((_("Tree RSS, MiB: median of valid trials"), "tree_rss", "mib"),
                                             (_("System memory used, %: median of valid trials"), "system_used", "pct"))]
-
-
-def growth(analysis: Analysis) -> Table | None:
-    """Settled tree RSS from turn to turn, for sweeps with turns enough."""
-    if not analysis.growths:
-        return None
-    labels = words.cell_labels(analysis.cells)
-    return Table(_("Growth of the settled tree RSS from turn to turn"),
-                 [_("cell"), _("turns"), _("growth"), _("verdict"), "n"],
-                 [[labels.get(one.cell, one.cell), str(one.turns), words.growth_text(one), told(one.stats.verdict),
-                   str(one.stats.n_blocks)] for one in analysis.growths], (1, 4))
 
 
 def account(analysis: Analysis) -> Plot | None:

@@ -67,7 +67,7 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
         "factorials": findings.factorials(analysis), "slopes": findings.slopes(analysis),
         "phases": memory.phases(trials, analysis),
         "phase_tables": memory.phase_tables(analysis) if analysis.cells else [],
-        "growth": memory.growth(analysis), "account": memory.account(analysis),
+        "growth": findings.growth(analysis), "account": memory.account(analysis),
         "timelines": timelines, "no_timeline": no_timeline, "timeline_legend": _timeline_legend(kept),
         "savings": savings, "saving_tables": saving_tables,
         "proofs": trust.proofs(analysis, kept), "proved": trust.proved(kept),
