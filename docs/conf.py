@@ -21,7 +21,6 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["requirements.lock"]
 suppress_warnings = ["myst.strikethrough"]
-pygments_style, pygments_dark_style = "friendly", "monokai"
 
 html_theme = "furo"
 html_title = "slackwater"
@@ -79,7 +78,14 @@ def put_in(app: Any, page: str, source: list[str]) -> None:
         source[0] = before + GENERATED[page]()
 
 
+def reachable(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """What scrolls sideways on a phone, blocks and tables, can be reached by keyboard (event html-page-context)."""
+    if "body" in context:
+        context["body"] = re.sub(r'<(pre(?=>)|div(?= class="table-wrapper))', r'<\1 tabindex="0"', context["body"])
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", put_in)
+    app.connect("html-page-context", reachable)
     return {"parallel_read_safe": True}

@@ -18,7 +18,7 @@ from pipeline import language, metrics
 from pipeline.cli import main
 from pipeline.cli.arguments import parse
 from pipeline.cli.verbs import VERBS
-from pipeline.config import CONF_DIR, GROUPS
+from pipeline.config import CONF_DIR, EXPERIMENTS_DIR, GROUPS
 from pipeline.sweep.conduct import typed
 from pipeline.sweep.experiments import chosen, load_experiment, register
 from pipeline.sweep.hydra_app import expose_plugins, register_schema
@@ -29,6 +29,9 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^`(experiments/[^`\n]+)`:\n\n```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`((?:slackwater|make) [^`\n]+)`(?!`)")
+SHIPPED = "|".join(path.stem for path in EXPERIMENTS_DIR.glob("*.yaml"))
+ONE_THAT_SHIPS = re.compile(rf"experiment=(?:{SHIPPED})(?: --?[a-z-]+)?")
+"""Composed by tests/end_to_end/test_experiments.py."""
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 RUN_ELSEWHERE = "docs/structure.md"
 """Its examples are run, not only composed, by tests/end_to_end/test_structure.py."""
@@ -51,7 +54,8 @@ def words(command: str) -> list[str]:
 
 TYPED = list(dict.fromkeys(commands()))
 RUNS = sorted({shlex.join(words(command)) for page, command in TYPED
-               if words(command)[:2] == ["slackwater", "run"] and page != RUN_ELSEWHERE})
+               if words(command)[:2] == ["slackwater", "run"] and page != RUN_ELSEWHERE
+               and not ONE_THAT_SHIPS.fullmatch(" ".join(words(command)[2:]))})
 
 
 @pytest.fixture(autouse=True)
