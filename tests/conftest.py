@@ -36,7 +36,9 @@ class OneSweepAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        apart = ("bad_input", "resume", "experiments")  # these have a machine lock of their own
+        if file.startswith("tests/browser/"):
+            return "browser"  # they share a store, and a sweep of their own machine
+        apart = ("bad_input", "resume", "experiments", "conduct")  # these have a machine lock of their own
         return "sweeps" if file.startswith("tests/end_to_end/") and not any(name in file for name in apart) else file
 
 

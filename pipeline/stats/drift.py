@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.stats.arms import flag_groups, mode_pairs
-from pipeline.stats.intervals import holm, of_differences
+from pipeline.stats.intervals import holm, line_through, of_differences
 from pipeline.stats.measures import HEADLINE, measure
 from pipeline.stats.trials import Trial, by_block, valid, value
 
@@ -60,10 +60,8 @@ def trend(values: Sequence[float], step: float = 0.0) -> tuple[float, float]:
     y = np.asarray(values, dtype=np.float64)
     if y.size < LEAST_BLOCKS or float(np.ptp(y)) <= step:
         return 0.0, 1.0
-    from scipy.stats import linregress
-
-    fit = linregress(np.arange(y.size), y)
-    return float(fit.slope), float(fit.pvalue)
+    slope, _, _, p = line_through(np.arange(y.size, dtype=np.float64), y)
+    return slope, p
 
 
 def matters(change: float, metric: str, effect: float = 0.0) -> bool:

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
-
-from pipeline.stats.intervals import t_quantile
+from pipeline.stats.intervals import line_through, t_quantile
 from pipeline.stats.measures import HEADLINE, PAGE_MIB
 from pipeline.stats.trials import Trial, valid, value, varied
 
@@ -53,13 +51,11 @@ def line(x: Sequence[float], medians_mib: Sequence[float], level: float = 0.95,
 
     The half-width is at least what one step of the meter at one end would do; infinite without degrees of freedom.
     """
-    from scipy.stats import linregress
-
-    fit = linregress(np.asarray(x, dtype=np.float64), np.asarray(medians_mib, dtype=np.float64))
+    slope, intercept, se, _ = line_through(x, medians_mib)
     df = len(x) - 2
     floor = step_mib / float(max(x) - min(x))
-    half = max(t_quantile(level, df) * float(fit.stderr), floor) if df > 0 else float("inf")
-    return float(fit.slope), float(fit.intercept), half, df
+    half = max(t_quantile(level, df) * se, floor) if df > 0 else float("inf")
+    return slope, intercept, half, df
 
 
 def slopes(trials: Sequence[Trial], key: str = "num_ctx", metric: str = HEADLINE, regime_key: str | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.stats import drift, factorial, slope, stopping
+from pipeline.stats import drift, factorial, intervals, slope, stopping
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
@@ -213,3 +213,13 @@ def test_stopping_of_a_sweep_waits_for_every_comparison_named() -> None:
     assert [p.reached for p in only] == [True]
     assert all(p.reached for p in stopping.gap_precision(trials, target=1.0))
     assert not any(p.reached for p in stopping.gap_precision(two_by_two(1), target=1.0))
+
+
+def test_a_line_is_that_of_scipy_with_its_error_and_p() -> None:
+    rng = np.random.default_rng(9)
+    for n in (3, 4, 10):
+        x, y = np.sort(rng.uniform(0, 100, n)), rng.normal(100, 1, n)
+        theirs = stats.linregress(x, y)
+        assert intervals.line_through(x, y) == pytest.approx(
+            (theirs.slope, theirs.intercept, theirs.stderr, theirs.pvalue), rel=1e-9)
+    assert intervals.line_through([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == (0.0, 5.0, 0.0, 1.0)

@@ -1,5 +1,6 @@
 """Cells, their names, and the order in which a design runs them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,17 +97,15 @@ def test_a_design_says_refuse_or_skip_and_nothing_else() -> None:
 
 
 def test_cells_that_do_different_work_are_refused_unless_that_is_the_question() -> None:
-    def configs(*overrides: str, always: str = "mode=oneshot") -> list[Any]:
-        return [composed(always, override) for override in overrides]
-
-    refuse_other_work(configs("infer_os=off", "infer_os=on", "engine.knobs.n_batch=256"))
-    refuse_other_work([composed("mode=oneshot"), composed("mode=interactive")])
-    for pair, key in ((("max_tokens=8", "max_tokens=64"), "max_tokens"), (("num_ctx=512", "num_ctx=1024"), "num_ctx"),
-                      (("prompt=simple", "prompt=reasoning"), "prompt"),
-                      (("prompt.distinct=true", "prompt.distinct=false"), "prompt.distinct")):
+    base, other = composed("mode=oneshot"), composed("mode=interactive", "infer_os=on", "prompt=reasoning")
+    refuse_other_work([base, replace(other, prompt=base.prompt), replace(base, infer_os=other.infer_os)])
+    for changed, key in ((replace(base, max_tokens=8), "max_tokens"), (replace(base, num_ctx=512), "num_ctx"),
+                         (replace(base, prompt=other.prompt), "prompt"),
+                         (replace(base, prompt=replace(base.prompt, distinct=False)), "prompt.distinct")):
         with pytest.raises(ConfigError, match=rf"different work.*design\.factor=\[{key}\]"):
-            refuse_other_work(configs(*pair))
-        refuse_other_work([composed(one, f"design.factor=[{key}]") for one in pair])
+            refuse_other_work([base, changed])
+        asked = replace(base.design, factor=[key])
+        refuse_other_work([replace(base, design=asked), replace(changed, design=asked)])
 
 
 def test_one_pair_has_no_interval_and_is_refused() -> None:

@@ -1,0 +1,241 @@
+"""How a sweep goes on: failures, retries, precision, warm-ups, a plan that goes on or begins anew.
+
+The whole program in this process, with a store, but for the trial itself: what it would have measured is made up, so
+that a sweep of twenty trials takes a second and every trial reads what the test says.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import provenance
+from pipeline.cli import main
+from pipeline.config import Tracking
+from pipeline.outcome import WARM_UP_BLOCK, flatten
+from pipeline.result import TrialResult
+from pipeline.sweep.session import SESSION, Session
+from pipeline.track.read import SweepRecord, TrialRecord
+from pipeline.track.store import Store, open_store
+from pipeline.trial import Record
+from tests.unit.made_sweeps import HEADLINE, trial
+
+WORK = {"during_generation/prompt_tokens": {1: 12.0}, "during_generation/output_tokens": {1: 8.0}}
+Readings = Callable[[Any], tuple[str, float]]
+
+
+class NoSampler:
+    """A sampler that samples nothing."""
+
+    pid = 0
+
+    def __init__(self, *arguments: object) -> None:
+        """Takes what a sampler takes."""
+
+    def __enter__(self) -> NoSampler:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Nothing to end."""
+
+    def nothing(self, *arguments: object) -> None:
+        """Nothing to do."""
+
+    stop = timeline = processes = discard = nothing
+
+
+class Program:
+    """`slackwater run` on a store of its own; `reads` says what each trial finds: (verdict, settled MiB)."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.seen: list[tuple[int, str]] = []
+        self.reads: Readings = lambda config: ("valid", 200.0 - 20.0 * (config.place.cell == "oneshot-on"))
+
+        def run_trial(made: Any) -> Record:
+            return Record()
+
+        def result_of(record: Record, sampled: object, config: Any, engine: object, plan: Any, folder: Path,
+                      *rest: object) -> TrialResult:
+            place = config.place
+            self.seen.append((place.order, place.cell))
+            verdict, reading = self.reads(config)
+            if place.block == WARM_UP_BLOCK and verdict == "valid":
+                verdict = "warm-up"
+            one = trial(place.cell, place.block, reading, sweep=place.sweep_id, order=place.order, verdict=verdict,
+                        began_ms=1_760_000_000_000 + 10 * len(self.seen), metrics=WORK)
+            return replace(one, params=flatten(config), folder=str(folder), infer_os=place.cell.partition("-")[2])
+
+        monkeypatch.setattr("pipeline.sweep.job.Sampler", NoSampler)
+        monkeypatch.setattr("pipeline.sweep.job.Trial", lambda *arguments: type("T", (), {"run": run_trial})())
+        monkeypatch.setattr("pipeline.sweep.job.result_of", result_of)
+        monkeypatch.setattr("pipeline.sweep.conduct._examine", lambda rate_hz: [])
+        monkeypatch.setattr("pipeline.report.page._report", lambda *arguments: ({}, ""))
+
+    def run(self, *words: str, verb: str = "run") -> tuple[int, str]:
+        """Exit code, and all that was said."""
+        vars(SESSION).update(vars(Session()))
+        code = main([verb, *words, *([f"tracking.uri=sqlite:///{self.folder}/mlflow.db"] if verb == "run" else
+                                     ["--store", f"sqlite:///{self.folder}/mlflow.db"])])
+        said = self.capsys.readouterr()
+        return code, said.out + said.err
+
+    @property
+    def sweep(self) -> SweepRecord:
+        """The last one."""
+        return self._store().find_sweep("last")
+
+    def trials(self) -> list[TrialRecord]:
+        """Of the last sweep."""
+        return self._store().trials(self.sweep.sweep_id)
+
+    def _store(self) -> Store:
+        return open_store(Tracking(uri=f"sqlite:///{self.folder}/mlflow.db"), write=False)
+
+
+@pytest.fixture
+def program(tmp_path: Path, empty_store: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch,
+            capsys: pytest.CaptureFixture[str]) -> Program:
+    shutil.copytree(empty_store, tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["slackwater"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a machine lock of its own
+    return Program(tmp_path / "store", monkeypatch, capsys)
+
+
+def test_a_failed_trial_does_not_end_a_sweep_unless_asked_to(program: Program) -> None:
+    program.reads = lambda config: ("failed" if config.place.order == 2 else "valid", 200.0)
+    code, said = program.run("mode=oneshot", "repetitions=3")
+    assert code == 1
+    assert [one.verdict for one in program.trials()] == ["valid", "failed", "valid"]
+    assert "1 failed" in said
+    code, said = program.run("mode=oneshot", "repetitions=3", "design.on_failure=stop")
+    assert code == 1
+    assert [one.verdict for one in program.trials()] == ["valid", "failed"]
+    assert "stopped after the failed trial 2" in said
+
+
+def test_a_failed_trial_is_run_again_as_often_as_asked_and_counts_once(program: Program) -> None:
+    program.reads = lambda config: ("failed" if len(program.seen) in (2, 3) else "valid", 200.0)
+    code, said = program.run("mode=oneshot", "repetitions=3", "design.on_failure=retry:2")
+    assert code == 0, said
+    assert [order for order, _ in program.seen] == [1, 2, 2, 2, 3]
+    assert [(one.order, one.verdict) for one in program.trials()] == [(1, "valid"), (2, "valid"), (3, "valid")]
+    assert said.count("is run again") == 2
+    assert "3 trials, all valid" in said
+
+
+def test_precision_stops_by_width_alone_and_reports_the_interval_it_looked_at(program: Program) -> None:
+    rng = np.random.default_rng(5)
+    program.reads = lambda config: ("valid", (180.0 if config.place.cell == "oneshot-on" else 200.0)
+                                    + float(rng.normal(0, 1.0)))
+    code, said = program.run("mode=oneshot", "infer_os=off,on", "stop=precision", "stop.target=1.5 MiB")
+    assert code == 0, said
+    trials = program.trials()
+    blocks = max(one.block for one in trials)
+    assert 5 <= blocks < 30
+    assert len(trials) == 2 * blocks
+    assert f"precision after {blocks} blocks" in said
+    assert "precise enough" in said
+    assert "not run" not in said
+    _, shown = program.run("--json", verb="show")
+    row = next(row for row in json.loads(shown)["effects"] if row["metric"] == HEADLINE)
+    assert row["level"] == 0.97
+    assert "covers 95 %" in row["method"]
+    assert (row["hi"] - row["lo"]) / 2 <= 1.5
+    assert row["kind"] == "less"
+
+
+def test_warm_ups_come_first_are_not_counted_and_are_run_again_after_an_interruption(program: Program) -> None:
+    def interrupted(config: Any) -> tuple[str, float]:
+        if len(program.seen) == 3:
+            raise KeyboardInterrupt
+        return "valid", 9999.0 if config.place.block == WARM_UP_BLOCK else 200.0
+
+    program.reads = interrupted
+    words = ("mode=oneshot", "infer_os=off,on", "repetitions=2", "design.warmup=1")
+    code, _ = program.run(*words)
+    assert code == 130
+    assert [(one.order, one.verdict) for one in program.trials()] == [(1, "warm-up"), (2, "valid")]
+    code, said = program.run(*words)
+    assert code == 0, said
+    assert "goes on: 1 of 4 trials are done" in said
+    assert [order for order, _ in program.seen] == [1, 2, 3, 1, 3, 4, 5]
+    trials = program.trials()
+    assert [(one.order, one.block, one.verdict) for one in trials] == [
+        (1, 0, "warm-up"), (2, 1, "valid"), (3, 1, "valid"), (4, 2, "valid"), (5, 2, "valid")]
+    assert "Warm-up, not counted: trial 1" in said
+    assert "4 trials, all valid" in said
+    assert "9999" not in said.partition("What was measured")[2]
+
+
+def test_a_finished_sweep_and_a_fresh_one_begin_anew_an_unfinished_one_goes_on(program: Program) -> None:
+    program.run("mode=oneshot", "repetitions=2")
+    first = program.trials()[0].run_id
+    _, said = program.run("mode=oneshot", "repetitions=2")
+    assert "goes on" not in said
+    assert program.trials()[0].run_id != first
+
+    def interrupted(config: Any) -> tuple[str, float]:
+        if config.place.order == 2:
+            raise KeyboardInterrupt
+        return "valid", 200.0
+
+    program.reads = interrupted
+    code, _ = program.run("mode=oneshot", "repetitions=2")
+    assert code == 130
+    begun = program.trials()[0].run_id
+    program.reads = lambda config: ("valid", 200.0)
+    _, said = program.run("mode=oneshot", "repetitions=2", "--fresh")
+    assert "goes on" not in said
+    assert [one.order for one in program.trials()] == [1, 2]
+    assert program.trials()[0].run_id != begun
+
+
+def test_a_changed_environment_is_accepted_only_when_told_and_then_recorded(
+        program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: Any) -> tuple[str, float]:
+        if config.place.order == 2:
+            raise KeyboardInterrupt
+        return "valid", 200.0
+
+    program.reads = interrupted
+    program.run("mode=oneshot", "repetitions=2")
+    here = dict(provenance.machine())
+    monkeypatch.setattr(provenance, "machine", lambda: here | {"kernel": "7.0-new"})
+    program.reads = lambda config: ("valid", 200.0)
+    code, said = program.run(verb="resume")
+    assert code == 2
+    assert "kernel" in said and "7.0-new" in said and "--accept-change" in said
+    assert len(program.trials()) == 1
+    code, said = program.run("--accept-change", verb="resume")
+    assert code == 0, said
+    assert [one.order for one in program.trials()] == [1, 2]
+    assert "7.0-new" in program.sweep.tags["accepted_changes"]
+
+
+def test_a_factorial_plan_runs_every_combination_in_every_block(program: Program) -> None:
+    def reads(config: Any) -> tuple[str, float]:
+        flags = config.infer_os
+        return "valid", 200.0 - 10.0 * flags.memory_optimization - 7.0 * flags.quantization + 0.01 * config.place.order
+
+    program.reads = reads
+    code, said = program.run("mode=oneshot", "design=factorial", "repetitions=2",
+                             "engine.flags.parallel_processing.on={n_parallel:1}",
+                             "engine.flags.cpu_optimization.on={n_threads:all_but_one}")
+    assert code == 0, said
+    trials = program.trials()
+    assert [len({one.cell for one in trials if one.block == block}) for block in (1, 2)] == [4, 4]
+    assert "memory_optimization (10.0 MiB)" in said
+    assert "quantization (7.0 MiB)" in said
+    assert "Not run: npu_optimization" in said
