@@ -54,13 +54,14 @@ def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], process
                          ) from error
 
 
-def read_parquet(path: Path | BinaryIO) -> tuple[Timeline, list[Mark], ProcessRows]:
-    """What `write_parquet` wrote, from a file or from its content. Raises MeterError for a file of another schema, or none."""
+def read_parquet(file: Path | BinaryIO) -> tuple[Timeline, list[Mark], ProcessRows]:
+    """What `write_parquet` wrote, from a file or its content. Raises MeterError for one of another schema, or none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = file if isinstance(file, Path) else "timeline.parquet"
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise MeterError(f"{path} cannot be read: {error}. Expected a timeline.parquet of a trial.") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
+import shutil
 import types
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.cli import main
+from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.meter.sampler import ProcessRows
 from pipeline.meter.timeline import write_parquet
@@ -32,7 +36,9 @@ from pipeline.report.html.render import render
 from pipeline.report.html.timelines import Drawn, drawn
 from pipeline.result import TrialResult
 from pipeline.stats.trials import Measured, Trial
-from tests.unit.made_sweeps import HEADLINE, cell, summary, trial
+from pipeline.track.exchange import import_sweep
+from pipeline.track.store import open_store
+from tests.unit.made_sweeps import HEADLINE, cell, export, summary, trial
 from tests.unit.test_stats_designs import plan
 
 SECTIONS = ["answer", "phases", "where", "timelines", "costs", "validity", "method", "again"]
@@ -377,3 +383,37 @@ def test_a_sweep_that_ends_leaves_its_report_with_its_summary(capsys: pytest.Cap
     page.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
     assert "The flags save 20.0 MiB" in Page(store.kept[0].texts["report.html"]).text
     assert "report.html of run r1 in elsewhere" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def stored(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a store with a sweep whose timelines cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(empty_store, tmp_path / "store")
+    uri = f"sqlite:///{tmp_path}/store/mlflow.db"
+    made = [replace(one, series={"tree_anon_mib": [(0, 1.0), (1000, 90.0)]}) for one in four_cells()]
+    import_sweep(export(tmp_path / "sweep.zip", made), open_store(Tracking(uri=uri)))
+    return uri
+
+
+def test_the_verb_writes_a_file_and_says_which(stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "tide", "--store", stored]) == 0
+    assert "tide-1.html" in capsys.readouterr().out
+    seen = Page((tmp_path / "tide-1.html").read_text(encoding="utf-8"))
+    assert "The flags save 20.0 MiB" in seen.text
+    assert "from the store's chart: no phases are known" in seen.text
+    assert "trial 1:" in seen.text.partition("Not readable for this report")[2]
+    assert main(["report", "--store", stored, "-o", "again.html", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["sweep_id"], said["path"], said["trials"]) == ("tide-1", "again.html", 12)
+    assert said["bytes"] == (tmp_path / "again.html").stat().st_size
+
+
+def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing_behind(
+        stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ("nowhere/report.html", "store"):
+        assert main(["report", "--store", stored, "-o", target]) == 2
+        said = capsys.readouterr().err
+        assert target in said and "report -o FILE" in said
+    assert main(["report", "ebb", "--store", stored]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "sweep.zip"]
