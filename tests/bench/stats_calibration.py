@@ -1,8 +1,10 @@
-"""Do the intervals hold their word? Simulated sweeps in six noise shapes: coverage, false alarms, power.
+"""Do the intervals hold their word? Simulated sweeps in six noise shapes, and in that of real trials: coverage, false
+alarms, power.
 
-`python -m tests.bench.stats_calibration [DOCUMENT.json…]`: documents of `slackwater show --json` add a seventh shape,
-the residuals of their trials. Arrays do the counting; a sample of every point goes through pipeline.stats itself and
-must agree, so that what is measured is the code that is used.
+`python -m tests.bench.stats_calibration [DOCUMENT.json…]`: documents of `slackwater show --json` add one more shape,
+the residuals of their trials; those of tests/data/measured_noise.json are always there, at their own size. Arrays do
+the counting; a sample of every point goes through pipeline.stats itself and must agree, so that what is measured is the
+code that is used.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import linregress
 
 from pipeline.stats import factorial, intervals
-from pipeline.stats.comparison import compare
+from pipeline.stats.comparison import LOOK_LEVEL, compare
 from pipeline.stats.drift import trend
 from pipeline.stats.measures import HEADLINE, PAGE_MIB
-from pipeline.stats.stopping import LEAST_BLOCKS, LOOK_LEVEL, precision
+from pipeline.stats.stopping import LEAST_BLOCKS, precision
 
 FloatArray = npt.NDArray[np.float64]
 Shape = Callable[[np.random.Generator, int, int], FloatArray]
@@ -73,8 +75,24 @@ SHAPES: dict[str, Shape] = {"normal": normal, "discrete": discrete, "outliers": 
                             "block drift": block_drift, "AR(1) 0.6": autoregressive}
 
 
-def measured(paths: Sequence[str]) -> Shape | None:
-    """Residuals of the settled tree RSS of real trials from their cell's mean, in standard deviations, resampled."""
+RECORDED = Path(__file__).parents[1] / "data" / "measured_noise.json"
+SIGMA_MIB: dict[str, float] = {"discrete": PAGE_MIB / 1.44}
+"""One trial's standard deviation by shape; 0.1 MiB where none is given."""
+
+
+def add_measured(paths: Sequence[str]) -> None:
+    """The recorded residuals, and those of the documents, as shapes."""
+    pools = {f"measured, {engine}": found
+             for engine, found in json.loads(RECORDED.read_text(encoding="utf-8"))["residuals_mib"].items()}
+    pools["measured, documents"] = residuals_of(paths)
+    for name, residuals in pools.items():
+        if residuals and max(residuals) > min(residuals):
+            SHAPES[name] = resampled(np.asarray(residuals) / np.std(residuals))
+            SIGMA_MIB[name] = float(np.std(residuals))
+
+
+def residuals_of(paths: Sequence[str]) -> list[float]:
+    """Settled tree RSS of real trials less their cell's mean, MiB."""
     residuals: list[float] = []
     for path in paths:
         cells: dict[str, list[float]] = defaultdict(list)
@@ -84,23 +102,23 @@ def measured(paths: Sequence[str]) -> Shape | None:
                 cells[trial["cell"]].append(reading)
         for values in cells.values():
             residuals += [v - sum(values) / len(values) for v in values if len(values) > 1]
-    if not residuals or max(residuals) == min(residuals):
-        return None
-    pool = np.asarray(residuals) / np.std(residuals)
+    return residuals
 
-    def resampled(rng: np.random.Generator, sweeps: int, trials: int) -> FloatArray:
+
+def resampled(pool: FloatArray) -> Shape:
+    def draw(rng: np.random.Generator, sweeps: int, trials: int) -> FloatArray:
         return np.asarray(rng.choice(pool, size=(sweeps, trials)))
 
-    return resampled
+    return draw
 
 
 def readings(shape: str, rng: np.random.Generator, blocks: int, arms: int,
              sweeps: int = SWEEPS) -> tuple[FloatArray, float]:
     """(sweeps, blocks, arms) in MiB, arms in random order inside each block, and the noise's sigma in MiB.
 
-    Readings are whole pages, as the kernel gives them; sigma is 0.1 MiB, or a page / 1.44 for the discrete shape.
+    Readings are whole pages, as the kernel gives them.
     """
-    sigma = PAGE_MIB / 1.44 if shape == "discrete" else 0.1
+    sigma = SIGMA_MIB.get(shape, 0.1)
     in_order = SHAPES[shape](rng, sweeps, blocks * arms).reshape(sweeps, blocks, arms)
     order = rng.random((sweeps, blocks, arms)).argsort(axis=2)
     by_arm = np.take_along_axis(in_order, order, axis=2) * sigma
@@ -251,8 +269,7 @@ def drifts(report: Report, rng: np.random.Generator, sweeps: int = 1_500) -> Non
 
 def main(documents: Sequence[str]) -> int:
     began = time.perf_counter()
-    if (shape := measured(documents)) is not None:
-        SHAPES["measured trials"] = shape
+    add_measured(documents)
     rng = np.random.default_rng(SEED)
     report = Report()
     print(f"{SWEEPS} simulated sweeps per point, seed {SEED}; n = blocks, sd = one trial's standard deviation")
