@@ -19,6 +19,7 @@ from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.language import N_, _
 from pipeline.report import words
+from pipeline.report.answer import answer
 from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, document, runs_document
 from pipeline.report.lines import paragraph
@@ -74,6 +75,7 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     trials = store.trials_and(summary.sweep_id, results, run_ids)
     sweep, analysis = _sweep_of_summary(summary, trials), analyse(trials)
     skipped = _skipped(summary.plan)
+    summary = replace(summary, answer=answer(analysis))
     whole = document(sweep, trials, analysis)
     whole["sweep"]["skipped"] = [{"cell": cell, "reason": reason} for cell, reason in skipped]
     text = json.dumps(whole, ensure_ascii=False, indent=2)

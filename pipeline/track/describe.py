@@ -15,40 +15,49 @@ NOTE_LIMIT = 7500
 
 _MOMENTS = ("baseline", "initialization", "pre_generation", "during_generation", "post_generation", "stabilized",
             "released")
-_WORDS = {"valid": "valid", "suspect": "**suspect**, left out of comparisons", "failed": "**failed**",
+_WORDS = {"valid": "**valid**", "suspect": "**suspect**, left out of comparisons", "failed": "**failed**",
           "warm-up": "warm-up, run first and not counted"}
+_HEADLINE = (("settled {:.1f} MiB", "stabilized/tree_rss_mib"), ("peak {:.1f}", "during_generation/tree_rss_peak_mib"),
+             ("released {:.1f}", "released/tree_rss_mib"), ("{:.1f} tokens/s", "decode/tokens_per_s"))
+_COLUMNS = ("tree_rss{}_mib", "tree_anon{}_mib", "tree_file{}_mib", "system_used{}_pct")
 
 
 def describe_trial(result: TrialResult) -> str:
-    """Place, verdict with reasons, tree and system memory by phase (of the last turn), speed."""
+    """Verdict and headline first, since the page folds the rest away; place; memory by phase (of the last turn)."""
     verdict = "**interrupted**" if result.extra.get("interrupted") else _WORDS[result.verdict]
+    found = ", ".join(text.format(value) for text, metric in _HEADLINE
+                      if (value := result.value(metric)) is not None)
     flags = {"off": "no optimisation flag on", "on": "the shipped optimisation flags on"}.get(
         result.infer_os, f"{_plain(result.infer_os)} on")
-    place = (f"Repetition {result.repetition} of cell `{_plain(result.cell)}` in sweep `{_plain(result.sweep_id)}`: "
-             f"mode {_plain(result.mode)}, {flags}. Trial {result.order}, block {result.block}.")
-    lines = [place, "", f"Verdict: {verdict}."]
-    lines += [f"- {_plain(reason)}" for reason in result.reasons]
-    if result.notes:
-        lines += ["", "Notes:", *(f"- {_plain(note)}" for note in result.notes)]
+    lines = [f"{verdict}{': ' if found else ''}{found}.", "", *(f"- {_plain(reason)}" for reason in result.reasons), "",
+             f"Repetition {result.repetition} of {_code(result.cell)} in sweep {_code(result.sweep_id)}: "
+             f"{_plain(result.mode)}, {flags}. Trial {result.order}, block {result.block}."]
+    if server := " ".join(filter(None, (result.tags.get("engine"), result.tags.get("engine_version")))):
+        digest = result.tags.get("model_digest", "")
+        weights = _plain(result.tags.get("model", "")) + (f" ({_code(digest[:19])})" if digest else "")
+        lines += ["", f"{weights} in {_plain(server)}." if weights else f"{_plain(server)}."]
     rows = []
     for phase in _MOMENTS:
-        peak = phase == "during_generation"
-        tree = result.value(f"{phase}/tree_rss_peak_mib" if peak else f"{phase}/tree_rss_mib")
-        system = result.value(f"{phase}/system_used_peak_pct" if peak else f"{phase}/system_used_pct")
-        if tree is not None or system is not None:
-            rows.append(f"| {phase}{' (peak)' if peak else ''} | {_number(tree)} | {_number(system)} |")
+        is_peak = phase == "during_generation"
+        values = [_number(result, phase, column, is_peak) for column in _COLUMNS]
+        if any(values):
+            rows.append(f"| {phase}{', peak' if is_peak else ''} | {' | '.join(values)} |")
     if rows:
-        lines += ["", "| phase | server's tree, MiB | system used, % |", "|---|---:|---:|", *rows]
-    speed = result.value("decode/tokens_per_s")
-    if speed is not None:
-        lines += ["", f"Speed: {speed:.1f} tokens/s."]
+        lines += ["", "| phase | server's tree, MiB | anonymous | file-mapped | system used, % |",
+                  "|---|---:|---:|---:|---:|", *rows]
+    if result.notes:
+        lines += ["", "Notes:", *(f"- {_plain(note)}" for note in result.notes)]
     return "\n".join(lines)[:NOTE_LIMIT]
 
 
 def describe_sweep(summary: SweepSummary) -> str:
-    """The question, the command, and the printed summary if there is one."""
-    lines = [f"**{_plain(summary.question)}**" if summary.question else "A sweep.", "",
-             f"{summary.planned_trials} trials planned, {summary.status}.", "", *_block(summary.command)]
+    """The question, its answer, the command, and the printed summary if there is one."""
+    lines = [f"**{_plain(summary.question)}**" if summary.question else "A sweep.", ""]
+    if summary.answer:
+        lines += [_plain(summary.answer), ""]
+    report = next((name for name in summary.texts if name.endswith(".html")), None)
+    where = f" The whole story is {_code(report)}, under Artifacts." if report else ""
+    lines += [f"{summary.planned_trials} trials planned, {summary.status}.{where}", "", *_block(summary.command)]
     if "summary.txt" in summary.texts:
         lines += ["", *_block(summary.texts["summary.txt"])]
     return "\n".join(lines)[:NOTE_LIMIT]
@@ -59,8 +68,18 @@ def _block(text: str) -> list[str]:
     return [f"    {line}" for line in text.splitlines()]
 
 
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1f}"
+def _number(result: TrialResult, phase: str, column: str, is_peak: bool) -> str:
+    """The metric's value; of an interval its peak, the kernel's where there is one. "" if it was not measured."""
+    for part in ("_peak", "_sampled_peak") if is_peak else ("",):
+        value = result.value(f"{phase}/{column.format(part)}")
+        if value is not None:
+            return f"{value:.1f}"
+    return ""
+
+
+def _code(text: str) -> str:
+    """A code span; nothing in it has a meaning but the backtick."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
 def _plain(text: str) -> str:

@@ -31,6 +31,11 @@ def run_name(result: TrialResult) -> str:
     return short if len(short) <= SHOWN else f"r{result.repetition} {result.cell}"[:KEY_LIMIT]
 
 
+def sweep_name(sweep_id: str, experiment: str) -> str:
+    """ "mode_gap sweep"; of a sweep that no file names, the time it began: "sweep 261123-173656"."""
+    return f"{experiment} sweep"[:KEY_LIMIT] if experiment else f"sweep {sweep_id.removeprefix('run-')}"[:KEY_LIMIT]
+
+
 def trial_uuid(result: TrialResult) -> str:
     """The same for the same trial however often it is logged; another for a trial that was run again."""
     place = (result.sweep_id, result.order, result.cell, result.repetition, result.started_ms)

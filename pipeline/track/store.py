@@ -196,10 +196,13 @@ class Store:
                 **self._owner(), **summary.tags, "kind": "sweep", "sweep_id": summary.sweep_id,
                 "experiment": summary.experiment, "question": summary.question, "command": summary.command,
                 "planned_trials": str(summary.planned_trials),
+                # MLflow's own words for it, so that its columns Source and Version are not empty
+                "mlflow.source.type": "LOCAL", "mlflow.source.name": summary.command,
+                "mlflow.source.git.commit": summary.tags.get("revision", ""),
                 "mlflow.note.content": describe_sweep(summary),
             }
-            name = f"{summary.experiment or summary.sweep_id} sweep"
-            run_id, _ = self._run(found, names.cut(name, names.KEY_LIMIT), summary.started_ms, tags)
+            name = names.sweep_name(summary.sweep_id, summary.experiment)
+            run_id, _ = self._run(found, name, summary.started_ms, tags)
             for artifact, text in {"plan.json": names.encode_json(summary.plan), **summary.texts}.items():
                 self._client.log_text(run_id, text, artifact)
             moment = summary.ended_ms or summary.started_ms

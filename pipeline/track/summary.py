@@ -32,6 +32,8 @@ class SweepSummary:
     ended_ms: int | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     """Artifact name → text: summary.json, summary.txt, …"""
+    answer: str = ""
+    """What it found, in a sentence or a few; empty until it has ended."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Numbers about the sweep as a whole."""
     tags: Mapping[str, str] = field(default_factory=dict)

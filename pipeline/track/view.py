@@ -34,8 +34,8 @@ _WORDS = (TAG, "deflate;", "viewStateShareKey", "selectedColumns", "compareRunSe
 
 _TAGS = {"mode": 100, "infer_os": 90, "repetition": 90, "verdict": 75}
 """Tag → width in pixels."""
-_METRICS = ("during_generation/tree_rss_peak_mib", "stabilized/tree_rss_mib", "released/tree_rss_mib",
-            "stabilized/system_used_pct", "decode/tokens_per_s")
+_METRICS = ("stabilized/tree_rss_mib", "during_generation/tree_rss_peak_mib", "released/tree_rss_mib",
+            "decode/tokens_per_s", "stabilized/system_used_pct")
 _HEADLINE = (
     ("stabilized/tree_rss_mib", "settled, MiB"),
     ("during_generation/tree_rss_peak_mib", "peak, MiB"),
@@ -46,7 +46,7 @@ _HEADLINE = (
 _TIMELINES = ("tree_rss_mib", "tree_anon_mib", "tree_file_mib", "tree_shmem_mib", "tree_swap_mib", "system_used_mib",
               "system_available_mib", "system_cached_mib")
 _PHASES = ("as_found", "baseline", "initialization", "pre_generation", "during_generation", "load", "prefill", "decode",
-           "post_generation", "stabilized", "released", "engine", "clear", "trial", "sampler")
+           "post_generation", "stabilized", "released", "engine", "plan", "clear", "trial", "sampler")
 """Closed sections, in the order of a trial's life: together they hold 250 charts."""
 
 
@@ -99,7 +99,9 @@ def state(sweep_id: str, plan: Mapping[str, Any], verdicts: Mapping[str, int]) -
         "useGroupedValuesInCharts": False, "hideEmptyCharts": True,
         "groupBy": {"aggregateFunction": "average",
                     "groupByKeys": [{"mode": "tag", "groupByData": key} for key in keys]},
-        "groupsExpanded": {}, "compareRunCharts": charts, "compareRunSections": sections,
+        # runs without a cell: the sweep's own run, where its report is
+        "groupsExpanded": {",".join(f"tag.{key}" for key in keys): True},
+        "compareRunCharts": charts, "compareRunSections": sections,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
 
