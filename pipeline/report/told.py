@@ -24,6 +24,13 @@ TEMPLATES = (
     N_("the first trial of a block differs from the others by {size}: it may have warmed something up"),
     N_("drift or slow noise: all cells move by {size} per block; blocks take this out of the effects"),
     N_("drift or slow noise in the difference itself ({what}): {size} per block; mistrust its interval"),
+    N_("{test} of {what} move by {size}: too little to matter"),
+    N_("{test} move by {size}: too little to matter"),
+    N_("no drift seen in {test} of {what}"),
+    N_("no drift seen in {test}"),
+    N_("block means"),
+    N_("paired differences"),
+    N_("first of block"),
     # stats: refused comparisons
     N_("{one} and {other} did different work ({how}): no effect is computed"),
     N_("{counts} prompt tokens against {others}"),

@@ -72,7 +72,8 @@ def _marks(stats: Comparison, difference: float | None) -> tuple[str, tuple[floa
 
 def _said(stats: Comparison, difference: float | None, reference: float | None) -> str:
     text = words.comparison(stats, difference, reference)
-    return text if "n = " in text or stats.kind == "identical" else f"{text}, n = {stats.n_blocks}"
+    return text if "n = " in text or stats.kind == "identical" else _("{verdict}, n = {n}").format(
+        verdict=text, n=stats.n_blocks)
 
 
 def _describe(by_unit: Mapping[str, Sequence[Row]]) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.language import _
+from pipeline.language import N_, _
 from pipeline.report import words
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.material import Material
@@ -22,6 +22,7 @@ from pipeline.stats.trials import Trial
 MACHINE = ("host", "cpu", "architecture", "cores_usable", "memory_total", "swap_total", "transparent_hugepages",
            "kernel", "libc", "python", "revision")
 MOST_LEFT_OUT = 200
+STATES = {"confirmed": N_("confirmed"), "contradicted": N_("contradicted"), "not observable": N_("not observable")}
 
 
 def proofs(analysis: Analysis, material: Material) -> list[Table]:
@@ -40,7 +41,7 @@ def proofs(analysis: Analysis, material: Material) -> list[Table]:
     found = []
     for caption, chosen in ((_("Settings in which the cells differ"), True),
                             (_("Settings that all cells share"), False)):
-        shown = [[row[0], row[1], row[2], row[3], _(row[4]), _("all") if len(members) == len(cells)
+        shown = [[row[0], row[1], row[2], row[3], _(STATES.get(row[4], row[4])), _("all") if len(members) == len(cells)
                   else "; ".join(labels[cell] for cell in members)]
                  for row, members in sorted(rows.items(), key=lambda item: list(asked).index(item[0][0]))
                  if (row[0] in differing) == chosen]
@@ -55,7 +56,8 @@ def proved(material: Material) -> Mapping[str, int]:
     counts: dict[str, int] = {}
     for kept in material.cells.values():
         for proof in kept.proofs:
-            state = str(proof.get("state", ""))
+            known = str(proof.get("state", ""))
+            state = _(STATES.get(known, known))
             counts[state] = counts.get(state, 0) + 1
     return counts
 
