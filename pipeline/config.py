@@ -105,10 +105,15 @@ class Mode:
     history: bool = False
     preload: bool = False
     fresh_server: bool = True
+    source: str = "recorded"
+    """Who asks: recorded (the config's texts) or stdin (a person, or piped lines; then turns is what was typed)."""
 
     def __post_init__(self) -> None:
         if self.name != MISSING:
             _require(self.name in ("oneshot", "interactive"), "mode.name", self.name, "oneshot or interactive")
+        _require(self.source in ("recorded", "stdin"), "mode.source", self.source, "recorded or stdin")
+        _require(self.source == "recorded" or self.name in ("interactive", MISSING), "mode.source", self.source,
+                 "recorded, since a person needs mode=interactive")
         _require(self.turns >= 1, "mode.turns", self.turns, "a whole number from 1")
         _require(self.name != "oneshot" or self.turns == 1, "mode.turns", self.turns,
                  "1, since a oneshot trial has one turn (mode=interactive has several)")
@@ -270,7 +275,10 @@ class Prompt:
     def at(self, turn: int) -> str:
         """The prompt of turn 1…N as it is sent, template applied."""
         texts = [self.text] if self.text is not None else self.texts[self.language]
-        text = texts[(turn - 1) % len(texts)] if self.distinct else texts[0]
+        return self.filled(texts[(turn - 1) % len(texts)] if self.distinct else texts[0])
+
+    def filled(self, text: str) -> str:
+        """A text in its template, as it is sent."""
         return self.templates[self.language].replace("{prompt}", text)
 
 

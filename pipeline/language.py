@@ -59,6 +59,16 @@ def N_(text: str) -> str:
     return text
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421} | dict.fromkeys(
+    (*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
+
+
+def harmless(text: str) -> str:
+    """What a model, a server's log or a file wrote, as a terminal may show it: no escape sequence, no control character
+    but line ends and tabs, nothing that turns the direction of what follows. As long as it was."""
+    return text.translate(_PICTURES)
+
+
 def _read(name: str) -> gettext.NullTranslations:
     import gettext
     import io

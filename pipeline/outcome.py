@@ -108,8 +108,9 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
                 put({f"{name}/server_duration_s": seconds}, turn)
     for turn, (stable, seconds) in record.settled.items():
         put({"stabilized/time_to_stable_s": seconds, "stabilized/is_stable": float(stable)}, turn)
-    put(_account(record, by_turn, config.mode.turns), 0)
-    before, after = spans.get(("stabilized", config.mode.turns)), spans.get(("released", 0))
+    last = max(record.settled, default=0) if config.mode.source == "stdin" else config.mode.turns
+    put(_account(record, by_turn, last), 0)
+    before, after = spans.get(("stabilized", last)), spans.get(("released", 0))
     if record.unload_ns is not None and before and after:
         put(release_metrics(timeline, record.unload_ns, before, after), 0)
     # the model may already be gone from the last turn (keep_alive): then nothing is left for `released` to give back
@@ -216,7 +217,7 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     for turn, answer in record.generations.items():
         if answer.truncated:
             reasons.append(f"the server cut the prompt of turn {turn} to {answer.prompt_tokens} tokens")
-        if answer.output_tokens != config.max_tokens:
+        if answer.output_tokens != config.max_tokens and config.mode.source == "recorded":
             notes.append(f"turn {turn}: {answer.output_tokens} tokens of the {config.max_tokens} asked for")
     if report is not None:
         lost_pct = 100.0 * report.lost_slots / max(report.samples + report.lost_slots, 1)
@@ -265,6 +266,7 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
         settings=dict(plan.settings), metrics=metrics,
         series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
         tags={"engine": config.engine.name, "model": config.model.name,
+              **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),
               **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},
         folder=str(folder),
         extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError)},

@@ -91,6 +91,29 @@ class TokenCount:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A piece of the answer as it arrives, unchanged: it may hold anything. Only where a person reads along."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnMeasured:
+    """A turn has settled: the tree's RSS at its moments, bytes. `peak` is the kernel's high-water mark."""
+
+    turn: int
+    before: int
+    peak: int
+    after: int
+    settled: int
+    settle_s: float
+    stable: bool
+    output_tokens: int
+    decode_s: float
+    """First to last token; 0 for fewer than two."""
+
+
+@dataclass(frozen=True)
 class TrialFinished:
     """A trial ended, well or not."""
 
@@ -110,8 +133,8 @@ class SweepFinished:
 
 
 Event = (
-    Fetching | Notice | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | TrialFinished
-    | SweepFinished
+    Fetching | Notice | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | Words | TurnMeasured
+    | TrialFinished | SweepFinished
 )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.clear import clear_caches
 from pipeline.config import Config
 from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, Proof, Request, Server
-from pipeline.errors import EngineError, MeterError, SlackwaterError
+from pipeline.errors import EngineError, MeterError, PromptTooLongError, SlackwaterError
 from pipeline.interrupt import held_back
 from pipeline.meter import tree
 from pipeline.meter.base import Available, Found, Meter, Target, find_all
@@ -25,7 +25,8 @@ from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.system import Disturbance, disturbance, snapshot
 from pipeline.phases import Mark, Peaks, Span, TreeReading
-from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount
+from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
+from pipeline.prompts import Prompts, Recorded
 from pipeline.settle.base import Settling, load_rule
 
 POLL_S = 0.05
@@ -68,8 +69,10 @@ class Record:
 class Trial:
     """One repetition of a cell on a running sampler. `run` is the table of stages; the rest is one method per stage."""
 
-    def __init__(self, config: Config, engine: EngineBase, sampler: Sampler, folder: Path, listener: Listener) -> None:
+    def __init__(self, config: Config, engine: EngineBase, sampler: Sampler, folder: Path, listener: Listener,
+                 prompts: Prompts | None = None) -> None:
         self.config, self.engine, self.sampler, self.listener = config, engine, sampler, listener
+        self.prompts = prompts or Recorded(config)
         self.folder = folder
         self.own = (os.getpid(), sampler.pid)
         self.record = Record()
@@ -90,11 +93,13 @@ class Trial:
             self.start()
             if self.config.mode.preload:
                 self.load()
-            for turn in range(1, self.config.mode.turns + 1):
+            turn = 1
+            while (prompt := self.ask(turn)) is not None:
                 self.measure("pre_generation", turn)
-                self.generate(turn)
-                self.measure("post_generation", turn)
-                self.settle(turn)
+                if self.generate(turn, prompt):
+                    self.measure("post_generation", turn)
+                    self.settle(turn)
+                    turn += 1
             self.release()
             self.record.disturbed = disturbance(before, snapshot(self.members(), self.own))
         except (EngineError, MeterError) as error:
@@ -143,36 +148,49 @@ class Trial:
         self.window(phase, turn)
         self.read_tree(phase, turn)
 
-    def generate(self, turn: int) -> None:
-        """One prompt and its answer; kernel peaks are reset at the start and read at every boundary inside."""
+    def ask(self, turn: int) -> str | None:
+        """The next prompt, once its source has it: after the think time, or when a person has typed it."""
+        with self.spend("think"):
+            return self.prompts.next(turn, self)
+
+    def generate(self, turn: int, asked: str) -> bool:
+        """One prompt and its answer; kernel peaks are reset at the start and read at every boundary inside.
+
+        False if the server would not take the prompt and another is offered for the same turn."""
         self.enter("generate", turn)
-        config = self.config
-        asked = config.prompt.at(turn)
+        config, typed = self.config, self.config.mode.source == "stdin"
         prompt = "\n".join([*self.history, asked]) if config.mode.history else asked
         self.record.prompts[turn] = prompt
-        request = Request(prompt=prompt, max_tokens=config.max_tokens, seed=config.seed, raw=config.engine.raw)
+        request = Request(prompt=prompt, max_tokens=config.max_tokens, seed=config.seed, raw=config.engine.raw,
+                          natural_end=typed, on_text=self.show_words if typed else None)
         self.tokens = 0
         for meter in self.meters:
             meter.reset()
-        with self.spend("generate"):
-            answer = self.running.generate(request, lambda kind, t_ns: self.on_event(kind, t_ns, turn))
+        try:
+            with self.spend("generate"):
+                answer = self.running.generate(request, lambda kind, t_ns: self.on_event(kind, t_ns, turn))
+        except PromptTooLongError as error:
+            self.part = None
+            if not self.prompts.refused(str(error)):
+                raise
+            return False
         self.read_meters("during_generation", turn, only="peak")
         self.record.generations[turn] = answer
         self.history += [asked, answer.text]
         self.proved()
+        return True
 
     def settle(self, turn: int) -> None:
         """Wait until the tree's RSS is stable; the wait for the next prompt contains it."""
         self.enter("settle", turn)
         mode = self.config.mode
         since_ns = self.last("during_generation", turn).end_ns
-        next_prompt_ns = since_ns + int(mode.think_time_s * 1e9)
         fixed_s = self.config.stabilization_delay_s if self.config.settle.name == "fixed" else 0.0
         with self.spend("settle"):
             unload_s = mode.keep_alive_s
             if unload_s is not None and unload_s <= max(mode.think_time_s, fixed_s):
                 self.wait_until(since_ns + int(unload_s * 1e9))
-                self.running.unload()
+                self.unload()
                 if self.config.settle.name != "fixed":
                     since_ns = time.monotonic_ns()
             stable = self.wait_stable(since_ns)
@@ -181,9 +199,8 @@ class Trial:
         window_ns = int(self.config.meter.window_s * 1e9)
         self.span("stabilized", turn, max(now_ns - window_ns, since_ns), now_ns)
         self.read_tree("stabilized", turn)
-        if turn < mode.turns:
-            with self.spend("think"):
-                self.wait_until(next_prompt_ns)
+        if mode.source == "stdin":
+            self.listener.on_event(self.measured(turn))
 
     def release(self) -> None:
         """Unload with the server still up: how much comes back, and how fast."""
@@ -208,6 +225,24 @@ class Trial:
             if self.server is not None:
                 self.server.stop()
         self.record.interrupted = self.record.interrupted or held.came
+
+    # What a source of prompts may ask for while it waits (prompts.Meanwhile)
+
+    def next_prompt_ns(self, turn: int) -> int:
+        """See Meanwhile: the think time runs from the last token, and contains the settling."""
+        if turn == 1:
+            return 0
+        return self.last("during_generation", turn - 1).end_ns + int(self.config.mode.think_time_s * 1e9)
+
+    def idle(self) -> None:
+        """See Meanwhile."""
+        self.show()
+        if (ended := self.running.alive()) is not None:
+            raise EngineError(f"{self.config.engine.name} ended before the next prompt: {ended}. See server.log.")
+
+    def unload(self) -> None:
+        """See Meanwhile."""
+        self.running.unload()
 
     # What the stages are made of
 
@@ -324,6 +359,23 @@ class Trial:
         self.part = None
         self.span(name, turn, start_ns, t_ns)
         self.record.peaks.append(Peaks(self.record.spans[-1], tree.read_peaks(self.members()), at_start))
+
+    def show_words(self, text: str) -> None:
+        self.listener.on_event(Words(text))
+
+    def measured(self, turn: int) -> TurnMeasured:
+        """The turn in a line, for a person who looks on; what is logged comes from the timeline and the peaks."""
+        rss = {phase: self.record.readings[phase, turn].rss for phase in (
+            "pre_generation", "post_generation", "stabilized")}
+        span = self.last("during_generation", turn)
+        seen = self.sampler.since(span.start_ns)
+        peaks = [int(peak) for peak, t_ns in zip(seen.columns["tree_hwm"], seen.t_ns, strict=True)
+                 if t_ns <= span.end_ns]
+        stable, seconds = self.record.settled[turn]
+        decoding = [part.seconds for part in self.record.spans if (part.name, part.turn) == ("decode", turn)]
+        return TurnMeasured(turn, rss["pre_generation"], max(peaks, default=0), rss["post_generation"],
+                            rss["stabilized"], seconds, stable, self.record.generations[turn].output_tokens,
+                            sum(decoding))
 
     def show(self, event: TokenCount | None = None) -> None:
         """Tell the live display, at most every SHOW_S; it sees samples, never a reading of its own."""

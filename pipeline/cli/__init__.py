@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _command(words)
     except SlackwaterError as error:
-        print(f"slackwater: {_told(error)}", file=sys.stderr)
+        print(f"slackwater: {language.harmless(_told(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import INTERRUPTED
 from pipeline.cli.arguments import Given, unknown_flag
 from pipeline.errors import ConfigError, SlackwaterError
 from pipeline.language import _
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.sweep.session import Conversation
 
 _AGAIN = "--rerun-of"
 """Stands in the stored arguments of a sweep that measured another one again, so that it can be resumed."""
@@ -45,7 +49,8 @@ def resume(given: Given) -> int:
     if len(arguments) < len(recorded) and uri is None:
         raise ConfigError(_("{sweep} was logged to an address with a password, which is not kept: name it with "
                             "--store URI.").format(sweep=record.sweep_id))
-    if uri is not None and not any(argument.startswith("tracking.uri=") for argument in arguments):
+    if uri is not None:  # the store may have moved since
+        arguments = [word for word in arguments if not word.startswith("tracking.uri=")]
         arguments.append(f"tracking.uri={json.dumps(uri)}")
     folder = Path(record.tags.get("cwd", ""))
     if not folder.is_dir():
@@ -127,6 +132,7 @@ def _sweep(arguments: list[str], given: Given) -> int:
         from pipeline.report.live import Progress
 
         SESSION.listener = Progress(verbose=given.has("-v"))
+    SESSION.converse = lambda config: _conversation(config, given)
     interrupted = False
     try:
         # Hydra insists on a folder of its own
@@ -149,6 +155,13 @@ def _sweep(arguments: list[str], given: Given) -> int:
                                  "goes on.").format(n=len(SESSION.results)), file=sys.stderr)
         return INTERRUPTED
     return 1 if SESSION.failed else 0
+
+
+def _conversation(config: Config, given: Given) -> Conversation:
+    """A person at this terminal, or piped lines; beside one JSON document they are answered on stderr."""
+    from pipeline.report.chat import Chat
+
+    return Chat(config, to_stderr=given.has("--json"), quiet=given.has("-q"))
 
 
 def _print_plan(as_json: bool) -> None:

@@ -29,6 +29,10 @@ class Request:
     max_tokens: int
     seed: int
     raw: bool = True
+    natural_end: bool = False
+    """Stop where the model ends its answer; else an engine that can goes on to max_tokens."""
+    on_text: Callable[[str], None] | None = None
+    """Called with each piece of the answer as it arrives, for a person who reads along. Must return at once."""
 
 
 @dataclass(frozen=True)

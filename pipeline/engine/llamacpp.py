@@ -178,10 +178,10 @@ class LlamaServer(Server):
         self.load(on_event)
         try:
             prompt = request.prompt if request.raw else self._templated(request.prompt)
-            answer = _Stream(request.max_tokens, on_event)
+            answer = _Stream(request.max_tokens, on_event, request.on_text)
             body = {
                 "prompt": prompt, "n_predict": request.max_tokens, "seed": request.seed, "temperature": 0.0,
-                "ignore_eos": True, "cache_prompt": self._settings["cache_prompt"], "stream": True,
+                "ignore_eos": not request.natural_end, "cache_prompt": self._settings["cache_prompt"], "stream": True,
                 "return_progress": True,  # a long prompt shows progress before its first token
             }
             with self._client.stream("POST", f"{self._address}/completion", json=body) as response:
@@ -325,10 +325,10 @@ class LlamaServer(Server):
 class _Stream:
     """One streamed answer. Counts tokens as the server does: a chunk may carry none, one, or several."""
 
-    def __init__(self, max_tokens: int, on_event: OnEvent) -> None:
+    def __init__(self, max_tokens: int, on_event: OnEvent, on_text: Callable[[str], None] | None = None) -> None:
         self.text: list[str] = []
         self.last: Mapping[str, Any] | None = None
-        self._max_tokens, self._on_event = max_tokens, on_event
+        self._max_tokens, self._on_event, self._on_text = max_tokens, on_event, on_text
         self._tokens, self._last_ns = 0, 0
 
     def take(self, chunk: Mapping[str, Any], t_ns: int) -> bool:
@@ -339,6 +339,8 @@ class _Stream:
             self._tokens, self._last_ns = self._tokens + 1, t_ns
             if self._tokens == self._max_tokens:
                 self._on_event("last_token", t_ns)
+        if self._on_text is not None and chunk.get("content"):
+            self._on_text(chunk["content"])
         if not chunk.get("stop"):
             return False
         if 0 < self._tokens < self._max_tokens:

@@ -69,7 +69,7 @@ class OllamaServer(Server):
 
     def generate(self, request: Request, on_event: OnEvent) -> Generation:
         """See Server. Ollama cannot be made to ignore an end of text: an answer may be shorter than asked."""
-        answer, since = _Answer(on_event), self.host.log_bytes()
+        answer, since = _Answer(on_event, request.on_text), self.host.log_bytes()
         # Before 0.30 a refusal does not count the tokens; the log counts them where the server cuts.
         body = ollama_settings.generate_body(self._model, self._settings, request, truncate=self._old)
         self._talk(body, on_event, lambda t_ns: on_event("request_sent", t_ns), answer.take)
@@ -220,11 +220,11 @@ class OllamaServer(Server):
 class _Answer:
     """One streamed answer. Thinking counts as much as the response: it is what the first token may be."""
 
-    def __init__(self, on_event: OnEvent) -> None:
+    def __init__(self, on_event: OnEvent, on_text: Callable[[str], None] | None = None) -> None:
         self.text: list[str] = []
         self.thinking: list[str] = []
         self.last: Mapping[str, Any] | None = None
-        self._on_event, self._begun = on_event, False
+        self._on_event, self._on_text, self._begun = on_event, on_text, False
 
     def take(self, line: Mapping[str, Any], t_ns: int) -> None:
         """One line of the stream."""
@@ -234,6 +234,8 @@ class _Answer:
         if (text or thinking) and self.last is None:
             self._on_event("token" if self._begun else "first_token", t_ns)
             self._begun = True
+        if text and self._on_text is not None:
+            self._on_text(text)
         if line.get("done"):
             self.last = line
             self._on_event("last_token", t_ns)

@@ -12,6 +12,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.language import harmless
+
 _TOGETHER = re.compile(
     r"(?<=[0-9]) (?=MiB|KiB|points|ポイント|トークン|%|/s|s\b|ms\b|…)|(?<=…) |(?<=\bn) (?==)|(?<==) ")
 """Spaces at which a line must not break: before a unit, inside an interval, inside "n = 3"."""
@@ -78,14 +80,21 @@ def pack(console: Console, parts: Sequence[str], between: str, style: str = "") 
 
 def paragraph(console: Console, text: Text, indent: int = 0, first: str = "") -> None:
     """Print a text over as many lines as it needs, each after the first `indent` columns in. Nothing is markup."""
-    for number, line in enumerate(wrap(text, console.width - indent)):
+    for number, line in enumerate(wrap(_shown(text), console.width - indent)):
         lead = pad(first, indent) if number == 0 else " " * indent
         row(console, Text.assemble(lead, line))
 
 
+def _shown(text: Text) -> Text:
+    """The text without anything that a terminal would obey; reasons and notes may quote a server's log."""
+    if (plain := harmless(text.plain)) != text.plain:
+        text.plain = plain  # of the same length: the styles stay where they are
+    return text
+
+
 def row(console: Console, text: Text) -> None:
     """Print one line, cut with … where the terminal ends."""
-    console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+    console.print(_shown(text), highlight=False, no_wrap=True, overflow="ellipsis")
 
 
 def pad(text: str, columns: int) -> str:

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.language import N_, _
+from pipeline.language import N_, _, harmless
 from pipeline.progress import (
     Event,
     Fetching,
@@ -121,6 +121,7 @@ class Progress:
         """A line that stays: above the region, or plainly in a pipe, where it is not wrapped."""
         if self._quiet:
             return
+        text.plain = harmless(text.plain)
         if self._region is not None:
             self._region.above(text)
         else:

@@ -14,6 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.language import harmless
+
 EVERY_S = 0.25
 """Four redraws a second: enough to see movement, little enough not to disturb what is measured."""
 
@@ -57,6 +59,7 @@ class Region:
             width, height = max(1, self._console.width - 1), max(1, self._console.height - 1)
             lines = list(self._lines(width))[:height]
             for line in lines:
+                line.plain = harmless(line.plain).replace("\n", " ").replace("\t", " ")
                 line.truncate(width, overflow="ellipsis")
             drawn = "\x1b[K\r\n".join(map(self._ansi, lines))
             # a terminal remembers which rows it wrapped, and joins them again once it is wider, unless they are erased

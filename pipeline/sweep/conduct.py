@@ -24,6 +24,7 @@ from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
 from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags, refuse_other_work
 from pipeline.sweep.composed import PLACE
+from pipeline.sweep.conversation import bring_person, check_repetitions, is_typed
 from pipeline.sweep.design import load_design
 from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
 from pipeline.sweep.lock import machine_lock
@@ -95,6 +96,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     if len({config.lang for config in configs}) > 1:
         raise ConfigError(_("lang cannot be swept: it is how you read, and changes nothing that is measured."))
     language.speak(configs[0].lang or language.wished())
+    if person := is_typed(configs):
+        check_repetitions(arguments)
     design = load_design(configs[0].design.name)
     left_out: list[Skipped] = []
     if design.expand is not None and again is None:
@@ -115,9 +118,12 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     SESSION.warning = "; ".join(filter(None, [design.note, _one_repetition(first)]))
     seed = first.seed if first.design.shuffle_seed is None else first.design.shuffle_seed
     _check_stop(first.stop)
-    blocks = first.repetitions if first.stop.name == "repetitions" else first.stop.limit
+    blocks = 1 if person else first.repetitions if first.stop.name == "repetitions" else first.stop.limit
     SESSION.order = design.blocks(len(SESSION.cells), blocks, seed)
     SESSION.warm_ups = warm_ups(SESSION.cells, first.design.warmup)
+
+    if person and not SESSION.dry_run:
+        bring_person(first)
 
     from pipeline.track.store import open_store
 

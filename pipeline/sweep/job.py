@@ -10,12 +10,13 @@ from omegaconf import DictConfig
 
 from pipeline.config import Config
 from pipeline.engine import load_engine
-from pipeline.errors import MeterError
+from pipeline.errors import ConfigError, MeterError
 from pipeline.interrupt import held_back
 from pipeline.language import _
 from pipeline.meter.sampler import Sampler, SamplerReport
 from pipeline.outcome import Sampled, result_of
 from pipeline.progress import Notice, TrialFinished, TrialStarted
+from pipeline.prompts import Prompts, Recorded
 from pipeline.result import TrialResult
 from pipeline.sweep.conduct import StopSweep, typed
 from pipeline.sweep.forecast import cell_digest
@@ -62,7 +63,7 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
     SESSION.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))
     started_ms = time.time_ns() // 1_000_000
     with Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s) as sampler:
-        record = Trial(config, engine, sampler, folder, SESSION.listener).run()
+        record = Trial(config, engine, sampler, folder, SESSION.listener, _prompts(config)).run()
         report = _stop(sampler, record)
         sampled = Sampled(sampler.timeline(), sampler.processes(), report)
     with held_back() as held:  # what was measured is kept, whatever a person presses now
@@ -79,6 +80,16 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
             SESSION.store_notes.append(recorded.note)
         SESSION.listener.on_event(TrialFinished(result))
     return result, recorded.run_id, record.interrupted or held.came
+
+
+def _prompts(config: Config) -> Prompts:
+    """Who asks: the config's texts, or the person whom the command line has brought along."""
+    if config.mode.source == "recorded":
+        return Recorded(config)
+    if SESSION.prompts is None:
+        raise ConfigError(_("mode.source=stdin needs the terminal of slackwater itself, and this trial runs in another "
+                            "process: leave hydra/launcher as it is."))
+    return SESSION.prompts
 
 
 def _stop(sampler: Sampler, record: Record) -> SamplerReport | None:

@@ -6,19 +6,26 @@ trials in other processes leaves this empty there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.progress import Event, Listener
+from pipeline.prompts import Prompts
 from pipeline.result import TrialResult
 
 if TYPE_CHECKING:
+    from pipeline.config import Config
     from pipeline.outcome import DrawTimeline
     from pipeline.sweep.cells import Cell, Skipped
     from pipeline.sweep.forecast import Forecast
     from pipeline.sweep.rerun import Again
     from pipeline.track.store import Store
     from pipeline.track.summary import SweepSummary
+
+
+class Conversation(Listener, Prompts, Protocol):
+    """Both sides of a person: what is shown to them, and what they type."""
 
 
 class Silent:
@@ -33,6 +40,11 @@ class Session:
     """One sweep of this process, from its options to its outcome."""
 
     listener: Listener = field(default_factory=Silent)
+    converse: Callable[[Config], Conversation] | None = None
+    """Makes a listener that a person talks to (`mode.source=stdin`); set by the command line, since it owns the
+    terminal."""
+    prompts: Prompts | None = None
+    """The person; None: the config's own texts."""
     dry_run: bool = False
     verbose: bool = False
     """Say more before the first trial."""

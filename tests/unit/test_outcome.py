@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import Config, Place
+from pipeline.config import Config, Mode, Place
 from pipeline.engine.base import Generation
 from pipeline.errors import EngineError
 from pipeline.meter.sampler import SamplerReport
@@ -15,7 +15,7 @@ from pipeline.outcome import verdict_of
 from pipeline.result import Verdict
 from pipeline.trial import Record
 
-CONFIG = Config(max_tokens=64, place=Place(block=1))
+CONFIG = Config(mode=Mode(name="oneshot"), max_tokens=64, place=Place(block=1))
 ON_TIME = SamplerReport(samples=1000, lost_slots=0, lateness_p50_ms=0.1, lateness_p99_ms=0.5, cpu_pct=2, rss_mib=11,
                         rate_hz=100)
 QUIET = Disturbance(10, 0, 0, 0, 0, 0.0, 0.0, 1.0, 0.1, 0.0, stolen_cpu_cores=0.0)

@@ -1,0 +1,45 @@
+"""A sweep whose prompts a person types (`mode.source=stdin`): what it may be, and who is brought to it.
+
+One cell, one trial, as many turns as are typed. How typing looks is report/chat.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.language import _
+from pipeline.sweep.session import SESSION
+
+
+def is_typed(configs: Sequence[Config]) -> bool:
+    """Does a person ask? Raises ConfigError where they could not: more than one cell, warm-ups."""
+    if not any(config.mode.source == "stdin" for config in configs):
+        return False
+    if len(configs) > 1:
+        raise ConfigError(_("mode.source=stdin is a conversation: one cell, and this sweep has {n}. Sweep with "
+                            "recorded prompts, or choose one value of each setting.").format(n=len(configs)))
+    first = configs[0]
+    if first.design.warmup or first.stop.name != "repetitions":
+        raise ConfigError(_("mode.source=stdin is a conversation of one trial: it takes no design.warmup and no "
+                            "stop={stop}.").format(stop=first.stop.name))
+    return True
+
+
+def check_repetitions(arguments: Sequence[str]) -> None:
+    """A person is asked once. Raises ConfigError where more was asked for; the config's default does not count."""
+    for word in arguments:
+        key, _equals, value = word.lstrip("+").partition("=")
+        if key == "repetitions" and value != "1":
+            raise ConfigError(_("repetitions={n}: what a person types is not repeated. Leave it out; with "
+                                "mode.source=recorded the same prompts can be repeated.").format(n=value))
+
+
+def bring_person(config: Config) -> None:
+    """Let a person ask and be shown the answers. Raises ConfigError: nobody is there, and nothing was piped."""
+    if SESSION.converse is None:
+        raise ConfigError(_("mode.source=stdin needs somebody who types: start it with `slackwater run`."))
+    person = SESSION.converse(config)
+    SESSION.listener = SESSION.prompts = person
+    SESSION.fresh = True  # what was said in an interrupted conversation is not known to another
