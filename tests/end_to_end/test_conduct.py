@@ -224,6 +224,23 @@ def test_a_changed_environment_is_accepted_only_when_told_and_then_recorded(
     assert "7.0-new" in program.sweep.tags["accepted_changes"]
 
 
+def test_a_sweep_whose_store_moved_goes_on_where_it_is_now(program: Program) -> None:
+    def interrupted(config: Any) -> tuple[str, float]:
+        if config.place.order == 2:
+            raise KeyboardInterrupt
+        return "valid", 200.0
+
+    program.reads = interrupted
+    program.run("mode=oneshot", "repetitions=2")
+    was = program.folder
+    program.folder = was.rename(was.with_name("elsewhere"))
+    program.reads = lambda config: ("valid", 200.0)
+    code, said = program.run(verb="resume")
+    assert code == 0, said
+    assert [(one.order, one.verdict) for one in program.trials()] == [(1, "valid"), (2, "valid")]
+    assert not (was / "mlflow.db").exists(), "a store was made where it had been"
+
+
 def test_a_factorial_plan_runs_every_combination_in_every_block(program: Program) -> None:
     def reads(config: Any) -> tuple[str, float]:
         flags = config.infer_os
