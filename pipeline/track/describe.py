@@ -57,7 +57,8 @@ def describe_sweep(summary: SweepSummary) -> str:
         lines += [_plain(summary.answer), ""]
     report = next((name for name in summary.texts if name.endswith(".html")), None)
     where = f" The whole story is {_code(report)}, under Artifacts." if report else ""
-    lines += [f"{summary.planned_trials} trials planned, {summary.status}.{where}", "", *_block(summary.command)]
+    # a line of code would not wrap: a long one pushes half of MLflow's page out of the window
+    lines += [f"{summary.planned_trials} trials planned, {summary.status}.{where}", "", _code(summary.command)]
     if "summary.txt" in summary.texts:
         lines += ["", *_block(summary.texts["summary.txt"])]
     return "\n".join(lines)[:NOTE_LIMIT]

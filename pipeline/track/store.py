@@ -197,7 +197,7 @@ class Store:
                 "experiment": summary.experiment, "question": summary.question, "command": summary.command,
                 "planned_trials": str(summary.planned_trials),
                 # MLflow's own words for it, so that its columns Source and Version are not empty
-                "mlflow.source.type": "LOCAL", "mlflow.source.name": summary.command,
+                "mlflow.source.type": "LOCAL", "mlflow.source.name": "slackwater",
                 "mlflow.source.git.commit": summary.tags.get("revision", ""),
                 "mlflow.note.content": describe_sweep(summary),
             }
