@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +13,7 @@ from pipeline import language
 from pipeline.report.html.material import CellMaterial, Material
 from tests.unit.test_report_html import CELLS, HOSTILE, SECTIONS, curve, four_cells, rendered
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (tests/requirements.lock)")
-axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("Debian's chromium is not installed", allow_module_level=True)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 DESK, PHONE = {"width": 1200, "height": 900}, {"width": 320, "height": 640}
 
@@ -35,12 +27,7 @@ class Opened:
     asked_for: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+Opener = Callable[..., Opened]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +49,7 @@ def made() -> str:
 
 
 @pytest.fixture
-def opened(chromium: Any) -> Iterator[Callable[..., Opened]]:
+def opened(chromium: Any) -> Iterator[Opener]:
     contexts = []
 
     def open_(path: Path, scheme: str = "light", **options: Any) -> Opened:
@@ -81,22 +68,13 @@ def opened(chromium: Any) -> Iterator[Callable[..., Opened]]:
         context.close()
 
 
-def kept(name: str) -> Path:
-    """Where CI finds a screenshot (SLACKWATER_SCREENSHOTS), else nowhere in particular."""
-    folder = Path(os.environ.get("SLACKWATER_SCREENSHOTS", "/dev/null"))
-    return folder / name if folder.is_dir() else Path(os.devnull)
-
-
-def shoot(page: Any, name: str) -> None:
-    if kept(name) != Path(os.devnull):
-        page.screenshot(path=str(kept(name)), full_page=True)
-
-
 @pytest.mark.parametrize(("name", "options"), [
     ("desk-light", {}), ("desk-dark", {"scheme": "dark"}), ("phone-light", {"viewport": PHONE}),
     ("phone-dark", {"viewport": PHONE, "scheme": "dark"})])
 def test_it_opens_from_disk_alone_fits_and_axe_finds_nothing_serious(
-        name: str, options: dict[str, Any], report: Path, opened: Callable[..., Opened]) -> None:
+        name: str, options: dict[str, Any], report: Path, opened: Opener, shoot: Callable[..., None]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: "
+                              "pip install -r tests/requirements.lock")
     found = opened(report, **options)
     page = found.page
     assert [url for url in found.asked_for if url != report.as_uri()] == []
@@ -105,10 +83,10 @@ def test_it_opens_from_disk_alone_fits_and_axe_finds_nothing_serious(
     for section in SECTIONS:
         assert page.locator(f"section#{section}").is_visible()
     assert page.locator("figure svg[role=img]:visible").count() >= 10
-    shoot(page, f"report-{name}.png")
+    shoot(page, f"report-{name}", whole=True)
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width[1]
-    judged = axe_api.Axe().run(page).response
+    judged = axe.Axe().run(page).response
     assert len(judged["passes"]) > 20
     violations = [one for one in judged["violations"] if one["impact"] in ("serious", "critical")]
     assert [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in violations] == []
@@ -117,7 +95,7 @@ def test_it_opens_from_disk_alone_fits_and_axe_finds_nothing_serious(
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_text_in_pictures_is_large_enough_to_read_and_none_leaves_its_picture(
-        viewport: dict[str, int], report: Path, opened: Callable[..., Opened]) -> None:
+        viewport: dict[str, int], report: Path, opened: Opener) -> None:
     found = opened(report, viewport=viewport)
     texts = found.page.evaluate("""() => [...document.querySelectorAll('figure svg text')].map(text => {
         const own = text.getBoundingClientRect(), picture = text.ownerSVGElement.getBoundingClientRect();
@@ -131,20 +109,18 @@ def test_text_in_pictures_is_large_enough_to_read_and_none_leaves_its_picture(
 
 
 def test_in_print_pictures_are_wide_on_white_and_nothing_is_clickable(
-        report: Path, opened: Callable[..., Opened], tmp_path: Path) -> None:
+        report: Path, opened: Opener, tmp_path: Path) -> None:
     found = opened(report, scheme="dark")
     found.page.emulate_media(media="print")
     assert found.page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert not found.page.locator("nav").is_visible()
     assert found.page.locator(".wide svg").first.is_visible()
-    target = kept("report-print.pdf")
-    target = tmp_path / "report.pdf" if target == Path(os.devnull) else target
-    found.page.pdf(path=str(target), format="A4")
-    assert target.read_bytes().startswith(b"%PDF")
+    found.page.pdf(path=str(tmp_path / "report.pdf"), format="A4")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert found.complaints == []
 
 
-def test_hostile_text_stays_text(opened: Callable[..., Opened], tmp_path: Path) -> None:
+def test_hostile_text_stays_text(opened: Opener, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     cells = {name: CellMaterial(1, [curve(1)], 1, response=HOSTILE * 100) for name in CELLS}
     path.write_text(rendered([replace(one, notes=[HOSTILE]) for one in four_cells()], Material(cells),
@@ -157,7 +133,7 @@ def test_hostile_text_stays_text(opened: Callable[..., Opened], tmp_path: Path) 
 
 
 def test_the_keyboard_reaches_the_answer_first_and_then_every_table(
-        report: Path, opened: Callable[..., Opened]) -> None:
+        report: Path, opened: Opener) -> None:
     page = opened(report).page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -172,9 +148,7 @@ def test_the_keyboard_reaches_the_answer_first_and_then_every_table(
     assert {tables.nth(n).get_attribute("aria-label") for n in range(tables.count())} <= reached
 
 
-def test_it_speaks_japanese(opened: Callable[..., Opened], tmp_path: Path) -> None:
-    if "ja" not in language.languages():
-        pytest.skip("there is no Japanese catalogue")
+def test_it_speaks_japanese(opened: Opener, tmp_path: Path, shoot: Callable[..., None]) -> None:
     language.speak("ja")
     try:
         (tmp_path / "report.html").write_text(made())
@@ -184,5 +158,5 @@ def test_it_speaks_japanese(opened: Callable[..., Opened], tmp_path: Path) -> No
         found = opened(tmp_path / "report.html", viewport=viewport)
         assert found.page.get_attribute("html", "lang") == "ja"
         assert found.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        shoot(found.page, f"report-ja-{name}.png")
+        shoot(found.page, f"report-ja-{name}", whole=True)
     assert "再実行の方法" in found.page.inner_text("main")

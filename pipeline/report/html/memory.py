@@ -37,10 +37,10 @@ def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
                   default=0.0)
     heads = [_(head) for head, _phase, _suffix in words.PHASES]
     plots = []
-    for begin in range(0, len(measured), len(SERIES)):
-        group = measured[begin:begin + len(SERIES)]
-        if begin // len(SERIES) >= MOST_PANELS:
-            break
+    drawn = measured[:MOST_PANELS * len(SERIES)]
+    for begin in range(0, len(drawn), len(SERIES)):
+        group = drawn[begin:begin + len(SERIES)]
+        further = len(measured) - len(drawn) if begin + len(group) == len(drawn) else 0
         named = [f"{labels[cell.cell]}, n = {cell.n_valid}" for cell in group]
         title = _("Tree RSS at each phase")
         if len(measured) > len(SERIES):
@@ -50,7 +50,8 @@ def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
                              for name, cell in zip(named, group, strict=True))
         wide, narrow = phases_plot([(name, levels[cell.cell]) for name, cell in zip(named, group, strict=True)], heads,
                                    highest, "MiB", f"phases-{begin}", title, described)
-        plots.append(Plot(f"phases-{begin}", title, described, wide, narrow))
+        note = _("{n} further cells are in the table.").format(n=further) if further else ""
+        plots.append(Plot(f"phases-{begin}", title, described, wide, narrow, note=note))
     return plots
 
 
