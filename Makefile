@@ -62,7 +62,7 @@ SWEEP ?= last
 picture: $(READY) ## remake README's picture: the first screen of the report on SWEEP=last, by chromium
 	@mkdir -p build
 	$(PY) -m pipeline report $(SWEEP) -o build/picture.html
-	chromium --headless --disable-gpu --hide-scrollbars --window-size=1120,870 --force-device-scale-factor=1.5 \
+	chromium --headless --disable-gpu --hide-scrollbars --window-size=1120,905 --force-device-scale-factor=1.5 \
 	    $(if $(filter 0,$(shell id -u)),--no-sandbox) --screenshot=build/picture.png "file://$$PWD/build/picture.html" 2>/dev/null
 	$(PY) -c 'from PIL import Image; Image.open("build/picture.png").convert("RGB").quantize(256, method=1, kmeans=2, dither=0).save("docs/static/report.png", optimize=True)'
 
