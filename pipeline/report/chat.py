@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import select
 import sys
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -38,6 +40,9 @@ from pipeline.report.words import number
 _MIB = 1024 * 1024
 _LONGEST_LINE = 1_000_000
 """Bytes of one prompt; a context would hold less."""
+_WORD = re.compile(r"[^\s\u3000-\u9fff\uff00-\uffef]+")
+_PARTS = re.compile(rf"\n|[^\S\n]+|[\u3000-\u9fff\uff00-\uffef]|{_WORD.pattern}")
+"""Line ends, spaces, single wide characters, words."""
 POLL_S = 0.2
 
 
@@ -56,7 +61,10 @@ class Chat:
         self._reading: Reading | None = None
         self._turns: list[TurnMeasured] = []
         self._column = 0
-        """Whether the answer stands within a line, so that what follows begins a new one."""
+        """Where in its line the answer stands, in columns."""
+        self._word = ""
+        """The end of the answer so far that may go on: it waits for the space behind it, to be wrapped whole."""
+        self._answering = False
         self._status = ""
         try:
             self._person = os.isatty(stdin)
@@ -134,6 +142,7 @@ class Chat:
         self._show_status("")
         self._end_line()
         self._write("> " if self._person else "")
+        ahead = not self._person or bool(self._waiting or select.select([self._stdin], [], [], 0)[0])
         try:
             while not self._waiting and not self._ended:
                 if select.select([self._stdin], [], [], POLL_S)[0]:
@@ -146,8 +155,8 @@ class Chat:
             self._write("\n" if self._person else "")
             return None
         line = self._waiting.pop(0)
-        if not self._person:
-            self._write(f"> {harmless(line)}\n")  # a log of piped lines reads like a conversation
+        if ahead:  # piped, or typed before it was asked for: a conversation reads well all the same
+            self._write(("" if self._person else "> ") + harmless(line) + "\n")
         return line
 
     def _take(self) -> None:
@@ -187,11 +196,31 @@ class Chat:
         return 0 if reading is None else reading.anon + reading.file + reading.shmem
 
     def _show_words(self, text: str) -> None:
+        """A piece of the answer, wrapped at words on a terminal; without the empty lines that it may begin with."""
         self._show_status("")
         text = harmless(text)
-        self._write(text)
-        if text:
-            self._column = 0 if text.endswith("\n") else 1
+        if not self._answering:
+            text = text.lstrip()
+            self._answering = bool(text)
+        *whole, last = _PARTS.findall(self._word + text) or [""]
+        for part in whole:
+            self._put(part)
+        # the next piece may go on with a word; one that fills a line will not be wrapped anyway
+        self._word = last if _WORD.fullmatch(last) and cell_len(last) < self._console.width else ""
+        if not self._word:
+            self._put(last)
+
+    def _put(self, part: str) -> None:
+        """One word, or what stands between two."""
+        width = self._console.width - 1 if self._console.is_terminal else sys.maxsize
+        if part == "\n":
+            self._column = 0
+        elif self._column and self._column + cell_len(part) > width:
+            self._column = 0
+            self._write("\n")
+            part = part.lstrip()
+        self._write(part)
+        self._column += cell_len(part) if part != "\n" else 0
 
     def _show_status(self, text: str) -> None:
         """A word about what goes on, on a terminal, taken away by whatever comes next."""
@@ -206,6 +235,8 @@ class Chat:
             self._write(text)
 
     def _end_line(self) -> None:
+        self._put(self._word)
+        self._word, self._answering = "", False
         if self._column:
             self._write("\n")
             self._column = 0

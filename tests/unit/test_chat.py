@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from omegaconf import OmegaConf
+from rich.cells import cell_len
 
 from pipeline import language
 from pipeline.config import CONF_DIR, Config, Design, Mode, Prompt, Stop
@@ -156,3 +157,23 @@ def test_a_conversation_in_japanese(capsys: pytest.CaptureFixture[str]) -> None:
         chat.on_event(TURN)
         chat.next(2, Server())
     assert "ターン1  前 190.0" in capsys.readouterr().out
+
+
+def test_an_answer_is_wrapped_at_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    answer = f"The moon pulls at the water of the sea, 潮の満ち引きは月の引力で起こります。 {'x' * 90} and on.\n\nEnd"
+    for width in (20, 40, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+        monkeypatch.setenv("NO_COLOR", "1")
+        with piped(b"x\n") as chat:
+            chat.on_event(TrialStarted(1, "c", 1, 1))
+            for size in (1, 2, 3, 5, 8):
+                for at in range(0, len(answer), size):
+                    chat.on_event(Words(answer[at:at + size]))
+                chat.on_event(TURN)
+                said = capsys.readouterr().out.partition("turn 1")[0].partition("\x1b[")[0]
+                assert "".join(said.split()) == "".join(answer.split())
+                assert all(cell_len(line) < width or "xx" in line for line in said.splitlines())
+                assert "\n\nEnd" in said
+                assert not any(line.startswith(" ") for line in said.splitlines())
