@@ -61,8 +61,9 @@ def _of_gap(analysis: Analysis) -> str:
     rows = [row for row in analysis.gap.unified if row.metric == HEADLINE and row.turn == 1 and _measured(row)]
     if not rows:
         return ""
-    # The arm in which the modes differ most speaks for all: if it shows nothing, none does.
-    row = max(rows, key=lambda r: (r.stats.kind not in NOTHING, abs(r.difference or 0.0)))
+    # The arm in which the modes differ most speaks for all; if none shows anything, the one without flags does.
+    row = max(rows, key=lambda r: (True, abs(r.difference or 0.0)) if r.stats.kind not in NOTHING else (
+        False, float(r.infer_os == "off")))
     found = next((r for r in analysis.gap.as_found if r.metric == "as_found/tree_rss_mib" and _measured(r)
                   and r.infer_os == row.infer_os and r.where == row.where), None)
     as_found = "" if found is None or abs(found.difference or 0.0) < 3 * abs(row.difference or 0.0) + 0.1 else \

@@ -23,8 +23,9 @@ from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.summary import CellSummary, EffectRow, GapRow
 
-EFFECTS = (HEADLINE, "during_generation/tree_rss_peak_mib", "released/tree_rss_mib", "stabilized/system_used_pct",
-           "decode/tokens_per_s", "during_generation/time_to_first_token_s", "load/duration_s")
+EFFECTS = (HEADLINE, "during_generation/tree_rss_peak_mib", "released/tree_rss_mib", "released/half_life_s",
+           "stabilized/system_used_pct", "decode/tokens_per_s", "during_generation/time_to_first_token_s",
+           "load/duration_s")
 """The effects that are printed; the rest is in the JSON document and in the report."""
 
 _STYLES = {"less": "cyan", "more": "yellow", "undecided": "dim", "not enough": "dim"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
+from statistics import median
 from typing import Any
 
 from pipeline.stats.arms import refused
@@ -17,12 +18,13 @@ from pipeline.stats.growth import Growth, growths
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.slope import Slope, slopes
 from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap, question_metrics
-from pipeline.stats.trials import WARM_UP, Trial, counted, finite
+from pipeline.stats.trials import WARM_UP, Trial, counted, finite, valid
 
 SCHEMA_VERSION = 1
 """Of the document. Names are only added within a version, never changed or removed."""
 
 
+NEIGHBOURS = "trial/neighbours_cores"
 FACTORIAL_METRICS = (HEADLINE, "during_generation/tree_rss_peak_mib", "decode/tokens_per_s")
 
 
@@ -78,6 +80,8 @@ class Analysis:
     """Settled tree RSS from turn to turn, of the cells with three turns or more."""
     warm_ups: Sequence[tuple[int, str]] = ()
     """(order, cell) of the trials that only warmed caches and are in nothing above."""
+    neighbours_cores: Sequence[float] = ()
+    """Cores that other processes kept busy, of each valid trial, in the order they ran."""
 
 
 def analyse(trials: Sequence[Trial]) -> Analysis:
@@ -89,7 +93,9 @@ def analyse(trials: Sequence[Trial]) -> Analysis:
                for found in factorials(trials, metric)]
     return Analysis(cells(trials), gap(trials), effects(trials), notes, blocks, planned, slopes(trials), drift(trials),
                     refused(trials), question, growths(trials),
-                    [(t.order, t.cell) for t in sorted(trials, key=lambda t: t.order) if t.verdict == WARM_UP])
+                    [(t.order, t.cell) for t in sorted(trials, key=lambda t: t.order) if t.verdict == WARM_UP],
+                    [cores for t in sorted(valid(trials), key=lambda t: t.order)
+                     if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None])
 
 
 def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
@@ -109,6 +115,9 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "factorial": [_factorial(one) for one in analysis.factorial],
         "slopes": [asdict(slope) for slope in analysis.slopes],
         "growth": [_row(growth) for growth in analysis.growths],
+        "neighbours": {"trials": len(analysis.neighbours_cores),
+                       "median_cores": median(analysis.neighbours_cores) if analysis.neighbours_cores else None,
+                       "most_cores": max(analysis.neighbours_cores, default=None)},
         "drift": [{**asdict(test), "text": test.text} for test in analysis.drift],
     })
     # not through plain(): ten thousand trials hold millions of numbers, and _trial gives plain ones

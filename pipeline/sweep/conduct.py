@@ -176,7 +176,8 @@ def _state(store: Store, seed: int) -> Forecast:
         plan += "; " + _("fewer if an effect is known to {target} before").format(target=rule.target)
     if SESSION.warm_ups:
         plan += "; " + _("first, not counted: {n} warm-up").format(n=len(SESSION.warm_ups))
-    for line in [plan, *expected.lines()]:
+    warned = [_("warning: {what}").format(what=SESSION.warning)] if SESSION.warning else []
+    for line in [plan, *expected.lines(), *warned]:
         SESSION.listener.on_event(Notice(line))
     return expected
 
