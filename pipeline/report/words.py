@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.language import N_, _
-from pipeline.report.document import FACTORIAL_METRICS
+from pipeline.report.document import FACTORIAL_METRICS, NEIGHBOURS
 from pipeline.report.told import told
 from pipeline.stats.arms import WORK
 from pipeline.stats.comparison import Comparison
@@ -43,7 +43,7 @@ SHOWN = frozenset((
     *(f"{phase}/{quantity}{suffix}_{unit}" for _head, phase, suffix in PHASES
       for quantity, unit in (("tree_rss", "mib"), ("system_used", "pct"))),
     *AS_FOUND_METRICS, *UNIFIED_METRICS, *EFFECT_METRICS, *FACTORIAL_METRICS, *WORK,
-    *(metric for _head, metrics in ACCOUNT for metric in metrics), PLANNED,
+    *(metric for _head, metrics in ACCOUNT for metric in metrics), PLANNED, NEIGHBOURS,
 ))
 """Every metric that a printed page may mention: reading only these is what makes large stores quick."""
 
