@@ -52,7 +52,11 @@ def _command(words: list[str]) -> int:
         raise ConfigError(_no_verb(words[0]))
     if any(word in ("-h", "--help") for word in words[1:]):
         return _help([verb.name])
-    return _act(verb, parse(verb, words[1:], lang))
+    given = parse(verb, words[1:], lang)
+    if given.has("--json"):
+        given = given._replace(lang=language.ENGLISH)  # a program reads it: the same document whoever asks for it
+        language.speak(language.ENGLISH)
+    return _act(verb, given)
 
 
 def _told(error: SlackwaterError) -> str:

@@ -86,8 +86,8 @@ def subject(sweep: Sweep, analysis: Analysis) -> str:
     """"smollm2-135m · llamacpp 2026.10 · num_ctx 2048 · 12 trials, all valid · 3 blocks"."""
     n = sum(cell.n for cell in analysis.cells)
     left_out = [one.verdict for cell in analysis.cells for one in cell.left_out]
-    counts = [_("all valid")] if not left_out else [f"{n - len(left_out)} {_('valid')}"] + [
-        f"{left_out.count(verdict)} {words.verdict_name(verdict)}" for verdict in dict.fromkeys(left_out)]
+    counts = [_("all valid")] if not left_out else [words.n_with(n - len(left_out), "valid")] + [
+        words.n_with(left_out.count(verdict), verdict) for verdict in dict.fromkeys(left_out)]
     trials = [words.n_of(n, N_("{n} trial"), N_("{n} trials")), *counts] if n else [_("no trial")]
     if sweep.trials_planned and sweep.trials_planned > n:
         trials.append(_("{n} not run").format(n=sweep.trials_planned - n))
@@ -180,7 +180,7 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
         paragraph(console, Text(_("Warm-up, not counted: trial {trials}.").format(trials=trials), style="dim"))
     for one, cell in left_out[:_MOST_LEFT_OUT]:
         paragraph(console, Text.assemble(
-            _("Left out: trial {n} ({cell}),").format(n=one.order, cell=labels[cell.cell]), " ",
+            _("Left out: trial {n} ({cell}), ").format(n=one.order, cell=labels[cell.cell]),
             (words.verdict_name(one.verdict), _VERDICTS.get(one.verdict, "")),
             f": {'; '.join(map(told, one.reasons)) or _('no reason recorded')}"))
     if len(left_out) > _MOST_LEFT_OUT:

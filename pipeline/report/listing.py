@@ -45,5 +45,5 @@ def _counts(sweep: Sweep) -> str:
     done = sweep.trials_finished
     text = "–" if done is None else f"{done}/{sweep.trials_planned}" if sweep.trials_planned else str(done)
     if done is not None and sweep.trials_valid is not None and sweep.trials_valid < done:
-        text += _(", ") + f"{sweep.trials_valid} {_('valid')}"
+        text += _(", ") + words.n_with(sweep.trials_valid, "valid")
     return text if sweep.status == "finished" else f"{text} {words.verdict_name(sweep.status)}"

@@ -33,8 +33,10 @@ SCHEMA_VERSION = 1
 
 FACTS = (
     N_("machine"), N_("memory"), N_("kernel"), N_("cgroup"), N_("swap"), N_("transparent huge pages"), N_("zswap"),
-    N_("overcommit"), N_("page size"), N_("load"), N_("user"), N_("sampler"))
+    N_("overcommit"), N_("page size"), N_("user"), N_("sampler"))
 """The names that meter/doctor.py gives its facts."""
+_CALLED = {"load": N_("load average")}
+"""Facts whose name alone could be another thing."""
 
 
 def doctor(as_json: bool) -> int:
@@ -65,7 +67,7 @@ def _print(console: Console, examination: Examination, programs: list[Here]) -> 
     good = examination.trustworthy
     paragraph(console, Text.assemble(_("This machine can be trusted for memory of a process tree:"), " ",
                                      (_("yes"), "bold green") if good else (_("no"), "bold red")))
-    names = {fact.name: _(fact.name) for fact in examination.facts}
+    names = {fact.name: _(_CALLED.get(fact.name, fact.name)) for fact in examination.facts}
     width = 4 + max(map(cell_len, names.values()))
     for fact in examination.facts:
         paragraph(console, Text(told(fact.value)), width, f"  {names[fact.name]}")

@@ -185,6 +185,11 @@ def verdict_name(verdict: str) -> str:
     return _(_VERDICT_NAMES[verdict]) if verdict in _VERDICT_NAMES else verdict
 
 
+def n_with(n: int, verdict: str) -> str:
+    """"3 valid"."""
+    return _("{n} {verdict}").format(n=n, verdict=verdict_name(verdict))
+
+
 def where_text(where: Mapping[str, str]) -> str:
     """"num_ctx 4096, model small": the keys by their last word that says something."""
     return ", ".join(f"{key.removesuffix('.name').rpartition('.')[2]} {text}" for key, text in where.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,20 @@ def test_each_example_of_the_page_works(example: str, model_file: Path, tmp_path
     assert words[0] == "slackwater"
     assert main([*words[1:], "--dry-run"]) == 0
     assert "Nothing was started." in capsys.readouterr().out
+
+
+def test_a_document_is_the_same_in_every_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["slackwater"])
+    monkeypatch.setenv("SLACKWATER_LANG", "ja")
+    asked = ["run", "mode=oneshot,interactive", "repetitions=1", "--dry-run"]
+    assert main([*asked, "--json", "lang=ja"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["notes"] and plan["expected"]["asks"]
+    assert not re.search("[ぁ-んァ-ヶ]", json.dumps(plan, ensure_ascii=False))
+    assert main(asked) == 0
+    assert "何も起動していません" in capsys.readouterr().out
 
 
 def test_help_imports_nothing_heavy() -> None:

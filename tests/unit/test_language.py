@@ -144,7 +144,7 @@ def test_the_list_of_sweeps_stands_in_columns() -> None:
         Sweep("b-longer-1", question="何", trials_planned=4, trials_finished=1, status="interrupted")])
     head, *rows = out.getvalue().splitlines()
     assert {cell_len(line[:line.index("何")]) for line in rows} == {cell_len(head[:head.index("問い")])}
-    assert "3 有効" in rows[0] and "中断" in rows[1]
+    assert "有効 3" in rows[0] and "中断" in rows[1]
 
 
 def test_what_a_program_reads_is_the_same_in_every_language() -> None:
