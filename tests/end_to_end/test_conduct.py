@@ -7,6 +7,7 @@ that a sweep of twenty trials takes a second and every trial reads what the test
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -222,6 +223,29 @@ def test_a_changed_environment_is_accepted_only_when_told_and_then_recorded(
     assert code == 0, said
     assert [one.order for one in program.trials()] == [1, 2]
     assert "7.0-new" in program.sweep.tags["accepted_changes"]
+
+
+def test_a_sweep_whose_process_was_killed_is_closed_and_goes_on(program: Program) -> None:
+    def killed(config: Any) -> tuple[str, float]:
+        if config.place.order == 2:
+            os._exit(137)  # as SIGKILL: nothing is closed, nothing is said
+        return "valid", 200.0
+
+    program.reads = killed
+    child = os.fork()
+    if child == 0:
+        program.run("mode=oneshot", "repetitions=3")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 137
+    assert program.sweep.status == "running"
+    program.reads = lambda config: ("valid", 200.0)
+    code, said = program.run("mode=oneshot", "repetitions=3")
+    assert code == 0, said
+    assert "goes on: 1 of 3 trials are done" in said
+    assert [order for order, _ in program.seen] == [2, 3]
+    assert program.sweep.status == "finished"
+    assert [(one.order, one.verdict) for one in program.trials()] == [(1, "valid"), (2, "valid"), (3, "valid")]
 
 
 def test_a_sweep_whose_store_moved_goes_on_where_it_is_now(program: Program) -> None:
