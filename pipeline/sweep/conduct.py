@@ -289,6 +289,9 @@ def _run_blocks(store: Store, launcher: Launcher, stop_rule: Stop, trials: int) 
                 SESSION.results.append(result)
                 SESSION.listener.on_event(TrialFinished(result))
         _tell_what_is_left(number, begun)
+    if stop_rule.name == "precision" and not _precise(store, stop_rule):
+        SESSION.warning = _("ended at stop.limit={limit} blocks, before {target} was reached").format(
+            limit=stop_rule.limit, target=stop_rule.target)
     return begun
 
 
@@ -347,7 +350,8 @@ def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]
 
 def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, Any]:
     return {
-        "cells": [{"cell": cell.name, "overrides": list(cell.overrides), "settings": dict(cell.plan.settings)}
+        "cells": [{"cell": cell.name, "overrides": list(map(provenance.without_password, cell.overrides)),
+                   "settings": dict(cell.plan.settings)}
                   for cell in SESSION.cells],
         "skipped": [{"cell": cell.name, "reason": cell.reason} for cell in SESSION.skipped],
         "design": first.design.name, "shuffle_seed": seed, "repetitions": first.repetitions, "order": list(names),

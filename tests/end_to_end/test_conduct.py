@@ -155,6 +155,11 @@ def test_precision_stops_by_width_alone_and_reports_the_interval_it_looked_at(pr
     assert "covers 95 %" in row["method"]
     assert (row["hi"] - row["lo"]) / 2 <= 1.5
     assert row["kind"] == "less"
+    code, said = program.run("mode=oneshot", "infer_os=off,on", "stop=precision", "stop.target=0.01 MiB",
+                             "stop.limit=5")
+    assert code == 0, said
+    assert "ended at stop.limit=5 blocks, before 0.01 MiB was reached" in " ".join(said.split())
+    assert len(program.trials()) == 10
 
 
 def test_warm_ups_come_first_are_not_counted_and_are_run_again_after_an_interruption(program: Program) -> None:
