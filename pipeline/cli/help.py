@@ -14,7 +14,7 @@ EXAMPLES = (
     ("slackwater run mode=oneshot infer_os=off,on", N_("a sweep over one question")),
     ("slackwater run infer_os.quantization=true,false", N_("a sweep over one flag")),
     ("slackwater run model=gguf model.path=FILE.gguf", N_("your own model")),
-    ("slackwater run experiment=mode_gap --dry-run", N_("what would run, no more")),
+    ("slackwater run mode.source=stdin", N_("type the prompts yourself")),
 )
 WAYS = (
     ("slackwater run [OVERRIDES…]", N_("measure: a cell, a sweep, an experiment")),
@@ -37,7 +37,7 @@ def page() -> str:
         "",
         _("Three ways to use it"), *_beside(WAYS),
         "",
-        _("Examples"), *_beside(EXAMPLES),
+        _("Examples (with --dry-run they say what would run, and stop)"), *_beside(EXAMPLES),
         "",
         _("Commands (`slackwater COMMAND --help` says more of each)"),
         *_beside([(f"{verb.name:<{max(map(len, VERBS))}} {verb.words}".rstrip(), verb.purpose)

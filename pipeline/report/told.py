@@ -82,6 +82,22 @@ TEMPLATES = (
     N_("a whole number, 0 or more"),
     N_("seconds, 0 or more"),
     N_("a number above 0"),
+    N_("Modes"),
+    N_("Models"),
+    N_("Prompts"),
+    N_("Designs"),
+    N_("Settle rules"),
+    N_("Ways to clear"),
+    N_("Experiments"),
+    N_("{known}. Yours are the files ./experiments/NAME.yaml"),
+    N_("infer_os.{flag}=true cannot be honoured by engine {engine}: {why}. Leave it off, or choose another engine. "
+       "Nothing was started."),
+    N_("num_ctx={n} is more than the {limit} tokens that this model was trained for; the server would cut it silently. "
+       "Choose num_ctx={known} or less. Nothing was started."),
+    N_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n`slackwater runs` lists "
+       "all; `last` is the latest."),
+    N_("watch {name}: no process has that name. Expected a process id, a program's name or a URL that a local server "
+       "listens on."),
     # fetching a model
     N_("fetching"),
     N_("checking"),
