@@ -74,6 +74,8 @@ def left_out(analysis: Analysis, material: Material) -> Table | None:
              "; ".join(map(told, one.reasons)) or _("no reason recorded")] for one, cell in gone[:MOST_LEFT_OUT]]
     if len(gone) > MOST_LEFT_OUT:
         rows.append(["…", _("and {n} more").format(n=len(gone) - MOST_LEFT_OUT), "", "", ""])
+    rows += [[str(order), labels.get(cell, cell), "–", _("warm-up"), _("run first to warm caches, and not counted")]
+             for order, cell in analysis.warm_ups]
     rows += [["–", name, "–", _("not run"), told(reason)] for name, reason in material.skipped]
     if not rows:
         return None
