@@ -75,8 +75,8 @@ _COMMAND = "SLACKWATER_COMMAND"
 
 
 def without_password(uri: str) -> str:
-    """The address with *** for the password in it, if there is one."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
+    """The address with *** for the password in it, if there is one; also where Hydra has put \\ before each colon."""
+    return re.sub(r"(?<=//)([^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
 def started_as(words: Sequence[str]) -> None:

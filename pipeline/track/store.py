@@ -301,8 +301,9 @@ class Store:
         return max([run.started_ms, *(ends if run.tags["kind"] == "sweep" else [])])
 
     def _answers_again(self) -> None:
-        """After a failure, ask shortly before logging again: MLflow's own attempts take longer."""
-        if self._failed:
+        """Ask shortly before logging, a server always and others after a failure: MLflow's own attempts take longer
+        (20 s for a server that accepts and says nothing)."""
+        if self._failed or self.location.is_server:
             check(self.location, write=True)
 
     def _catch_up(self) -> str | None:
