@@ -228,7 +228,7 @@ def slope_text(slope: Slope) -> str:
     """"Memory grows by 12.0 KiB per token of num_ctx (11.9 … 12.1), from 512 to 8192"."""
     name = slope.key.rpartition(".")[2]
     half = 0.0 if slope.lo is None or slope.hi is None else (slope.hi - slope.lo) / 2
-    decimals = 2 if not 0 < half < math.inf else min(4, max(1, 1 - math.floor(math.log10(half))))
+    decimals = 2 if not 0 < half < math.inf else min(3, max(1, -math.floor(math.log10(half))))
     planned = slope.planned_kib_per_unit
     inside = _("no interval, fewer than four levels") if slope.lo is None or slope.hi is None else (
         bounds(slope.lo, slope.hi, decimals))
