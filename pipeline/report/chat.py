@@ -135,6 +135,9 @@ class Chat:
             return
         self._note(_("Type a prompt and Enter. Each answer has up to max_tokens={n} tokens; memory is read when it has "
                      "settled.").format(n=self._config.max_tokens))
+        if self._config.engine.raw and self._config.prompt.name == "simple":
+            self._note(_("The prompt is sent as it is and the model goes on with it; engine.raw=false lets the model's "
+                         "own chat template make it a question."))
         self._note(_("/stats memory so far   /unload the model   /quit (or Ctrl-D)"))
 
     def _line(self, meanwhile: Meanwhile) -> str | None:
