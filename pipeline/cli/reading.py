@@ -81,7 +81,7 @@ def ui(given: Given) -> int:
     if port is not None and not (port.isdigit() and int(port) < 65536):
         raise ConfigError(_("--port {value} is not allowed: expected a port number up to 65535.").format(value=port))
     if pid := holder():
-        print(_("Careful: a sweep runs on this machine (process {pid}). A web server beside it takes half a GiB and "
-                "some seconds of a core; better open it when the sweep is done.").format(pid=pid), flush=True)
+        print(_("Careful: a sweep runs on this machine (process {pid}), and a web server\n"
+                "beside it moves what it measures.").format(pid=pid), flush=True)
     return serve(given.words[0] if given.words else None, given.value("--store"), int(port or 5000),
                  browser=not given.has("--no-browser"))
