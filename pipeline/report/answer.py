@@ -19,11 +19,14 @@ LEAST_GROWTH_MIB = 0.25
 """Per turn: growth below it is told as a bound; a hundred turns would hold 25 MiB."""
 
 NOTHING = ("identical", "no difference")
+TINY = 0.005
+"""Of the arm without: an effect below it is named, and not called a saving."""
 
 _FLAGS = {
     "less": N_("The flags save {size}{modes}."),
     "more": N_("The flags cost {size} more{modes}."),
     "none": N_("The flags change nothing that this sweep can see{modes}."),
+    "tiny": N_("The flags change next to nothing{modes}: {size}."),
     "undecided": N_("What the flags change is undecided{modes}."),
     "not enough": N_("Read once, the flags make a difference of {size}{modes}."),
 }
@@ -32,6 +35,7 @@ _ONE_FLAG = {
     "less": N_("{flag} saves {size}{modes}."),
     "more": N_("{flag} costs {size} more{modes}."),
     "none": N_("{flag} changes nothing that this sweep can see{modes}."),
+    "tiny": N_("{flag} changes next to nothing{modes}: {size}."),
     "undecided": N_("What {flag} changes is undecided{modes}."),
     "not enough": N_("Read once, {flag} makes a difference of {size}{modes}."),
 }
@@ -125,17 +129,26 @@ def _of_effects(rows: Sequence[EffectRow]) -> list[str]:
     texts = []
     for flag in dict.fromkeys(row.flag for row in asked):
         own = [row for row in asked if row.flag == flag]
-        for kind in dict.fromkeys(row.stats.kind if row.stats.kind not in NOTHING else "none" for row in own):
-            group = [r for r in own if r.stats.kind == kind or (kind == "none" and r.stats.kind in NOTHING)]
+        for kind in dict.fromkeys(map(_kind, own)):
+            group = [row for row in own if _kind(row) == kind]
             named = _(" and ").join(dict.fromkeys(r.mode for r in group))
             modes = "" if len(group) == len(own) else _(" in {modes}").format(modes=named)
-            if kind == "not enough":
+            if kind in ("not enough", "tiny"):
                 size = words.span([r.difference or 0.0 for r in group], group[0].stats.unit, sign=True)
             else:
                 size = words.span([abs(r.stats.estimate if r.stats.estimate is not None else r.difference or 0.0)
                                    for r in group], group[0].stats.unit)
             texts.append(_((_FLAGS if flag == "on" else _ONE_FLAG)[kind]).format(flag=flag, size=size, modes=modes))
     return [*texts, *_of_costs(others)]
+
+
+def _kind(row: EffectRow) -> str:
+    """The verdict's kind; "tiny" for what is resolved and of no consequence, "none" for what shows nothing."""
+    stats = row.stats
+    size = abs(stats.estimate if stats.estimate is not None else row.difference or 0.0)
+    if stats.kind in ("less", "more") and size < TINY * abs(row.off or 0.0):
+        return "tiny"
+    return "none" if stats.kind in NOTHING else stats.kind
 
 
 def _of_costs(rows: Sequence[EffectRow]) -> list[str]:

@@ -42,6 +42,13 @@ def test_the_metrics_that_a_sweep_asks_about_come_first_and_the_rest_is_explorat
     assert "tokens/s: less by 20" in said
 
 
+def test_an_effect_that_is_resolved_and_tiny_is_not_called_a_saving() -> None:
+    trials: list[Trial] = [made("oneshot", flags, block, {HEADLINE: {1: 200.0 + 0.01 * block - lower}})
+                           for block in (1, 2, 3) for flags, lower in (("off", 0.0), ("on", 0.4))]
+    assert summary.effects(trials)[0].stats.kind == "less"
+    assert answer(analyse(trials)) == "The flags change next to nothing: −0.40 MiB."
+
+
 def test_a_sweep_that_says_nothing_asks_about_settled_memory() -> None:
     assert {row.metric for row in summary.effects(two_by_two()) if row.question} == {HEADLINE}
 
