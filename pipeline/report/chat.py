@@ -38,6 +38,8 @@ from pipeline.report.told import told
 from pipeline.report.words import number
 
 _MIB = 1024 * 1024
+_LINE_OF_A_TERMINAL = 4095
+"""Bytes of one line that Linux' line discipline keeps (N_TTY, termios(3)); it drops the rest without a word."""
 _LONGEST_LINE = 1_000_000
 """Bytes of one prompt; a context would hold less."""
 _WORD = re.compile(r"[^\s\u3000-\u9fff\uff00-\uffef]+")
@@ -92,6 +94,9 @@ class Chat:
             elif word.startswith("/"):
                 self._say(_("{word} is not known here. Commands: /stats, /unload, /quit.").format(
                     word=word.split()[0]))
+            elif self._person and line is not None and len(line.encode()) >= _LINE_OF_A_TERMINAL:
+                self._say(_("That line was cut: a terminal passes on {n} bytes of one. Pipe longer prompts, one per "
+                            "line.").format(n=_LINE_OF_A_TERMINAL))
             elif word:
                 return self._config.prompt.filled(word)
 

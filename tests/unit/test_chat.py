@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -85,6 +86,20 @@ def test_what_begins_with_a_slash_is_for_slackwater_and_not_for_the_model(
     assert server.unloaded == 1 and "The model is unloaded: 170.0 → 170.0 MiB." in said
     assert "/frob is not known here. Commands: /stats, /unload, /quit." in said
     assert "never asked" not in said
+
+
+def test_a_line_that_the_terminal_cut_is_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    master, slave = pty.openpty()
+    try:
+        os.write(master, b"short\n")
+        chat = Chat(config(), stdin=slave)
+        assert chat.next(1, Server()) == "User: short\nAssistant:"
+        os.write(master, b"x" * 5000 + b"\nand on\n")
+        assert chat.next(2, Server()) == "User: and on\nAssistant:"
+        assert "That line was cut: a terminal passes on 4095 bytes" in capsys.readouterr().out
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_an_answer_is_shown_as_it_comes_and_its_memory_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
