@@ -49,8 +49,10 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, model_file: Path, empt
     running = subprocess.Popen(command("run", *PLAN, f"tracking.uri=sqlite:///{store}/mlflow.db"), cwd=store,
                                env=environment(store), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
-    first = running.stdout.readline()
-    assert "trial 1 of 3" in first, first + (running.stderr.read() if running.stderr else "")
+    heard = []  # what it says before the first trial, and that one is done
+    while not any("trial 1 of 3" in line for line in heard):
+        heard.append(running.stdout.readline())
+        assert heard[-1], "".join(heard) + (running.stderr.read() if running.stderr else "")
     time.sleep(0.8)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
