@@ -5,6 +5,7 @@ Run by `make bench`; prints figures and the numbers they are held against. On a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -68,6 +69,30 @@ def imported_by_help(cwd: Path) -> list[str]:
     return found
 
 
+def page_answers(cwd: Path) -> tuple[float, float]:
+    """Seconds until `slackwater ui` has printed its address, and until it has listed the runs; the median of 3."""
+    import httpx
+
+    printed, listed = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        with subprocess.Popen([sys.executable, "-m", "pipeline", "ui", "--no-browser", "--port", "0", "--store",
+                               f"sqlite:///{cwd}/mlflow.db"], cwd=cwd, text=True, stdout=subprocess.PIPE,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)}) as ui:
+            assert ui.stdout is not None
+            root = next(line for line in ui.stdout if "http://" in line).strip().partition("/#")[0]
+            printed.append(time.perf_counter() - began)
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.post(f"{root}/ajax-api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"]},
+                                  timeout=30).status_code == 200:
+                        break
+                time.sleep(0.02)
+            listed.append(time.perf_counter() - began)
+            ui.terminate()
+    return median(printed), median(listed)
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         cwd = Path(name)
@@ -84,6 +109,9 @@ def main() -> int:
             rss = [trial["metrics"]["stabilized/tree_rss_mib"] for trial in found if trial["cell"] == cell]
             spread = 100 * (max(rss) - min(rss)) / median(rss)
             held.append(say(f"spread of stabilized/tree_rss_mib, {cell} (n = {len(rss)})", spread, "%", 0.5))
+        printed, listed = page_answers(cwd)
+        held.append(say("slackwater ui: the address is printed", printed, "s", 1.0))
+        held.append(say("slackwater ui: the page lists the runs", listed, "s", 10.0))
     return 0 if all(held) else 1
 
 
