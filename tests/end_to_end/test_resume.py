@@ -49,7 +49,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, model_file: Path, empt
     running = subprocess.Popen(command("run", *PLAN, f"tracking.uri=sqlite:///{store}/mlflow.db"), cwd=store,
                                env=environment(store), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
-    heard = []  # what it says before the first trial, and that one is done
+    heard: list[str] = []  # what it says before the first trial, and that one is done
     while not any("trial 1 of 3" in line for line in heard):
         heard.append(running.stdout.readline())
         assert heard[-1], "".join(heard) + (running.stderr.read() if running.stderr else "")
