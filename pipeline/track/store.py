@@ -25,6 +25,7 @@ from pipeline.track.artifacts import folder_of
 from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
+from pipeline.track.inputs import dataset
 from pipeline.track.location import Location, locate
 from pipeline.track.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
@@ -183,6 +184,8 @@ class Store:
             }
             run_id, files = self._run(found, names.run_name(result), result.started_ms, tags)
             self._keep(run_id, files, [result.path / name for name in ARTIFACTS if (result.path / name).is_file()])
+            if (prompts := dataset(result.params)) is not None:
+                self._client.log_inputs(run_id, [prompts])
             interrupted = bool(result.extra.get("interrupted"))
             status = "KILLED" if interrupted else "FAILED" if result.verdict == "failed" else "FINISHED"
             self._log_values(run_id, _params(result), _points(result), status, result.ended_ms)

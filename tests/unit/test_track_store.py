@@ -134,6 +134,21 @@ def test_artifacts_are_read_back_from_a_path_with_a_space_and_a_percent_sign(sto
     assert {path.name for path in tmp_path.iterdir()} == {"100% slack water", "t"}
 
 
+def test_the_prompts_are_the_runs_dataset_by_a_digest_that_changes_with_them(store: Store, tmp_path: Path) -> None:
+    prompt = {"prompt.name": "simple", "prompt.language": "en", "prompt.templates.en": "{prompt}", "prompt.text": None}
+    texts = {"a": ["Why tides?", "Which wind?"], "b": ["Why tides?", "Which wind?"], "c": ["Why tides?"]}
+    found = {}
+    for order, (name, text) in enumerate(texts.items()):
+        run_id = store.log_trial(trial(tmp_path / name, order=order, params={**prompt, "prompt.texts.en": text}))
+        [given] = mlflow_client(store).get_run(run_id).inputs.dataset_inputs
+        found[name] = (given.dataset.name, given.dataset.digest)
+    assert found["a"][0] == "simple (en)"
+    assert found["a"] == found["b"] != found["c"]
+    typed = store.log_trial(trial(tmp_path / "t", order=9, params={**prompt, "prompt.texts.en": ["x"],
+                                                                   "mode.source": "stdin"}))
+    assert mlflow_client(store).get_run(typed).inputs.dataset_inputs == []
+
+
 def test_names_that_mlflow_refuses_are_logged_all_the_same(store: Store, tmp_path: Path) -> None:
     awkward = trial(tmp_path / "t", params={"a=b,(c)": 1, "/x//y/../z": 2, "k" * 400: 3, "long": "v" * 9000, "": 4},
                     metrics={"tokens/s [%]": {1: 5.0}}, tags={"model (GGUF)": "ü" * 9000, "empty": ""})
