@@ -156,7 +156,7 @@ def test_a_plan_costs_little(configure: Callable[..., Config]) -> None:
 def test_prompt_and_answer_that_do_not_fit_together_are_named(
     configure: Callable[..., Config], start: Callable[[Config], llamacpp.LlamaServer]
 ) -> None:
-    server = start(configure(num_ctx=256))
+    server = start(configure(num_ctx=256, knobs={"n_batch": 256, "n_ubatch": 256}))
     with pytest.raises(PromptTooLongError, match="counts 241 prompt tokens and stopped after 15 of 60"):
         server.generate(Request("Hi " * 240, 60, 42), silent)
 
