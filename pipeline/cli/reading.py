@@ -58,10 +58,10 @@ def import_(given: Given) -> int:
 
 
 def sync(given: Given) -> int:
-    """`slackwater sync`."""
+    """`slackwater sync [--store URI]`."""
     from pipeline.report import page
 
-    return page.sync()
+    return page.sync(given.value("--store"))
 
 
 def metrics(given: Given) -> int:

@@ -192,9 +192,11 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
         paragraph(console, Text(_("note: {note}").format(note=told(note))))
 
 
-def sync() -> int:
+def sync(uri: str | None) -> int:
     """Send what waits in the spool to the stores it was measured for; 0 if nothing is left waiting."""
-    synced = open_store(Tracking()).sync()
+    from pipeline.track.sync import send
+
+    synced = send(uri)
     print(words.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
     for note in synced.notes:
         print(_("note: {note}").format(note=told(note)))

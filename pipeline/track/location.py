@@ -80,6 +80,13 @@ def locate(tracking: Tracking) -> Location:
                      "plain folder or file: is the store that MLflow has given up.")
 
 
+def address_of(shown: str) -> str | None:
+    """The tracking.uri of a store from what is shown of it; None if that lacks a password, or for the local store."""
+    if not shown or ":***@" in shown:
+        return None
+    return shown if _HTTP.match(shown) or _SQL.match(shown) else _sqlite(Path(shown)).uri
+
+
 def _sqlite(database: Path) -> Location:
     # Only what SQLAlchemy would read as an escape or a query is quoted: MLflow makes the folder it finds in the text.
     quoted = str(database).replace("%", "%25").replace("?", "%3F")

@@ -1,8 +1,8 @@
 """Results wait on this machine's disk until the store has them: written whole or not at all, removed last.
 
 `<spool>/<sweep_id>/<order>-<cell>-r<rep>/` holds result.json and the artifacts, `<spool>/<sweep_id>/sweep.json`
-the sweep's summary, owner.txt the store they are meant for and the process that works here. Sending them is
-store.py's business.
+the sweep's summary, owner.txt the store they are meant for (without its password) and the process that works here.
+Sending them is store.py's and sync.py's business.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ class Pending:
     store: str
     """The store it was measured for, as `Location.shown`."""
     is_trial: bool
+    experiment: str = ""
+    """MLflow's experiment there (`tracking.experiment`); "" if it was not kept."""
 
 
 class Spool:
     """The spool of this machine, as used on behalf of one store."""
 
-    def __init__(self, root: Path, store: str) -> None:
+    def __init__(self, root: Path, store: str, experiment: str = "") -> None:
         self.root = root
         self.store = store
+        self.experiment = experiment
 
     def stage(self, sweep_id: str, order: int, cell: str, repetition: int) -> Path:
         """An empty folder for a running trial to write its artifacts in; `put` makes it whole, else it is litter."""
@@ -97,11 +100,11 @@ class Spool:
         """What waits, of all stores, sweep by sweep in the order of the trials; summaries after their trials."""
         found: list[Pending] = []
         for sweep in sorted(path for path in _listed(self.root) if path.is_dir()):
-            store = _owner(sweep)[0]
-            found += [Pending(path, sweep.name, store, True) for path in sorted(_listed(sweep))
+            store, _, _, experiment = _owner(sweep)
+            found += [Pending(path, sweep.name, store, True, experiment) for path in sorted(_listed(sweep))
                       if not path.name.startswith(".") and (path / _RESULT).exists()]
             if (sweep / _SWEEP).exists():
-                found.append(Pending(sweep / _SWEEP, sweep.name, store, False))
+                found.append(Pending(sweep / _SWEEP, sweep.name, store, False, experiment))
         return found
 
     def take(self, pending: Pending) -> TrialResult:
@@ -126,7 +129,7 @@ class Spool:
         sweep = self._sweep(sweep_id)
         if not any(pending.sweep_id == sweep.name for pending in self.pending()) and sweep.is_dir():
             mine = owner_tags()
-            _, pid, ticks = _owner(sweep)
+            _, pid, ticks, _ = _owner(sweep)
             if (pid, ticks) == (mine["pid"], mine["pid_start"]) or _is_left(sweep):
                 with _disk_errors(sweep):
                     shutil.rmtree(sweep)
@@ -154,22 +157,23 @@ class Spool:
 
     def _claim(self, sweep: Path) -> None:
         mine = owner_tags()
-        text = "\n".join((self.store, mine["pid"], mine["pid_start"]))
+        text = "\n".join((self.store, mine["pid"], mine["pid_start"], self.experiment))
         path = sweep / _OWNER
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             _write_whole(path, text)
 
 
-def _owner(sweep: Path) -> tuple[str, str, str]:
-    """Store, pid and start time of the process that works in this folder; empty if none has."""
+def _owner(sweep: Path) -> tuple[str, str, str, str]:
+    """Store, pid and start time of the process that works here, MLflow's experiment; empty if none has."""
     path = sweep / _OWNER
     lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    return (lines[0], lines[1], lines[2]) if len(lines) == 3 else ("", "", "")
+    # three lines: written before the experiment was kept
+    return (lines[0], lines[1], lines[2], lines[3] if len(lines) > 3 else "") if len(lines) >= 3 else ("", "", "", "")
 
 
 def _is_left(sweep: Path) -> bool:
     """Did a process work here that is gone? A folder nobody has claimed is not ours to judge."""
-    _, pid, ticks = _owner(sweep)
+    _, pid, ticks, _ = _owner(sweep)
     return pid.isdigit() and not is_alive(int(pid), ticks)
 
 

@@ -46,7 +46,8 @@ _BATCH = 1000
 
 @dataclass(frozen=True)
 class Recorded:
-    """What became of a result: its run, or a note for the person when it waits in the spool."""
+    """What became of a result: its run, or None when it waits in the spool, with a note for the person the first time
+    and at the sweep's end."""
 
     run_id: str | None
     note: str | None = None
@@ -63,9 +64,10 @@ class Synced:
 class Store:
     """One store. Reading works on any; logging needs one opened with `write=True`. Not thread-safe."""
 
-    def __init__(self, location: Location, source: Source, client: MlflowClient | None, experiment_id: str) -> None:
+    def __init__(self, location: Location, source: Source, client: MlflowClient | None, experiment_id: str,
+                 experiment: str = "") -> None:
         self.location = location
-        self.spool = Spool(location.spool, location.shown)
+        self.spool = Spool(location.spool, location.shown, experiment)
         self._source = source
         self._mlflow = client
         self.experiment_id = experiment_id
@@ -124,8 +126,9 @@ class Store:
                 run_id = self.log_trial(kept)
                 self.spool.remove(kept.path)
         except StoreError as error:
-            self._failed = True
-            return Recorded(None, f"{error} The trial waits in {kept.folder}; `slackwater sync` sends it.")
+            first, self._failed = not self._failed, True
+            return Recorded(None, f"{error} The trial waits in {kept.folder}; `slackwater sync` sends it."
+                            if first else None)
         return Recorded(run_id, self._catch_up())
 
     def record_sweep(self, summary: SweepSummary) -> Recorded:
@@ -138,20 +141,23 @@ class Store:
                 self.spool.remove(path)
         except StoreError as error:
             self._failed = True
-            return Recorded(None, f"{error} The sweep's summary waits in {path}; `slackwater sync` sends it.")
+            trials = sum(item.is_trial and item.path.parent == path.parent for item in self.spool.pending())
+            return Recorded(None, f"{error} The sweep's summary and {trials} of its trials wait in {path.parent}; "
+                                  "`slackwater sync` sends them.")
         note = self._catch_up()
         if summary.status != "running":
             self.spool.discard(summary.sweep_id)
         return Recorded(run_id, note)
 
     def pending(self) -> list[Pending]:
-        """What waits in this machine's spool for this store."""
-        return [item for item in self.spool.pending() if item.store in ("", self.location.shown)]
+        """What waits in this machine's spool for this store and this experiment of it."""
+        return [item for item in self.spool.pending()
+                if item.store in ("", self.location.shown) and item.experiment in ("", self.spool.experiment)]
 
-    def sync(self, everything: bool = False) -> Synced:
-        """Log what waits for this store (or, with `everything`, for any) with the times it was measured; idempotent."""
+    def sync(self) -> Synced:
+        """Log what waits for this store, with the times it was measured; idempotent. For every store: sync.py."""
         sent, notes = 0, []
-        for item in self.spool.pending() if everything else self.pending():
+        for item in self.pending():
             try:
                 with self.spool.locked():
                     if not item.path.exists():
@@ -352,7 +358,7 @@ def open_store(tracking: Tracking, write: bool = True) -> Store:
         client = make_client(location)
         experiment_id = _experiment(location, client, tracking.experiment)
     source = SqlSource(location) if _has_reader(location) else ClientSource(location, client)
-    store = Store(location, source, client, experiment_id)
+    store = Store(location, source, client, experiment_id, tracking.experiment)
     store.spool.clean()
     store.reap()
     return store

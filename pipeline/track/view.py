@@ -32,7 +32,7 @@ KEPT = 10
 _WORDS = (TAG, "deflate;", "viewStateShareKey", "selectedColumns", "compareRunSections", "groupByKeys")
 """What the page's code must contain for a view to be read."""
 
-_TAGS = {"mode": 100, "infer_os": 90, "repetition": 90, "verdict": 75}
+_TAGS = {"mode": 100, "infer_os": 110, "repetition": 90, "verdict": 75}
 """Tag → width in pixels."""
 _METRICS = ("stabilized/tree_rss_mib", "during_generation/tree_rss_peak_mib", "released/tree_rss_mib",
             "decode/tokens_per_s", "stabilized/system_used_pct")
@@ -85,7 +85,7 @@ def state(sweep_id: str, plan: Mapping[str, Any], verdicts: Mapping[str, int]) -
     selected |= {f"params.`{name}`": 8 * len(name) + 25 for name in varied(plan)}
     selected |= {f"metrics.`{name}`": 7 * len(name) + 25 for name in _METRICS}
     longest = max((len(cell["cell"]) for cell in plan.get("cells", ())), default=12)
-    widths = {"attributes.`Run Name`": min(150 + 7 * longest, 420), "runDateAndNestInfo": 150, **selected}
+    widths = {"attributes.`Run Name`": min(150 + 7 * longest, 450), "runDateAndNestInfo": 150, **selected}
     # a mean over valid trials and others would say nothing: where there are others, they are groups of their own
     keys = ["cell", *(["verdict"] if set(verdicts) - {"valid"} else [])]
     charts, sections = _charts()

@@ -92,7 +92,7 @@ def test_help_imports_nothing_heavy() -> None:
     (["frobnicate"], "frobnicate is not a command. Commands: run, runs, show"),
     (["show", "--jsn"], "--jsn is not a flag of show. Did you mean --json?"),
     (["show", "--nothing"], "--nothing is not a flag of show. Flags: --json, --store URI."),
-    (["sync", "--json"], "--json is not understood: sync has no flags."),
+    (["completion", "--json"], "--json is not understood: completion has no flags."),
     (["show", "--json=yes"], "--json=yes is not a flag of show. Did you mean --json?"),
     (["show", "last", "first"], "first is too much for show: slackwater show [SWEEP]"),
     (["compare", "last"], "compare needs more than that: slackwater compare A B"),

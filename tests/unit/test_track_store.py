@@ -21,8 +21,10 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.track import location, rows
 from pipeline.track.owner import owner_tags
+from pipeline.track.spool import Spool
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
+from pipeline.track.sync import send
 from tests.conftest import ROOT
 
 BEGAN_MS = 1_760_000_000_000
@@ -282,12 +284,33 @@ def test_params_are_read_once_for_runs_that_share_them_and_never_from_a_run_that
     assert digests[0] is None and digests[1] == digests[2] != digests[3]
 
 
-def test_what_waits_for_another_store_is_not_sent_here_unasked(store: Store, tmp_path: Path) -> None:
-    store.spool.store = "http://elsewhere:5000"
-    store.spool.put(trial(tmp_path / "t"))
-    store.spool.store = store.location.shown
+def test_what_waits_is_sent_to_the_store_and_experiment_it_was_measured_for(
+        store: Store, opener: Opener, tmp_path: Path, template: Path) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(template, tmp_path / "other" / "mlflow.db")
+    other = Tracking(uri=f"sqlite:///{tmp_path}/other/mlflow.db", experiment="mine")
+    for order, (shown, experiment) in enumerate([(str(tmp_path / "other/mlflow.db"), "mine"),
+                                                 ("postgresql://me:***@db/mlflow", "slackwater")]):
+        place = Spool(store.spool.root, shown, experiment)
+        place.put(trial(tmp_path / f"t{order}", sweep_id=f"waiting-{order}"))
     assert store.sync().sent == 0
-    assert store.sync(everything=True).sent == 1
+    synced = send()
+    assert synced.sent == 1 and len(synced.notes) == 1
+    [run] = mlflow_client(open_store(other)).search_runs([open_store(other).experiment_id])
+    assert run.data.tags["sweep_id"] == "waiting-0"
+    assert "postgresql://me:***@db/mlflow" in synced.notes[0] and "--store URI" in synced.notes[0]
+
+
+def test_a_store_that_stays_away_is_said_once_and_at_the_sweeps_end_not_for_every_trial(
+        store: Store, tmp_path: Path) -> None:
+    database = store.location.database
+    assert database is not None
+    database.rename(database.with_name("away.db"))
+    database.mkdir()
+    notes = [store.record(trial(tmp_path / f"t{order}", order=order)).note for order in range(4)]
+    ended = store.record_sweep(dataclasses.replace(SWEEP, status="finished", ended_ms=BEGAN_MS + 9)).note
+    assert [note is not None for note in notes] == [True, False, False, False]
+    assert "summary and 4 of its trials wait" in str(ended)
 
 
 def test_runs_of_a_dead_owner_are_closed_as_interrupted_and_no_others(store: Store, opener: Opener,
