@@ -34,7 +34,7 @@ setup: $(READY) ## make .venv from requirements.lock (the other targets do it by
 run: $(READY) ## compare the modes and infer_os off/on on a real model: experiments/mode_gap.yaml
 	@$(PY) -m pipeline run experiment=mode_gap
 
-test: $(READY) ## all tests (the wheel test too where CI or SLACKWATER_TEST_WHEEL is set)
+test: $(READY) ## the tests (the long ones too where CI or SLACKWATER_TEST_ALL is set)
 	@$(PY) -m pytest
 
 check: $(READY) ## ruff, mypy --strict, import-linter, and whether the lock satisfies pyproject.toml

@@ -23,12 +23,12 @@ _DAC_READ_SEARCH = 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Wheel tests run in CI or where they are asked for."""
-    if os.environ.get("CI") or os.environ.get("SLACKWATER_TEST_WHEEL"):
+    """What takes long runs in CI or where it is asked for."""
+    if os.environ.get("CI") or os.environ.get("SLACKWATER_TEST_ALL"):
         return
     for item in items:
-        if item.get_closest_marker("wheel"):
-            item.add_marker(pytest.mark.skip(reason="set SLACKWATER_TEST_WHEEL=1 to build and try the wheel"))
+        if item.get_closest_marker("thorough"):
+            item.add_marker(pytest.mark.skip(reason="takes longer than `make test` has: set SLACKWATER_TEST_ALL=1"))
 
 
 class OneSweepAtATime(LoadScopeScheduling):  # type: ignore[misc]

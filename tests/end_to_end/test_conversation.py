@@ -21,6 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     return Path(shutil.copytree(empty_store, tmp_path_factory.mktemp("typed") / "store"))
 
 
+@pytest.mark.thorough
 def test_typed_at_a_terminal(store: Path, model_file: Path) -> None:
     uri = f"sqlite:///{store}/mlflow.db"
     command = [sys.executable, "-m", "pipeline", "run", "mode=interactive", "mode.source=stdin", "max_tokens=12",

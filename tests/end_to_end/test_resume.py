@@ -85,6 +85,7 @@ def test_resume_runs_what_is_missing_and_keeps_number_and_order(store: Path) -> 
     assert "is finished" in again.stdout
 
 
+@pytest.mark.thorough
 def test_the_same_command_goes_on_by_itself_and_says_so(store: Path) -> None:
     done = slackwater(store, "run", *PLAN, f"tracking.uri=sqlite:///{store}/mlflow.db")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -93,6 +94,7 @@ def test_the_same_command_goes_on_by_itself_and_says_so(store: Path) -> None:
     assert [trial["order"] for trial in trials(store)] == [1, 2, 3]
 
 
+@pytest.mark.thorough
 def test_a_changed_machine_or_engine_is_refused_with_the_difference(store: Path) -> None:
     with sqlite3.connect(store / "mlflow.db") as database:
         row = database.execute("SELECT run_uuid, value FROM tags WHERE key = 'environment'").fetchone()

@@ -37,6 +37,7 @@ def test_the_page_has_an_example_of_each_thing_that_can_be_added() -> None:
     assert sorted(EXAMPLES) == ["A meter", "A settle rule", "An engine", "An experiment"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_does_what_the_page_says(
         example: str, spaced_checkout: Path, model_file: Path, empty_store: Path) -> None:

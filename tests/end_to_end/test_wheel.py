@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import copy_checkout
 
-pytestmark = [pytest.mark.wheel, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
 
 
 def said(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -361,6 +361,7 @@ def test_reading_an_sqlite_store_does_not_load_mlflow(store: Store, tmp_path: Pa
 
 
 @pytest.mark.timeout(300)  # each of them imports MLflow
+@pytest.mark.thorough
 def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     # what a killed process left of an unfinished store must not matter either
     (tmp_path / ".mlflow.db.unfinished").write_text("half a database")
