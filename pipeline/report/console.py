@@ -237,6 +237,10 @@ def _gap(console: Console, analysis: Analysis) -> None:
     console.print()
     row(console, Text(_("Gap, one-shot − interactive"), style="bold"))
     _entries(console, lines, (_("as found"), _("unified (settled, turn 1)")))
+    widest = words.widest_as_found(list(found.values()))
+    if widest:
+        paragraph(console, Text(_("As found, each within ± {sizes} of its figure (95 %).").format(
+            sizes=_(", ± ").join(widest)), style="dim"))
 
 
 def _as_found(gap: GapRow | None) -> str:

@@ -16,6 +16,7 @@ TEMPLATES = (
     # stats: verdicts
     N_("identical ({n} of {of})"),
     N_("not enough trials: {n} more needed"),
+    N_("no difference larger than {size} points"),
     N_("no difference larger than {size}"),
     N_("undecided: more than {n} more trials"),
     N_("undecided: about {n} more trials"),

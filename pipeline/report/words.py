@@ -22,6 +22,7 @@ from pipeline.stats.summary import (
     UNIFIED_METRICS,
     CellSummary,
     EffectRow,
+    GapRow,
 )
 
 PHASES = (
@@ -92,6 +93,31 @@ def signed(x: float, unit: str) -> str:
     text = magnitude(x, 1 if unit == "points" else None)
     sign = "" if float(text) == 0 else "+" if x > 0 else "−"
     return f"{sign}{text} {unit_name(unit)}".rstrip()
+
+
+def as_found(difference: float, stats: Comparison) -> str:
+    """"+162.1 ± 0.2 MiB": what was read at the old moments is no verdict, but it has its interval too."""
+    half = _half_width(difference, stats)
+    if half is None:
+        return signed(difference, stats.unit)
+    return f"{signed(difference, stats.unit).split()[0]} ± {half:.1f} {unit_name(stats.unit)}"
+
+
+def widest_as_found(rows: Sequence[GapRow]) -> list[str]:
+    """"0.2 MiB", "0.4 points": the widest half of an interval among these, one per unit; empty without intervals."""
+    widest: dict[str, float] = {}
+    for row in rows:
+        half = None if row.difference is None else _half_width(row.difference, row.stats)
+        if half is not None:
+            widest[row.stats.unit] = max(half, widest.get(row.stats.unit, 0.0))
+    return [f"{half:.1f} {unit_name(unit)}" for unit, half in widest.items()]
+
+
+def _half_width(shown: float, stats: Comparison) -> float | None:
+    """How far the interval reaches from the figure shown, rounded up to a tenth; None without an interval."""
+    if stats.scale != "difference" or stats.lo is None or stats.hi is None:
+        return None
+    return math.ceil(10 * max(stats.hi - shown, shown - stats.lo)) / 10
 
 
 def quantity(x: float, unit: str, decimals: int | None = None) -> str:

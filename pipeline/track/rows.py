@@ -1,8 +1,8 @@
 """What is written into an SQLite store as rows: a trial's values in one transaction, in a tenth of the time that
-MLflow's objects take, and whole or not at all; and the tags of an experiment without the second MLflow takes to import.
+MLflow's objects take, and whole or not at all.
 
-The rows are those that MLflow's SqlAlchemyStore would write; check.py has made sure of the schema. Making the run
-itself is left to MLflow (store.py).
+The rows are those that MLflow's SqlAlchemyStore would write, into the one schema they were held against; in any other
+MLflow writes them itself (store.py), as it makes every run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,18 @@ from pathlib import Path
 
 from pipeline.track.check import connect_sqlite
 
+SCHEMA = "dc11669786a5"
+"""The Alembic revision of MLflow 3.17; test_track_store.py reads these rows back through MLflow's own client."""
+
 Point = tuple[str, float, int, int]
 """Metric, value, Unix time in milliseconds, step."""
+
+
+def writable(database: Path) -> bool:
+    """Is this the schema that is known here? Raises sqlite3.Error."""
+    with connect_sqlite(database) as connection:
+        found: tuple[str] | None = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return found == (SCHEMA,)
 
 
 def write(database: Path, run_id: str, *, params: Mapping[str, str] | None = None, points: Sequence[Point] = (),
@@ -42,19 +52,3 @@ def latest(points: Sequence[Point]) -> Sequence[Point]:
         if known is None or (step, t_ms, value) > (known[3], known[2], known[1]):
             found[name] = point
     return list(found.values())
-
-
-def experiment_tags(database: Path, experiment_id: str) -> Mapping[str, str]:
-    """The tags of an MLflow experiment. Raises sqlite3.Error."""
-    with connect_sqlite(database) as connection:
-        return dict(connection.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?",
-                                       (int(experiment_id),)))
-
-
-def change_experiment(database: Path, experiment_id: str, tags: Mapping[str, str], gone: Sequence[str]) -> None:
-    """Set tags of an MLflow experiment and remove others. Raises sqlite3.Error."""
-    with connect_sqlite(database, write=True) as connection, connection:
-        connection.executemany("INSERT OR REPLACE INTO experiment_tags (experiment_id, key, value) VALUES (?, ?, ?)",
-                               [(int(experiment_id), *row) for row in tags.items()])
-        connection.executemany("DELETE FROM experiment_tags WHERE experiment_id = ? AND key = ?",
-                               [(int(experiment_id), key) for key in gone])

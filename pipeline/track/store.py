@@ -6,6 +6,7 @@ that fails costs no trial. How runs are named is names.py's, what is read back r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -114,6 +115,12 @@ class Store:
         return self._source.series(run_id)
 
     # Logging
+
+    @functools.cached_property
+    def _rows(self) -> Path | None:
+        """The database whose rows we write ourselves; None: MLflow writes them."""
+        database = self.location.database
+        return database if database is not None and rows.writable(database) else None
 
     def record(self, result: TrialResult) -> Recorded:
         """Spool the result, log it, take it out of the spool. A store that fails is a note and costs nothing.
@@ -283,8 +290,8 @@ class Store:
         """All that was measured, and that the run is over."""
         # the digest comes with the params or after them: a run that has it has them all
         digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
-        if self.location.database is not None:
-            rows.write(self.location.database, run_id, params=params, points=points, tags={PARAMS_DIGEST: digest},
+        if self._rows is not None:
+            rows.write(self._rows, run_id, params=params, points=points, tags={PARAMS_DIGEST: digest},
                        ended=(status, ended_ms))
             return
         from mlflow.entities import Param, RunTag
@@ -295,8 +302,8 @@ class Store:
         self._client.set_terminated(run_id, status, ended_ms)
 
     def _log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        if self.location.database is not None:
-            rows.write(self.location.database, run_id, points=points)
+        if self._rows is not None:
+            rows.write(self._rows, run_id, points=points)
             return
         from mlflow.entities import Metric
 

@@ -20,7 +20,6 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.language import _
 from pipeline.track import view
 from pipeline.track.artifacts import Artifacts
-from pipeline.track.client import make_client
 from pipeline.track.location import Location
 from pipeline.track.read import SweepRecord
 from pipeline.track.store import Store, open_store
@@ -62,10 +61,9 @@ def _page(store: Store, record: SweepRecord | None) -> tuple[str, str]:
         return plain, _("This MLflow keeps its views in another way than the one they were made for: the page opens "
                         "as MLflow shows it by itself. Group by the tag `cell` there.")
     try:
-        client = None if store.location.database is not None else make_client(store.location)
-        tags = view.installed(store.location, client, record.experiment_id)
+        tags = view.installed(store.location, None, record.experiment_id)
         if view.TAG + view.view_id(record.sweep_id) not in tags:
-            view.install(store.location, client, record.experiment_id, record.sweep_id, _plan(store, record),
+            view.install(store.location, None, record.experiment_id, record.sweep_id, _plan(store, record),
                          record.trials, record.started_ms)
     except StoreError as error:
         return plain, _("{error} The page opens without the view made for the sweep.").format(error=error)

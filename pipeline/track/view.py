@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.config import GROUPS
-from pipeline.track import rows
-from pipeline.track.client import store_errors
+from pipeline.track.check import connect_sqlite
+from pipeline.track.client import make_client, store_errors
 from pipeline.track.location import Location
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def install(location: Location, client: MlflowClient | None, experiment_id: str, sweep_id: str,
             plan: Mapping[str, Any], verdicts: Mapping[str, int], started_ms: int) -> None:
-    """Write the sweep's view; views of ours beyond the KEPT latest go. `client`: not needed for an SQLite store.
+    """Write the sweep's view; views of ours beyond the KEPT latest go. `client`: made where it is needed and not given.
 
     Raises StoreError."""
     key, value = TAG + view_id(sweep_id), envelope(sweep_id, plan, verdicts, started_ms)
@@ -145,10 +145,7 @@ def install(location: Location, client: MlflowClient | None, experiment_id: str,
         old = surplus(tags, key)
         if tags.get(key) == value and not old:
             return
-        if location.database is not None:
-            rows.change_experiment(location.database, experiment_id, {key: value}, old)
-            return
-        assert client is not None
+        client = client or make_client(location)
         client.set_experiment_tag(experiment_id, key, value)
         for name in old:
             client.delete_experiment_tag(experiment_id, name)
@@ -157,10 +154,11 @@ def install(location: Location, client: MlflowClient | None, experiment_id: str,
 def installed(location: Location, client: MlflowClient | None, experiment_id: str) -> Mapping[str, str]:
     """The tags of the experiment. Raises StoreError."""
     with store_errors(location, "reading the views for MLflow's page"):
-        if location.database is not None:
-            return rows.experiment_tags(location.database, experiment_id)
-        assert client is not None
-        return dict(client.get_experiment(experiment_id).tags)
+        if location.database is not None:  # without the second that MLflow takes to import
+            with connect_sqlite(location.database) as connection:
+                return dict(connection.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?",
+                                               (int(experiment_id),)))
+        return dict((client or make_client(location)).get_experiment(experiment_id).tags)
 
 
 def surplus(tags: Mapping[str, str], newest: str) -> Sequence[str]:

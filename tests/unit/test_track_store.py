@@ -105,6 +105,27 @@ def test_a_trial_is_one_flat_run_in_mlflows_own_eyes(store: Store, tmp_path: Pat
                                "settings.cache_type_k": "q8_0"}
 
 
+def test_rows_of_ours_and_of_mlflows_are_the_same_and_an_unknown_schema_is_left_to_mlflow(
+        opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+    for schema, name in ((rows.SCHEMA, "ours"), ("of another year", "mlflows")):
+        monkeypatch.setattr(rows, "SCHEMA", schema)
+        store = opener()
+        result = trial(tmp_path / name, order=len(seen) + 1, repetition=len(seen) + 1)
+        run_id = store.record(result).run_id
+        assert run_id is not None
+        client = mlflow_client(store)
+        run = client.get_run(run_id)
+        history = {key: [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run_id, key)]
+                   for key in run.data.metrics}
+        own = ("order", "repetition", "trial_uuid", "mlflow.runName", "mlflow.note.content")
+        tags = {key: value for key, value in run.data.tags.items() if key not in own}
+        seen.append((run.info.status, run.info.end_time, run.data.params, run.data.metrics, history, tags,
+                     sorted(file.path for file in client.list_artifacts(run_id))))
+    assert seen[0] == seen[1]
+    assert len(seen[0][4]) == 3
+
+
 def test_the_shown_value_is_the_last_turns_and_every_turn_is_kept(store: Store, tmp_path: Path) -> None:
     run_id = store.log_trial(trial(tmp_path / "t"))
     client = mlflow_client(store)

@@ -145,7 +145,7 @@ def gap(analysis: Analysis) -> Plot | None:
 
 def _gap_said(row: GapRow, as_found: bool) -> str:
     if as_found:
-        return f"{words.signed(row.difference or 0.0, row.stats.unit)}, n = {row.stats.n_blocks}"
+        return f"{words.as_found(row.difference or 0.0, row.stats)}, n = {row.stats.n_blocks}"
     return _said(row.stats, row.difference, row.interactive)
 
 
