@@ -49,12 +49,18 @@ class Served:
         return self.address.split("/#")[0]
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: "
-                                     "pip install -r tests/requirements.lock")
+@pytest.fixture(scope="session")
+def playwright() -> Any:
+    """Playwright's package, where Chromium is there too: before any sweep is run for a page that nobody can look at."""
+    found = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: "
+                                "pip install -r tests/requirements.lock")
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt install chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Any) -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -62,7 +68,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> str:
+def swept(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a store with one real sweep in it."""
     folder = tmp_path_factory.mktemp("swept")
     uri = f"sqlite:///{folder}/mlflow.db"

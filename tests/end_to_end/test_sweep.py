@@ -290,7 +290,7 @@ def test_a_server_that_dies_fails_its_trial_and_the_sweep_goes_on(
         "run",
         "mode=oneshot",
         "repetitions=2",
-        "max_tokens=300",
+        "max_tokens=150",
         "num_ctx=1024",
         "settle.window_s=0.3",
         f"tracking.uri={store}",
