@@ -225,7 +225,7 @@ def test_a_sweep_straight_into_the_database_leaves_its_password_nowhere(
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE DATABASE straight")
     command = [sys.executable, "-m", "pipeline", "run", "mode=oneshot", "repetitions=1", "max_tokens=4",
-               "settle.window_s=0.5", "clear=none", f"tracking.uri='{own}'"]
+               "settle.window_s=0.5", "meter.rate_hz=20", "clear=none", f"tracking.uri='{own}'"]
     done = subprocess.run(command, cwd=spaced_checkout, capture_output=True, text=True, check=False,
                           env={**os.environ, "TMPDIR": str(spaced_checkout.parent)})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -81,7 +81,8 @@ def test_quiet_says_nothing() -> None:
     assert out.getvalue() == ""
 
 
-def test_the_region_is_gone_and_the_cursor_back_when_the_sweep_ends_badly() -> None:
+def test_the_region_is_gone_and_the_cursor_back_when_the_sweep_ends_badly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80)
 
