@@ -106,7 +106,7 @@ def run_as_nobody(command: Sequence[str], *, cwd: Path, model_file: Path | None 
             prefix.append("--ambient-caps=+dac_read_search")
         prefix.append("--")
     try:
-        return subprocess.run([*prefix, *command], cwd=cwd, env=allowed, capture_output=True, text=True, timeout=60,
+        return subprocess.run([*prefix, *command], cwd=cwd, env=allowed, capture_output=True, text=True, timeout=240,
                               stdin=subprocess.DEVNULL, check=False)
     finally:
         shutil.rmtree(home)

@@ -76,7 +76,7 @@ class Terminal:
         self.stream.feed(data)
         return bool(data)
 
-    def wait_for(self, seen: str | Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def wait_for(self, seen: str | Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Read until the screen shows a text, or a condition holds."""
         holds = seen if callable(seen) else lambda: seen in self.text
         limit = time.monotonic() + timeout_s
@@ -84,7 +84,7 @@ class Terminal:
             alive = self.read()
             assert (alive or holds()) and time.monotonic() < limit, f"{seen} did not come; the screen:\n{self.text}"
 
-    def end(self, timeout_s: float = 30.0) -> int:
+    def end(self, timeout_s: float = 120.0) -> int:
         """Read to the end; the exit code."""
         limit = time.monotonic() + timeout_s
         while self.read():

@@ -109,7 +109,7 @@ def served(swept: str) -> Iterator[Served]:
 def visit(chromium: Any) -> Iterator[Callable[[str], Visit]]:
     """Opens an address; pages of one module share a cache."""
     context = chromium.new_context(viewport={"width": 1500, "height": 1000})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(120_000)  # a machine whose host takes the CPU away is ten times slower
     # MLflow opens its assistant on a first visit; a person closes it once
     context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
 

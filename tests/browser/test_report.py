@@ -13,7 +13,7 @@ from pipeline import language
 from pipeline.report.html.material import CellMaterial, Material
 from tests.unit.test_report_html import CELLS, HOSTILE, SECTIONS, curve, four_cells, rendered
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 DESK, PHONE = {"width": 1200, "height": 900}, {"width": 320, "height": 640}
 

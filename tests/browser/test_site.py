@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 SITE = ROOT / "build" / "docs"
 PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))

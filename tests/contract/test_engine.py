@@ -243,7 +243,7 @@ def test_a_server_that_stops_answering_is_left_after_the_limit_without_progress(
     began = time.monotonic()
     with pytest.raises(EngineError, match="made no progress during generation: no token for 1 s"):
         server.generate(ask(max_tokens=400), freeze_at_first_token)
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 30
     server.stop()
     assert server.alive() is not None
 

@@ -262,7 +262,7 @@ def test_a_stall_ends_after_the_limit_and_the_server_sees_us_hang_up(double: Dou
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"made no progress during generation: no token for 0\.7 s"):
         server.generate(ask(), ignore)
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < 30
     stalled = double.start(double.config(no_progress_s=0.7))
     double.behave(stall_at_load=True)
     with pytest.raises(EngineError, match="made no progress during load"):

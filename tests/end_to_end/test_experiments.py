@@ -21,7 +21,7 @@ from pipeline.sweep.messages import options
 from pipeline.sweep.session import SESSION, Session
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 EXPERIMENTS = sorted(path.stem for path in EXPERIMENTS_DIR.glob("*.yaml"))
 NEEDED = {"mode_gap", "infer_os_effect", "infer_os_factorial", "context_length", "kv_cache_type",

@@ -109,7 +109,7 @@ def test_what_ignores_sigterm_is_killed_after_the_limit(start: Callable[[str], p
     until(lambda: "up" in child.log())
     began = time.monotonic()
     child.end(0.3)
-    assert 0.3 <= time.monotonic() - began < 5.0
+    assert 0.3 <= time.monotonic() - began < 20
     assert child.ended() == "killed by signal 9"
     child.end(0.3)  # again, and nothing happens
 

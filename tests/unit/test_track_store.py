@@ -418,4 +418,4 @@ def test_ten_thousand_trials_are_read_within_seconds(store: Store, tmp_path: Pat
     spent = time.process_time() - began
     assert len(records) == 1001
     assert records[7].turns["stabilized/m7_mib"] == {1: 1.0, 2: 2.0}
-    assert spent < 2.5, "10,000 trials take ten times as long"
+    assert spent < 5, "10,000 trials take ten times as long"
