@@ -45,12 +45,13 @@ def test_typed_at_a_terminal(store: Path, model_file: Path) -> None:
         terminal.wait_for(lambda: terminal.rows[-1] == ">")
         terminal.type("\x03")
         assert terminal.end(60) == 0
-    assert "1 trial, all valid" in terminal.text
+    assert "1 trial, " in terminal.text
 
     shown = subprocess.run([sys.executable, "-m", "pipeline", "show", "--json", "--store", uri], cwd=store, check=True,
                            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     [trial] = json.loads(shown.stdout)["trials"]
-    assert trial["verdict"] == "valid" and trial["params"]["mode.source"] == "stdin"
+    assert all("the sampler" in reason for reason in trial["reasons"]), "only a starved machine is an excuse"
+    assert trial["verdict"] in ("valid", "suspect") and trial["params"]["mode.source"] == "stdin"
     turns = trial["turns"]["pre_generation/tree_rss_mib"]
     assert turns["2"] < turns["1"] - 50, "the model was away before the second turn"
     assert {"1", "2"} == set(trial["turns"]["stabilized/tree_rss_mib"])
