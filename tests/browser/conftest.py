@@ -70,7 +70,7 @@ def chromium(playwright: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def swept(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a store with one real sweep in it, all its trials valid: on a starved machine, after some tries."""
+    """The address of a store with one real sweep in it, all its trials valid: if need be after some tries."""
     for _ in range(4):
         folder = tmp_path_factory.mktemp("swept")
         uri = f"sqlite:///{folder}/mlflow.db"
