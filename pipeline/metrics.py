@@ -169,7 +169,8 @@ SECTIONS: Sequence[Section] = (
         Metric(f"{PHASE}/tree_rss_peak_bound_mib",
                N_("What the peak cannot have been above: the sum of the processes' own peaks."),
                N_("VmHWM of every process"),
-               N_("Equals the peak for a single process; with several the truth is between."), phases=INTERVALS),
+               N_("Equals the peak for a single process; with several the truth is between. Absent if one of them "
+                  "ended meanwhile: its mark ends with it."), phases=INTERVALS),
         Metric(f"{PHASE}/tree_rss_sampled_peak_mib", N_("The highest RSS that a sample saw."), _OVER,
                N_("Misses what is shorter than 10 ms."), phases=INTERVALS),
         Metric(f"{PHASE}/tree_<kind>_sampled_peak_mib",

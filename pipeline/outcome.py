@@ -19,11 +19,12 @@ from pipeline.config import Config, InferOs
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.errors import PromptTooLongError
 from pipeline.meter.base import Available
-from pipeline.meter.sampler import ProcessRows, SamplerReport
+from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.timeline import downsample, write_parquet
 from pipeline.phases import (
     MIB,
     Mark,
+    ProcessRows,
     Span,
     Timeline,
     account,
@@ -79,8 +80,8 @@ def flatten(config: Config) -> dict[str, Any]:
     return walk("", tree)
 
 
-def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
-               config: Config) -> dict[str, dict[int, float]]:
+def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None, config: Config,
+               processes: ProcessRows | None = None) -> dict[str, dict[int, float]]:
     """Metric name → turn (0 for what belongs to the trial) → value; what could not be measured is absent."""
     by_turn: dict[str, dict[int, float]] = defaultdict(dict)
 
@@ -95,7 +96,7 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
         elif name in (*PARTS, "during_generation"):
             inside = [peaks for peaks in record.peaks
                       if peaks.span.start_ns >= span.start_ns and peaks.span.end_ns <= span.end_ns]
-            put(interval_metrics(timeline, span, inside), turn)
+            put(interval_metrics(timeline, span, inside, processes), turn)
     for (phase, turn), reading in record.readings.items():
         put(reading_metrics(phase, reading), turn)
     began = next(iter(record.meter_readings.values()), {})
@@ -214,6 +215,10 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     swapped = max(swaps, default=0.0)
     if swapped > 0:
         reasons.append(f"{swapped:.1f} MiB of the server were swapped out")
+    not_reset = sorted({pid for peaks in record.peaks for pid in peaks.not_reset})
+    if not_reset:
+        reasons.append(f"the peak could not be reset: the kernel's mark of process {not_reset[0]}, another user's, "
+                       "counts from its start")
     for turn, answer in record.generations.items():
         if answer.truncated:
             reasons.append(f"the server cut the prompt of turn {turn} to {answer.prompt_tokens} tokens")
@@ -251,7 +256,7 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
               started_ms: int, ended_ms: int, draw: DrawTimeline | None) -> TrialResult:
     """The trial's result, its artifacts written into `folder`; whatever was measured before a failure is in it."""
     timeline = sampled.timeline
-    metrics = metrics_of(record, timeline, sampled.report, config)
+    metrics = metrics_of(record, timeline, sampled.report, config, sampled.processes)
     metrics |= {f"plan/{component}_mib": {0: held / MIB} for component, held in plan.memory.items()}
     verdict, reasons, notes = verdict_of(record, metrics, sampled.report, config)
     provided = {**provenance.machine(), **engine.provenance()}

@@ -5,7 +5,7 @@ Times are `time.monotonic_ns()`; memory is bytes inside and MiB in the names of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,20 @@ class Timeline:
     def tree_rss(self) -> Int64Array:
         """Resident bytes of the tree: anonymous + file-mapped + shared (VmRSS, proc(5))."""
         return self.columns["tree_anon"] + self.columns["tree_file"] + self.columns["tree_shmem"]
+
+
+@dataclass(frozen=True)
+class ProcessRows:
+    """Each process of the tree in each sample: arrays of shape (n_rows,), int64, bytes except t_ns and pid."""
+
+    t_ns: Int64Array
+    """The sample's t_ns."""
+    pid: Int64Array
+    anon: Int64Array
+    file: Int64Array
+    shmem: Int64Array
+    swap: Int64Array
+    hwm: Int64Array
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,8 @@ class Peaks:
     high_water: Mapping[int, int]
     at_start: Mapping[int, int]
     """Resident bytes of each process right after the reset."""
+    not_reset: Collection[int] = ()
+    """Processes whose mark could not be reset (another user's): it is the highest since their own start."""
 
 
 def within(timeline: Timeline, span: Span) -> npt.NDArray[np.bool_]:
@@ -164,26 +180,40 @@ def moment_metrics(timeline: Timeline, span: Span, tree: bool = True) -> dict[st
     return metrics
 
 
-def joint_peak(peaks: Peaks, sampled: int, minima: Mapping[int, int] | None = None) -> tuple[int, int]:
+def minima(rows: ProcessRows, instants: int, span: Span) -> dict[int, int]:
+    """What no sample saw a process below inside the span, bytes by pid. `instants`: how many samples there were.
+
+    A process that is not in all of them came or went meanwhile: it held nothing at some instant, and is left out."""
+    inside = (rows.t_ns >= span.start_ns) & (rows.t_ns <= span.end_ns)
+    pids, sizes = rows.pid[inside], (rows.anon + rows.file + rows.shmem)[inside]
+    return {int(pid): int(sizes[pids == pid].min()) for pid in np.unique(pids)
+            if np.count_nonzero(pids == pid) == instants}
+
+
+def joint_peak(peaks: Peaks, sampled: int, floor: Mapping[int, int]) -> tuple[int, int | None]:
     """Bounds (lower, upper) of the tree's highest joint resident size in the interval, bytes.
 
-    The sum of the high-water marks is an upper bound: processes may have peaked at different instants. The
-    lower one is the larger of the sampled joint maximum and, for each process, its own mark plus what the
-    others never went below. One process: both are its mark (or the sampled maximum, since the kernel's marks
-    are updated from per-CPU batched counters and may fall some pages short)."""
+    The sum of the high-water marks is an upper bound: processes may have peaked at different instants. There is
+    none (None) if a process ended meanwhile, since the kernel's mark ends with it. The lower one is the larger of
+    the sampled joint maximum and, for each process whose mark was reset, its own mark plus the others' `floor`:
+    what they never went below (`minima`), nothing where it is not known. One process: both are its mark (or the
+    sampled maximum, since the kernel's marks are updated from per-CPU batched counters and may fall some pages
+    short)."""
     marks = peaks.high_water
-    floor = peaks.at_start if minima is None else minima
     lower = sampled
-    for pid, mark in marks.items():
+    for pid in marks.keys() - set(peaks.not_reset):
         others = sum(min(floor.get(other, 0), marks[other]) for other in marks if other != pid)
-        lower = max(lower, mark + others)
-    return lower, max(lower, sum(marks.values()))
+        lower = max(lower, marks[pid] + others)
+    return lower, max(lower, sum(marks.values())) if peaks.at_start.keys() <= marks.keys() else None
 
 
-def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks]) -> dict[str, float]:
-    """Peak, mean and number of samples over an interval; `peaks` are the high-water marks of its parts.
+def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks],
+                     rows: ProcessRows | None = None) -> dict[str, float]:
+    """Peak, mean and number of samples over an interval; `peaks` are the high-water marks of its parts, `rows` the
+    samples process by process (they raise the lower bound of a tree of several).
 
-    `tree_rss_peak_mib` is the lower bound of `joint_peak`, `tree_rss_peak_bound_mib` the upper one."""
+    `tree_rss_peak_mib` is the lower bound of `joint_peak`, `tree_rss_peak_bound_mib` the upper one. Neither is there
+    if a mark of any part could not be reset: a peak since some earlier time is not the peak of this interval."""
     mask = within(timeline, span)
     samples = int(mask.sum())
     name = span.name
@@ -198,14 +228,21 @@ def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks]) -> 
             stem, _, unit = quantity.rpartition("_")
             metrics[f"{name}/{stem}_mean_{unit}"] = float(np.mean(values_))
             metrics[f"{name}/{stem}_peak_{unit}"] = float(np.max(values_))
-    bounds = []
+    if any(part.not_reset for part in peaks):
+        return metrics
+    lower, upper = [], []
     for part in peaks:
         inside = within(timeline, part.span)
         sampled = int(tree["rss"][inside].max()) if inside.any() else 0
-        bounds.append(joint_peak(part, sampled))
-    if bounds:
-        metrics[f"{name}/tree_rss_peak_mib"] = max(lower for lower, _ in bounds) / MIB
-        metrics[f"{name}/tree_rss_peak_bound_mib"] = max(upper for _, upper in bounds) / MIB
+        floor = minima(rows, int(inside.sum()), part.span) if rows is not None else {}
+        low, high = joint_peak(part, sampled, floor)
+        lower.append(low)
+        upper.append(high)
+    if lower:
+        metrics[f"{name}/tree_rss_peak_mib"] = max(lower) / MIB
+        known = [high for high in upper if high is not None]
+        if len(known) == len(upper):
+            metrics[f"{name}/tree_rss_peak_bound_mib"] = max(known) / MIB
     return metrics
 
 

@@ -82,7 +82,7 @@ class Trial:
         self.history: list[str] = []
         self.tokens = 0
         self.request_ns = 0
-        self.part: tuple[str, int, Mapping[int, int]] | None = None
+        self.part: tuple[str, int, Mapping[int, int], Sequence[int]] | None = None
         self.shown_ns = 0
 
     def run(self) -> Record:
@@ -349,16 +349,16 @@ class Trial:
 
     def open_part(self, name: str, t_ns: int) -> None:
         members = self.members()
-        tree.reset_peaks(members)
-        self.part = (name, t_ns, tree.read_peaks(members))
+        not_reset = tree.reset_peaks(members)
+        self.part = (name, t_ns, tree.read_peaks(members), not_reset)
 
     def close_part(self, t_ns: int, turn: int) -> None:
         if self.part is None:
             return
-        name, start_ns, at_start = self.part
+        name, start_ns, at_start, not_reset = self.part
         self.part = None
         self.span(name, turn, start_ns, t_ns)
-        self.record.peaks.append(Peaks(self.record.spans[-1], tree.read_peaks(self.members()), at_start))
+        self.record.peaks.append(Peaks(self.record.spans[-1], tree.read_peaks(self.members()), at_start, not_reset))
 
     def show_words(self, text: str) -> None:
         self.listener.on_event(Words(text))

@@ -17,13 +17,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import MeterError
 from pipeline.meter import sampler_program
-from pipeline.phases import MIB, Timeline
-
-Int64Array = npt.NDArray[np.int64]
+from pipeline.phases import MIB, Int64Array, ProcessRows, Timeline
 
 _ANSWER_LIMIT_S = 10.0
 _PROCESS_BYTES = 8 * len(sampler_program.PROCESS_FIELDS)
@@ -44,20 +41,6 @@ class SamplerReport:
     rate_hz: float
     realtime: bool = False
     """Was it started ahead of ordinary processes (SCHED_FIFO)? Else a machine with every core busy makes it late."""
-
-
-@dataclass(frozen=True)
-class ProcessRows:
-    """Each process of the tree in each sample: arrays of shape (n_rows,), int64, bytes except t_ns and pid."""
-
-    t_ns: Int64Array
-    """The sample's t_ns."""
-    pid: Int64Array
-    anon: Int64Array
-    file: Int64Array
-    shmem: Int64Array
-    swap: Int64Array
-    hwm: Int64Array
 
 
 def lost_slots(due_ns: Int64Array, rate_hz: float) -> int:

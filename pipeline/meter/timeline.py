@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import MeterError
-from pipeline.meter.sampler import ProcessRows
-from pipeline.phases import MIB, Int64Array, Mark, Timeline
+from pipeline.phases import MIB, Int64Array, Mark, ProcessRows, Timeline
 
 SCHEMA_VERSION = 1
 

@@ -80,15 +80,15 @@ def _read_rollup(folder: Path) -> tuple[int | None, int | None]:
 def reset_peaks(pids: Iterable[int]) -> list[int]:
     """Set each process's VmHWM to its present RSS ("5" to /proc/PID/clear_refs, about 20 µs, no other effect).
 
-    Returns the living processes that could not be reset (another user's); their peak stays the one since
-    they started. It lowers getrusage's ru_maxrss of that process too."""
+    Returns the living processes that could not be reset (another user's, or /proc is read-only); their peak stays
+    the one since they started. It lowers getrusage's ru_maxrss of that process too."""
     refused = []
     for pid in pids:
         try:
             Path("/proc", str(pid), "clear_refs").write_bytes(b"5")
         except _GONE:
             continue
-        except PermissionError:
+        except OSError:
             refused.append(pid)
     return refused
 

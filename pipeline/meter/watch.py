@@ -121,7 +121,7 @@ class Watch:
                    for name, values in sizes.items()}
         sampled = int(timeline.tree_rss.max(initial=0))
         span = Span("watch", 0, self.begin_ns, now)
-        low, high = joint_peak(Peaks(span, self._marks, {}), sampled, {
+        low, high = joint_peak(Peaks(span, self._marks, {}, self.unreset), sampled, {
             pid: least if count == self._instants else 0 for pid, (least, count) in self._minima.items()})
         late_ms = (timeline.t_ns - timeline.due_ns) / 1e6
         return Second(
@@ -131,7 +131,7 @@ class Watch:
             sampler_cpu_pct=100.0 * cpu_ns / max(now - since_ns, 1),
             processes=int(timeline.columns["tree_processes"].max(initial=0)),
             baseline_rss_mib=self.baseline_rss / MIB, **medians, pss_mib=pss_mib, sampled_peak_mib=sampled / MIB,
-            kernel_peak_mib=low / MIB, kernel_peak_bound_mib=high / MIB)
+            kernel_peak_mib=low / MIB, kernel_peak_bound_mib=(low if high is None else high) / MIB)
 
     def _take_rows(self) -> None:
         """Fold the new rows into each process's mark and minimum; what has ended keeps what it had."""
@@ -184,7 +184,7 @@ def document(running: Watch) -> dict[str, Any]:
     notes = [UNSEEN]
     if running.unreset:
         notes.append(f"The peak of {sorted(running.unreset)} could not be reset (another user's processes): it counts "
-                     "from their own start.")
+                     "from their own start, and stands in the upper bound alone.")
     return {"schema_version": SCHEMA_VERSION, "pid": running.pid, "rate_hz": running.sampler.rate_hz,
             "seconds": [vars(second) for second in running.seconds], "whole": vars(running.whole()), "notes": notes}
 

@@ -51,6 +51,7 @@ TEMPLATES = (
     N_("no sample in {phase}"),
     N_("memory had not settled {seconds} s after turn {turn}"),
     N_("{size} MiB of the server were swapped out"),
+    N_("the peak could not be reset: the kernel's mark of process {pid}, another user's, counts from its start"),
     N_("the server cut the prompt of turn {turn} to {n} tokens"),
     N_("the sampler lost {share} % of its slots{stolen}"),
     N_("the sampler was up to {ms} ms late (p99), more than its period{stolen}"),

@@ -26,7 +26,7 @@ from pipeline.meter.sampler import Sampler
 from pipeline.meter.system import read_system
 from pipeline.meter.tree import become_subreaper, children, members, read_peaks, read_tree, reset_peaks
 from pipeline.meter.watch import UNSEEN, watch
-from pipeline.phases import MIB, Peaks, Span, joint_peak
+from pipeline.phases import MIB, Peaks, Span, joint_peak, minima
 from tests.truth.program import Program
 
 SPIKE_MIB = 64
@@ -162,8 +162,11 @@ def taking_turns(folder: Path, mib: int, hold_ms: int, rounds: int) -> tuple[int
         reset_peaks(pids)
         begin = time.monotonic_ns()
         program.answer()
-        sampled = int(sampler.since(begin).tree_rss.max(initial=0))
-        low, high = joint_peak(Peaks(Span("x", 0, begin, time.monotonic_ns()), read_peaks(pids), at_start), sampled)
+        seen, span = sampler.since(begin), Span("x", 0, begin, time.monotonic_ns())
+        sampler.unfollow()
+        sampled, floor = int(seen.tree_rss.max(initial=0)), minima(sampler.processes(), len(seen.t_ns), span)
+        low, high = joint_peak(Peaks(span, read_peaks(pids), at_start), sampled, floor)
+        assert high is not None, "none of them has ended"
     return sum(at_start.values()), sampled, low, high
 
 

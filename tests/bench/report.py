@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import Tracking
-from pipeline.meter.sampler import ProcessRows
 from pipeline.meter.timeline import write_parquet
-from pipeline.phases import MIB, Mark, Timeline
+from pipeline.phases import MIB, Mark, ProcessRows, Timeline
 from pipeline.track.store import open_store
 from tests.bench.scale import fill
 

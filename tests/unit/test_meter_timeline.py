@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import MeterError
-from pipeline.meter.sampler import ProcessRows
 from pipeline.meter.sampler_program import SAMPLE_COLUMNS
 from pipeline.meter.timeline import downsample, read_parquet, write_parquet
-from pipeline.phases import MIB, Mark, Timeline
+from pipeline.phases import MIB, Mark, ProcessRows, Timeline
 
 
 def _timeline(n: int) -> Timeline:

@@ -12,6 +12,7 @@ from pipeline.errors import EngineError
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.system import Disturbance
 from pipeline.outcome import verdict_of
+from pipeline.phases import Peaks, Span
 from pipeline.result import Verdict
 from pipeline.trial import Record
 
@@ -74,6 +75,15 @@ def test_a_phase_without_samples_and_a_prompt_that_was_cut_do_not_count() -> Non
     assert verdict == "suspect"
     assert "no sample in stabilized of turn 1" in reasons
     assert "cut the prompt of turn 1" in reasons
+
+
+def test_a_peak_that_could_not_be_reset_says_so() -> None:
+    record = good()
+    record.peaks.append(Peaks(Span("decode", 1, 0, 1), {7: 1}, {7: 1}, [7]))
+    verdict, reasons, _ = judged(record)
+    assert verdict == "suspect"
+    assert reasons == ("the peak could not be reset: the kernel's mark of process 7, another user's, counts from its "
+                       "start")
 
 
 def test_a_busy_neighbour_and_a_short_answer_are_notes() -> None:

@@ -8,6 +8,7 @@ from pipeline.phases import (
     Mark,
     Peaks,
     ProcessReading,
+    ProcessRows,
     Span,
     Timeline,
     TreeReading,
@@ -73,14 +74,59 @@ def test_the_peak_is_the_samples_maximum_where_the_kernels_mark_falls_short() ->
 
 def test_processes_that_peak_in_turn_give_an_interval_and_not_a_sum() -> None:
     peaks = Peaks(Span("decode", 1, 0, 1), {1: 128 * MIB, 2: 128 * MIB}, {1: 2 * MIB, 2: 1 * MIB})
-    lower, upper = joint_peak(peaks, sampled=130 * MIB)
+    lower, upper = joint_peak(peaks, sampled=130 * MIB, floor={1: 2 * MIB, 2: 1 * MIB})
     assert lower == 130 * MIB
     assert upper == 256 * MIB
 
 
+def rows(**by_pid: list[float]) -> ProcessRows:
+    """Samples every 10 ms of processes p1, p2, … with these sizes in MiB; nan: not there."""
+    cells = [(i * 10 * MS, int(name[1:]), int(size * MIB)) for name, sizes in by_pid.items()
+             for i, size in enumerate(sizes) if size == size]
+    t, pid, anon = (np.array(column, dtype=np.int64) for column in zip(*sorted(cells), strict=True))
+    none = np.zeros(len(t), dtype=np.int64)
+    return ProcessRows(t, pid, anon, none, none, none, none)
+
+
 def test_a_steady_parent_is_counted_under_its_childs_spike() -> None:
-    peaks = Peaks(Span("decode", 1, 0, 1), {1: 50 * MIB, 2: 300 * MIB}, {1: 50 * MIB, 2: 100 * MIB})
-    assert joint_peak(peaks, sampled=150 * MIB) == (350 * MIB, 350 * MIB)
+    span = Span("decode", 1, 0, 20 * MS)
+    peaks = Peaks(span, {1: 50 * MIB, 2: 300 * MIB}, {1: 50 * MIB, 2: 100 * MIB})
+    metrics = interval_metrics(timeline([150, 150, 150]), span, [peaks], rows(p1=[50] * 3, p2=[100] * 3))
+    assert metrics["decode/tree_rss_peak_mib"] == metrics["decode/tree_rss_peak_bound_mib"] == 350
+
+
+def test_the_lower_bound_of_a_peak_never_lies_above_the_truth() -> None:
+    # the first process gives back 990 of its 1000 MiB before the second one takes 1000: never more than 1010 in all
+    span = Span("decode", 1, 0, 30 * MS)
+    peaks = Peaks(span, {1: 1000 * MIB, 2: 1000 * MIB}, {1: 1000 * MIB, 2: 10 * MIB})
+    seen, split = timeline([1010, 20, 1010, 1010]), rows(p1=[1000, 10, 10, 10], p2=[10, 10, 1000, 1000])
+    for known in (split, None):
+        metrics = interval_metrics(seen, span, [peaks], known)
+        assert metrics["decode/tree_rss_peak_mib"] == 1010
+        assert metrics["decode/tree_rss_peak_bound_mib"] == 2000
+
+
+def test_a_process_that_was_not_there_all_the_time_is_no_floor_for_the_others() -> None:
+    nan = float("nan")
+    span = Span("load", 1, 0, 20 * MS)
+    peaks = Peaks(span, {1: 500 * MIB, 2: 300 * MIB}, {1: 100 * MIB})
+    metrics = interval_metrics(timeline([500, 100, 400]), span, [peaks], rows(p1=[500, 100, 100], p2=[nan, nan, 300]))
+    assert metrics["load/tree_rss_peak_mib"] == 500
+    assert metrics["load/tree_rss_peak_bound_mib"] == 800
+
+
+def test_the_mark_of_a_process_that_ended_is_lost_and_with_it_the_upper_bound() -> None:
+    span = Span("decode", 1, 0, 10 * MS)
+    metrics = interval_metrics(timeline([700, 100]), span, [Peaks(span, {1: 100 * MIB}, {1: 100 * MIB, 2: 5 * MIB})])
+    assert metrics["decode/tree_rss_peak_mib"] == 700
+    assert "decode/tree_rss_peak_bound_mib" not in metrics
+
+
+def test_a_mark_that_could_not_be_reset_is_not_called_the_peak_of_the_phase() -> None:
+    span = Span("decode", 1, 0, 10 * MS)
+    metrics = interval_metrics(timeline([100, 110]), span, [Peaks(span, {1: 900 * MIB}, {1: 900 * MIB}, [1])])
+    assert metrics["decode/tree_rss_sampled_peak_mib"] == 110
+    assert not [name for name in metrics if "tree_rss_peak" in name]
 
 
 def test_release_counts_what_came_back_and_when_half_of_it_had() -> None:

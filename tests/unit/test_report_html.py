@@ -22,9 +22,8 @@ import pytest
 from pipeline.cli import main
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
-from pipeline.meter.sampler import ProcessRows
 from pipeline.meter.timeline import write_parquet
-from pipeline.phases import MIB, Mark, Timeline
+from pipeline.phases import MIB, Mark, ProcessRows, Timeline
 from pipeline.report import page
 from pipeline.report.document import Sweep, analyse
 from pipeline.report.html import write
