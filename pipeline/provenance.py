@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline.machine import usable_cores
+
 PACKAGES = ("slackwater", "hydra-core", "omegaconf", "mlflow", "xllamacpp", "psutil", "numpy", "pyarrow")
 
 
@@ -59,7 +61,7 @@ def machine() -> Mapping[str, str]:
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "cpu": _first_value("/proc/cpuinfo", "model name"),
-        "cores_usable": str(len(os.sched_getaffinity(0))),
+        "cores_usable": str(usable_cores()),
         "memory_total": _first_value("/proc/meminfo", "MemTotal"),
         "swap_total": _first_value("/proc/meminfo", "SwapTotal"),
         "transparent_hugepages": thp.read_text().strip() if thp.exists() else "",

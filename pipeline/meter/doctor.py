@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline import machine
 from pipeline.errors import MeterError
 from pipeline.meter import base
 from pipeline.meter.sampler import Sampler, SamplerReport
@@ -81,7 +82,7 @@ def examine(rate_hz: float = 100.0, target: base.Target = base.NOTHING, root: Pa
     seen = disturbance(before, snapshot(root=root))
     meters = base.find_all(root, target)
     neighbours = _neighbours(root, members(os.getpid()) if live else ())
-    concerns = [*_about_meters(meters), *_about_memory(root), *_about_activity(seen, neighbours),
+    concerns = [*_about_meters(meters), *_about_memory(root), *_about_cores(root), *_about_activity(seen, neighbours),
                 *(_about_permissions(root) if live else ()),
                 *(_about_sampler(sampler, rate_hz) if sampler is not None else ())]
     facts = [*machine_facts(root), *_sampler_facts(sampler)]
@@ -97,7 +98,7 @@ def machine_facts(root: Path = Path("/")) -> list[Fact]:
     v1 = any("memory" in line.split(":")[1].split(",") for line in controllers.splitlines() if line.count(":") >= 2)
     zswap = _text(root / "sys/module/zswap/parameters/enabled")
     return [
-        Fact("machine", f"{cpu}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"),
+        Fact("machine", f"{cpu}, {machine.usable_cores(root)} of {os.cpu_count()} cores usable"),
         Fact("memory", f"{system.total / MIB:.0f} MiB, {system.available / MIB:.0f} MiB available now"),
         Fact("kernel", _text(root / "proc/sys/kernel/osrelease") or "unknown"),
         Fact("cgroup", ("memory controller v1" if v1 else "v2") if controllers else "none"),
@@ -158,7 +159,7 @@ def _about_memory(root: Path) -> list[Concern]:
         found.append(Concern(
             "note", "Overcommit is off (2): a server that reserves more than it touches may not start.",
             "sudo sysctl vm.overcommit_memory=0"))
-    limit = _cgroup_limit(root)
+    limit = machine.cgroup_memory_limit(root)
     if limit is not None and limit < system.total:
         found.append(Concern(
             "note",
@@ -166,6 +167,18 @@ def _about_memory(root: Path) -> list[Concern]:
             f"({system.total / MIB:.0f} MiB).",
             "Read the tree's figures, or raise the container's limit."))
     return found
+
+
+def _about_cores(root: Path) -> list[Concern]:
+    quota, allowed = machine.cpu_quota(root), len(os.sched_getaffinity(0))
+    if quota is None or quota >= allowed:
+        return []
+    return [Concern(
+        "note",
+        f"A cgroup limits this container to {quota:g} of {allowed} cores: beyond that the kernel stops every process "
+        "in it until the next period, so times scatter, and the sampler may come late.",
+        "Raise the container's CPU limit by one core more than the server uses (docker run --cpus), or lower "
+        "n_threads.")]
 
 
 def _about_activity(seen: Disturbance, neighbours: Sequence[Neighbour]) -> list[Concern]:
@@ -257,22 +270,6 @@ def _neighbours(root: Path, ours: Collection[int]) -> list[Neighbour]:
         if values is not None and int(folder.name) not in ours and sum(values[:3]) >= _NEIGHBOUR_MIB * MIB:
             found.append(Neighbour(int(folder.name), command[:80], sum(values[:3])))
     return sorted(found, key=lambda neighbour: -neighbour.rss)[:NEIGHBOURS_SHOWN]
-
-
-def _cgroup_limit(root: Path) -> int | None:
-    """The smallest memory limit on the way from our cgroup to the root; None: no limit, or not visible."""
-    limits = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
-        folder = root / "sys/fs/cgroup" / mount / path.lstrip("/")
-        for level in (folder, *folder.parents):
-            text = _text(level / name)
-            if text.isdigit():
-                limits.append(int(text))
-    return min(limits, default=None)
 
 
 def _text(path: Path) -> str:

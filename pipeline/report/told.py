@@ -143,6 +143,10 @@ TEMPLATES = (
     N_("Overcommit is off (2): a server that reserves more than it touches may not start."),
     N_("A cgroup limits memory here to {limit} MiB; the system's figures speak of the whole machine ({total} MiB)."),
     N_("Read the tree's figures, or raise the container's limit."),
+    N_("A cgroup limits this container to {n} of {of} cores: beyond that the kernel stops every process in it until "
+       "the next period, so times scatter, and the sampler may come late."),
+    N_("Raise the container's CPU limit by one core more than the server uses (docker run --cpus), or lower "
+       "n_threads."),
     N_("Memory is short right now: in the last {seconds} s everything stood still for {share} % of the time, {size} "
        "MiB were swapped."),
     N_("End what is not needed (see the neighbours) and look again."),

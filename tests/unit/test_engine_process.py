@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.engine import machine, process
+from pipeline.engine import process
 from pipeline.errors import EngineError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,8 +141,3 @@ def test_mapped_files_are_told_from_read_ones(start: Callable[[str], process.Chi
     assert process.resident_bytes(child.pid) > 0
     child.end(1.0)
     assert process.maps_file(child.pid, files[0]) is None
-
-
-def test_the_memory_limit_is_at_most_the_machine() -> None:
-    assert 0 < machine.memory_limit() <= psutil.virtual_memory().total
-    assert machine.usable_cores() == len(os.sched_getaffinity(0))

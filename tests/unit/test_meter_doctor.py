@@ -53,7 +53,7 @@ SwapFree:        {swap} kB
 
 
 def _machine(root: Path, *, free: int = 12_000_000, swap: int = 0, thp: str = "madvise", zswap: str = "N",
-             overcommit: int = 0, limit: str = "max") -> Examination:
+             overcommit: int = 0, limit: str = "max", quota: str = "max 100000") -> Examination:
     files = {
         "proc/meminfo": MEMINFO.format(free=free, swap=swap), "proc/vmstat": "pgmajfault 1\n",
         "proc/stat": "cpu  1 0 1 100 0 0 0 0 0 0\n", "proc/cpuinfo": "model name\t: Test CPU\n",
@@ -61,6 +61,7 @@ def _machine(root: Path, *, free: int = 12_000_000, swap: int = 0, thp: str = "m
         "proc/self/smaps_rollup": "", "proc/self/task/1/children": "", "proc/loadavg": "0.10 0.20 0.30 1/100 1000\n",
         "proc/sys/vm/overcommit_memory": f"{overcommit}\n", "proc/sys/vm/swappiness": "60\n",
         "sys/module/zswap/parameters/enabled": f"{zswap}\n", "sys/fs/cgroup/box/memory.max": f"{limit}\n",
+        "sys/fs/cgroup/box/cpu.max": f"{quota}\n",
         "sys/kernel/mm/transparent_hugepage/enabled": " ".join(
             f"[{word}]" if word == thp else word for word in ("always", "madvise", "never")) + "\n"}
     for name, text in files.items():
@@ -87,6 +88,7 @@ def test_a_quiet_machine_has_nothing_to_mend(tmp_path: Path) -> None:
     ({"thp": "always"}, "Transparent huge pages are always on", "note"),
     ({"overcommit": 2}, "Overcommit is off", "note"),
     ({"limit": str(2**30)}, "A cgroup limits memory here to 1024 MiB", "note"),
+    ({"quota": "50000 100000"}, "A cgroup limits this container to 0.5 of ", "note"),
 ])
 def test_what_spoils_a_measurement_is_named(
         tmp_path: Path, setting: dict[str, object], said: str, level: str) -> None:
