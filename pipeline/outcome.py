@@ -64,20 +64,20 @@ def infer_os_label(flags: InferOs) -> str:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """The resolved config as one level: "engine.name" → value. Lists and open dicts stay one value each."""
-
-    def walk(prefix: str, value: Any) -> dict[str, Any]:
-        if isinstance(value, dict) and value:
-            found: dict[str, Any] = {}
-            for key, inner in value.items():
-                found.update(walk(f"{prefix}.{key}" if prefix else str(key), inner))
-            return found
-        return {prefix: value}
-
+    """The resolved config as one level: "engine.name" → value. Lists and empty dicts stay one value each."""
     tree = asdict(config)
     tree.pop("place")
     tree.pop("lang")  # how a person reads changes nothing that was measured
-    return walk("", tree)
+    return leaves(tree)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree as one level, keys joined by dots; lists and empty dicts stay one value each."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        at = f"{prefix}.{key}" if prefix else str(key)
+        found.update(leaves(value, at) if isinstance(value, Mapping) and value else {at: value})
+    return found
 
 
 def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None, config: Config,

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
     return folder
+
+
+@pytest.fixture
+def store_of_3c8a73e(tmp_path: Path) -> Path:
+    """A folder with a store that an earlier version made (tests/data/3c8a73e/README.md): mlflow.db and artifacts/."""
+    with zipfile.ZipFile(ROOT / "tests" / "data" / "3c8a73e" / "store.zip") as packed:
+        packed.extractall(tmp_path / "mlruns")
+    return tmp_path / "mlruns"
 
 
 def copy_checkout(target: Path) -> Path:

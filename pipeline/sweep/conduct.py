@@ -210,7 +210,7 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
     plan, here = identity.plan_hash(SESSION.cells, SESSION.order), identity.environment(SESSION.cells)
     record = store.find_sweep(SESSION.resume) if SESSION.resume else None
     if record is None and not SESSION.fresh:
-        record = identity.unfinished(store, plan)
+        record = identity.unfinished(store, plan, SESSION.cells, SESSION.order)
     names = [SESSION.cells[index].name for block in SESSION.order for index in block]
     started_ms, accepted = time.time_ns() // 1_000_000, []
     if record is None:
@@ -218,7 +218,8 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
     else:
         # what was warm then is not any more: warm-ups have no final verdict, and are run again
         trials = store.trials(record.sweep_id)
-        accepted = identity.require_same(record, trials, SESSION.cells, plan, here, SESSION.accept_change)
+        accepted = identity.require_same(record, trials, identity.kept_plan(store, record), SESSION.cells,
+                                         SESSION.order, here, SESSION.accept_change)
         SESSION.sweep_id, started_ms = record.sweep_id, record.started_ms
         SESSION.done = {trial.order for trial in trials if trial.verdict in identity.FINAL}
         store.supersede([trial.run_id for trial in trials if trial.order not in SESSION.done])

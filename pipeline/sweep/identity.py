@@ -12,9 +12,12 @@ from typing import Any
 
 from pipeline import provenance
 from pipeline.engine import load_engine
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.outcome import flatten
+from pipeline.sweep import defaults
 from pipeline.sweep.cells import Cell
+from pipeline.track.artifacts import Artifacts
+from pipeline.track.names import encode_param
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import Store
 
@@ -22,6 +25,8 @@ ENVIRONMENT = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_
 NOT_THE_PLAN = ("tracking.",)
 FINAL = ("valid", "suspect")
 """Verdicts of trials that are not run again."""
+_BY_WHAT_IS_SET = "set-"
+_INTERRUPTED = ("interrupted", "unknown")
 
 
 def plan_of(cell: Cell) -> dict[str, Any]:
@@ -29,10 +34,19 @@ def plan_of(cell: Cell) -> dict[str, Any]:
     return {key: value for key, value in flatten(cell.config).items() if not key.startswith(NOT_THE_PLAN)}
 
 
+def set_in(cell: Cell) -> dict[str, Any]:
+    """What of a cell's plan is not what it would be if nobody had set it (see `defaults`)."""
+    unset = defaults.unset(cell.config)
+    return {key: value for key, value in plan_of(cell).items() if key not in unset or not _same(unset[key], value)}
+
+
 def plan_hash(cells: Sequence[Cell], order: Sequence[Sequence[int]]) -> str:
-    """The sweep's identity: SHA-256 over every cell's config and the order of the trials, 16 hex digits."""
-    plan = {"cells": [[cell.name, plan_of(cell)] for cell in cells], "order": order}
-    return hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """The sweep's identity: SHA-256 over what is set in every cell and the order of the trials, 16 hex digits.
+
+    A key that a later version has at its default changes nothing in it. Sweeps until 3c8a73e have a hash over every
+    key, without the "set-" before it; those are told by what they stored (`changes`)."""
+    plan = {"cells": [[cell.name, set_in(cell)] for cell in cells], "order": order}
+    return _BY_WHAT_IS_SET + hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def environment(cells: Sequence[Cell]) -> dict[str, str]:
@@ -47,38 +61,73 @@ def environment(cells: Sequence[Cell]) -> dict[str, str]:
     return facts
 
 
-def changes(record: SweepRecord, trials: Sequence[TrialRecord], cells: Sequence[Cell],
-            now: Mapping[str, str]) -> list[str]:
-    """What differs between a stored sweep and its plan today, a line each; empty if nothing that matters."""
+def changes(trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Sequence[Cell],
+            order: Sequence[Sequence[int]]) -> list[str]:
+    """What differs between the plan of a stored sweep and its plan today, a line each.
+
+    `kept`: the sweep's plan.json, empty where it cannot be read; its trials then speak for it."""
     found = []
     stored = {trial.cell: trial.params for trial in trials}
     names = {cell.name for cell in cells}
-    found += [f"cell {name} is gone" for name in stored if name not in names]
-    for cell in cells:
-        was = stored.get(cell.name, {})
-        found += [f"{key}: {was[key]} → {value} ({cell.name})" for key, value in plan_of(cell).items()
-                  if key in was and _text(was[key]) != _text(value)]
-    was_here: dict[str, str] = json.loads(record.tags.get("environment", "{}"))
-    found += [f"{key}: {was} → {now.get(key, 'not known')}" for key, was in was_here.items() if was != now.get(key)]
+    before = [str(cell["cell"]) for cell in kept.get("cells", ())] or list(stored)
+    found += [f"cell {name} is gone" for name in before if name not in names]
+    if kept:
+        found += [f"cell {cell.name} is new" for cell in cells if cell.name not in before]
+    for cell in (cell for cell in cells if cell.name in stored):
+        was, is_set = stored[cell.name], set_in(cell)
+        for key, value in plan_of(cell).items():
+            if key in was:
+                found += [f"{key}: {was[key]} → {value} ({cell.name})"] if not _same(was[key], value) else []
+            elif key in is_set:  # a key that is new since, and not at its default
+                found.append(f"{key}: not set → {value} ({cell.name})")
+    ahead = [cells[index].name for block in order for index in block]
+    if not found and kept.get("order", ahead) != ahead:
+        found.append("the order of the trials, or their number")
+    elif not found and not kept and not any(cell.config.design.warmup for cell in cells):
+        found += [f"trial {trial.order} was {trial.cell}" for trial in trials
+                  if not 0 < trial.order <= len(ahead) or ahead[trial.order - 1] != trial.cell]
     return list(dict.fromkeys(found))
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+def _same(was: Any, now: Any) -> bool:
+    # as the store has it: long text is cut there, with a digest of what is missing
+    return encode_param(was) == encode_param(now)
 
 
-def unfinished(store: Store, identity: str) -> SweepRecord | None:
+def unfinished(store: Store, identity: str, cells: Sequence[Cell],
+               order: Sequence[Sequence[int]]) -> SweepRecord | None:
     """The newest sweep of this plan, if it was interrupted; a finished one is no reason to go on."""
-    same = [record for record in store.sweeps() if record.tags.get("plan_hash") == identity]
-    return same[-1] if same and same[-1].status in ("interrupted", "unknown") else None
+    newest: dict[str, SweepRecord] = {record.tags.get("plan_hash", ""): record for record in store.sweeps()}
+    if identity in newest:
+        return newest[identity] if newest[identity].status in _INTERRUPTED else None
+    for known, record in reversed(newest.items()):
+        if known and not known.startswith(_BY_WHAT_IS_SET) and record.status in _INTERRUPTED:
+            trials = store.trials(record.sweep_id)
+            if trials and not changes(trials, kept_plan(store, record), cells, order):
+                return record
+    return None
 
 
-def require_same(record: SweepRecord, trials: Sequence[TrialRecord], cells: Sequence[Cell], identity: str,
-                 now: Mapping[str, str], accept: bool) -> list[str]:
+def kept_plan(store: Store, record: SweepRecord) -> Mapping[str, Any]:
+    """A sweep's plan.json; empty if it was not kept, or its store's artifacts are away."""
+    if record.run_id is None:
+        return {}
+    try:
+        plan = json.loads(Artifacts(store.location).read(record.run_id, record.artifact_uri, "plan.json") or b"{}")
+    except (StoreError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Sequence[Cell],
+                 order: Sequence[Sequence[int]], now: Mapping[str, str], accept: bool) -> list[str]:
     """The changes since the sweep began, accepted. Raises ConfigError that lists them if they were not."""
-    found = changes(record, trials, cells, now)
-    if not found and record.tags.get("plan_hash") != identity:
-        found = ["the plan: other cells, another order or another number of repetitions"]
+    found = changes(trials, kept, cells, order)
+    known = record.tags.get("plan_hash", "")
+    if not found and known.startswith(_BY_WHAT_IS_SET) and known != plan_hash(cells, order):
+        found = ["the plan: a cell that had no trial yet is set differently"]
+    was_here: dict[str, str] = json.loads(record.tags.get("environment", "{}"))
+    found += [f"{key}: {was} → {now.get(key, 'not known')}" for key, was in was_here.items() if was != now.get(key)]
     if found and not accept:
         lines = "\n".join(f"  {line}" for line in found[:12])
         raise ConfigError(f"{record.sweep_id} cannot go on as it began:\n{lines}\n--accept-change goes on and records "
