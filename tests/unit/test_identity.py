@@ -49,8 +49,9 @@ def forget() -> Iterator[None]:
         cached.cache_clear()
 
 
-def later(cell: Cell, **values: float) -> Cell:
-    return replace(cell, config=replace(cell.config, meter=LaterMeter(**dataclasses.asdict(cell.config.meter), **values)))
+def later(cell: Cell, quiet_hz: float = 20.0) -> Cell:
+    meter = LaterMeter(**dataclasses.asdict(cell.config.meter), quiet_hz=quiet_hz)
+    return replace(cell, config=replace(cell.config, meter=meter))
 
 
 @pytest.mark.usefixtures("forget")
@@ -148,7 +149,7 @@ def test_what_really_differs_from_it_is_named_and_nothing_else(old: Store) -> No
 
 
 def test_a_key_that_is_new_since_and_set_is_a_change(old: Store) -> None:
-    record, trials, planned, order = begun(old)
+    _, trials, planned, order = begun(old)
     without = [replace(trial, params={key: value for key, value in trial.params.items() if key != "num_ctx"})
                for trial in trials]
     number = planned[0].config.num_ctx
@@ -162,7 +163,7 @@ def test_a_key_that_is_new_since_and_set_is_a_change(old: Store) -> None:
 def test_text_that_the_store_cut_is_no_change(old: Store) -> None:
     from pipeline.track.names import encode_param
 
-    record, trials, planned, order = begun(old)
+    _, trials, planned, order = begun(old)
     long = [replace(cell, config=replace(cell.config, prompt=replace(cell.config.prompt, text="tide " * 2000)))
             for cell in planned]
     stored = [replace(trial, params={**trial.params, "prompt.text": encode_param("tide " * 2000)}) for trial in trials]
