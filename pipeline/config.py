@@ -75,9 +75,12 @@ class Engine:
     raw: bool = True
     """Send the prompt as it is; false lets the server's own chat template do its work."""
     no_progress_s: float = 60.0
-    """A wait ends when nothing has moved for this long: no token, no byte loaded."""
+    """A wait ends when nothing has moved for this long: no token, no byte loaded, and less than 0.1 core used by the
+    server's processes (engine/waiting.py)."""
     start_limit_s: float = 30.0
+    """The same for a server that starts."""
     stop_limit_s: float = 10.0
+    """The same for a model that is unloaded; and how long a server may take to end before it is killed."""
     url: str | None = None
     """An attached engine's address."""
     allow_remote: bool = False
@@ -342,6 +345,8 @@ class Config:
     max_tokens: int = 64
     num_ctx: int = 2048
     seed: int = 42
+    trial_limit_s: float | None = None
+    """A trial ends after so long even if its server is busy; null: far above its forecast (sweep/forecast.py)."""
     lang: str | None = None
     """What a person reads is in this language; null: $SLACKWATER_LANG, else English. No part of what the sweep is."""
     place: Place = field(default_factory=Place)
@@ -356,6 +361,8 @@ class Config:
                  "seconds, 0 or more")
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "a whole number from 1")
         _require(self.num_ctx >= 1, "num_ctx", self.num_ctx, "a whole number from 1")
+        _require(self.trial_limit_s is None or self.trial_limit_s > 0, "trial_limit_s", self.trial_limit_s,
+                 "null (far above the forecast) or a number of seconds above 0")
         _require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
         _require(self.lang is None or self.lang in languages(), "lang", self.lang, "one of " + ", ".join(languages()))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config import Config
+from pipeline.engine.waiting import NEVER, OuterLimit
 
 Scalar = bool | int | float | str
 
@@ -103,18 +104,18 @@ class Server(ABC):
     def load(self, on_event: OnEvent) -> None:
         """Make the weights resident; emits load_start and load_end.
 
-        Raises EngineError if the server dies, refuses, or shows no progress for the configured time."""
+        Raises EngineError if the server dies, refuses, or makes no progress (waiting.py)."""
 
     @abstractmethod
     def generate(self, request: Request, on_event: OnEvent) -> Generation:
         """Send one prompt and stream the answer; loads first if nothing is loaded.
 
         Emits request_sent, [load_start, load_end], first_token, token per further token, last_token.
-        Raises PromptTooLongError, EngineError (server died, no token for the configured time, error in the stream)."""
+        Raises PromptTooLongError, EngineError (server died, no progress (waiting.py), error in the stream)."""
 
     @abstractmethod
     def unload(self) -> None:
-        """Drop the model with the server still up; returns when it is gone. Raises EngineError at the time limit."""
+        """Drop the model with the server still up; returns when it is gone. Raises EngineError (no progress)."""
 
     @abstractmethod
     def proofs(self) -> Sequence[Proof]:
@@ -153,6 +154,8 @@ class EngineBase(ABC):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.outer: OuterLimit = NEVER
+        """When the trial that this engine serves ends at the latest; every wait of its server keeps it."""
 
     @classmethod
     @abstractmethod
@@ -175,7 +178,7 @@ class EngineBase(ABC):
     def start(self, log_path: Path) -> Server:
         """Start a server, answering and with no model in it, its log going to `log_path`. Call from the main thread.
 
-        Raises EngineError if it does not answer within the configured time."""
+        Raises EngineError if it does not answer and makes no progress (waiting.py)."""
 
     @abstractmethod
     def provenance(self) -> Mapping[str, str]:

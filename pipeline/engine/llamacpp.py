@@ -24,6 +24,7 @@ from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, 
 from pipeline.engine.in_force import in_force
 from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text, prove, refuse, resolve
 from pipeline.engine.machine import usable_cores
+from pipeline.engine.waiting import NEVER, OuterLimit, Wait, watched
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Engine(EngineBase):
         if self.model_path is None:
             raise EngineError(f"the model file {self._located} is not there. It is fetched before the first trial; was "
                               "it removed meanwhile?")
-        server = LlamaServer(self.config, self.plan().settings, self.model_path, log_path)
+        server = LlamaServer(self.config, self.plan().settings, self.model_path, log_path, self.outer)
         try:
             server.ping()
         except BaseException:
@@ -131,9 +132,10 @@ class Engine(EngineBase):
 class LlamaServer(Server):
     """The child process, and HTTP to the llama.cpp server in it while a model is loaded."""
 
-    def __init__(self, config: Config, settings: Mapping[str, Scalar], model: Path, log_path: Path) -> None:
-        self._config, self._settings, self._model = config, settings, model
-        self._client = _http_client(config.engine.no_progress_s)
+    def __init__(self, config: Config, settings: Mapping[str, Scalar], model: Path, log_path: Path,
+                 outer: OuterLimit = NEVER) -> None:
+        self._config, self._settings, self._model, self._outer = config, settings, model, outer
+        self._client = _http_client()
         self._address: str | None = None
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
@@ -153,20 +155,15 @@ class LlamaServer(Server):
         return self._address is not None and self.alive() is None
 
     def ping(self) -> None:
-        """Returns once the child answers. Raises EngineError if it does not within engine.start_limit_s."""
-        limit_s = self._config.engine.start_limit_s
-        self._command("ping", "start", limit_s, lambda: None, f"it did not answer within {limit_s:g} s")
+        """Returns once the child answers. Raises EngineError if it makes no progress."""
+        self._command("ping", self._wait("start", "start_limit_s"), "no answer")
 
     def load(self, on_event: OnEvent) -> None:
-        """See Server. Progress is resident memory or the log growing."""
+        """See Server."""
         if self.loaded:
             return
-        limit_s = self._config.engine.no_progress_s
         on_event("load_start", time.monotonic_ns())
-        answer = self._command(
-            "load", "load", limit_s, lambda: (process.resident_bytes(self.pid), self._child.log_bytes()),
-            f"neither its memory nor its log grew for {limit_s:g} s (engine.no_progress_s)",
-        )
+        answer = self._command("load", self._wait("load"), "neither its memory nor its log grew")
         on_event("load_end", time.monotonic_ns())
         self._address = str(answer["address"])
 
@@ -176,30 +173,34 @@ class LlamaServer(Server):
         Raises PromptTooLongError also when prompt and answer together do not fit the context."""
         on_event("request_sent", time.monotonic_ns())
         self.load(on_event)
+        wait = self._wait("generation")
         try:
-            prompt = request.prompt if request.raw else self._templated(request.prompt)
-            answer = _Stream(request.max_tokens, on_event, request.on_text)
-            body = {
-                "prompt": prompt, "n_predict": request.max_tokens, "seed": request.seed, "temperature": 0.0,
-                "ignore_eos": not request.natural_end, "cache_prompt": self._settings["cache_prompt"], "stream": True,
-                "return_progress": True,  # a long prompt shows progress before its first token
-            }
-            with self._client.stream("POST", f"{self._address}/completion", json=body) as response:
-                if response.status_code != 200:
-                    raise self._refusal(response.read())
-                for line in response.iter_lines():
-                    if self._take(answer, line, time.monotonic_ns()):
-                        break
+            with watched(wait, "no token", self._child.kill):
+                return self._answer(request, on_event, wait)
         except _transport_errors() as error:
-            raise self._broken(error) from error
-        return self._finished(answer, request)
+            raise self._broken(error, wait) from error
+
+    def _answer(self, request: Request, on_event: OnEvent, wait: Wait) -> Generation:
+        prompt = request.prompt if request.raw else self._templated(request.prompt)
+        answer = _Stream(request.max_tokens, on_event, request.on_text)
+        body = {
+            "prompt": prompt, "n_predict": request.max_tokens, "seed": request.seed, "temperature": 0.0,
+            "ignore_eos": not request.natural_end, "cache_prompt": self._settings["cache_prompt"], "stream": True,
+            "return_progress": True,  # a long prompt shows progress before its first token
+        }
+        with self._client.stream("POST", f"{self._address}/completion", json=body) as response:
+            if response.status_code != 200:
+                raise self._refusal(response.read())
+            for line in response.iter_lines():
+                wait.moved()
+                if self._take(answer, line, time.monotonic_ns()):
+                    break
+        return self._finished(answer, request, wait)
 
     def unload(self) -> None:
         """See Server."""
         self._address = None
-        limit_s = self._config.engine.stop_limit_s
-        self._command("unload", "unload", limit_s, lambda: process.resident_bytes(self.pid),
-                      f"its memory did not shrink for {limit_s:g} s")
+        self._command("unload", self._wait("unload", "stop_limit_s"), "its memory did not shrink")
 
     def proofs(self) -> Sequence[Proof]:
         """See Server: command line of the child, llama.cpp's log, and whether the model file is mapped."""
@@ -227,30 +228,31 @@ class LlamaServer(Server):
         self._client.close()
         self._child.end(self._config.engine.stop_limit_s)
 
-    def _command(
-        self, do: str, doing: str, limit_s: float, moved: Callable[[], object], stalled: str
-    ) -> dict[str, Any]:
-        """One command to the child and its answer; `limit_s` begins anew whenever `moved()` changes."""
+    def _wait(self, doing: str, limit: str = "no_progress_s") -> Wait:
+        limit_s: float = getattr(self._config.engine, limit)
+        return Wait(doing, limit_s, f"engine.{limit}", self.pid, self._outer,
+                    lambda: (process.resident_bytes(self.pid), self._child.log_bytes()))
+
+    def _command(self, do: str, wait: Wait, missing: str) -> dict[str, Any]:
+        """One command to the child and its answer."""
         try:
             os.write(self._commands, json.dumps({"do": do}).encode() + b"\n")
         except OSError as error:
-            raise self._died(doing) from error
-        poll, last, deadline = select.poll(), moved(), time.monotonic() + limit_s
+            raise self._died(wait.doing) from error
+        poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         received = b""
         while not received.endswith(b"\n"):
-            if poll.poll(100):
+            if poll.poll(wait.pause_s * 1000):
                 block = os.read(self._answers, 65536)
                 if not block:
-                    raise self._died(doing)
+                    raise self._died(wait.doing)
                 received += block
-            elif (now := moved()) != last:
-                last, deadline = now, time.monotonic() + limit_s
-            elif time.monotonic() > deadline:
-                raise self._error(f"made no progress during {doing}: {stalled}")
+            elif reason := wait.overdue(missing):
+                raise self._error(reason)
         answer: dict[str, Any] = json.loads(received)
         if "error" in answer:
-            raise self._error(f"failed to {doing}: {answer['error'].rstrip('. ')}")
+            raise self._error(f"failed to {wait.doing}: {answer['error'].rstrip('. ')}")
         return answer
 
     def _templated(self, prompt: str) -> str:
@@ -269,10 +271,10 @@ class LlamaServer(Server):
             raise self._refusal(data.encode())
         return answer.take(chunk, t_ns)
 
-    def _finished(self, answer: _Stream, request: Request) -> Generation:
+    def _finished(self, answer: _Stream, request: Request, wait: Wait) -> Generation:
         last = answer.last
         if last is None:
-            raise self._broken(None)
+            raise self._broken(None, wait)
         prompt_tokens, output_tokens = last["tokens_evaluated"], last["tokens_predicted"]
         timings = last.get("timings", {})
         if output_tokens < request.max_tokens and (last.get("truncated") or last.get("stop_type") == "limit"):
@@ -299,11 +301,9 @@ class LlamaServer(Server):
         ended = self._child.wait(2.0) or "it closed its pipe but still runs"
         return self._error(f"ended during {doing}: {ended}")
 
-    def _broken(self, error: Exception | None) -> EngineError:
-        if isinstance(error, _timeouts()):
-            limit_s = self._config.engine.no_progress_s
-            return self._error(f"made no progress during generation: no token for {limit_s:g} s (if this machine "
-                               "is only slow, raise engine.no_progress_s)")
+    def _broken(self, error: Exception | None, wait: Wait) -> EngineError:
+        if wait.reason:
+            return self._error(wait.reason)
         if self._child.wait(1.0) is not None:
             return self._died("generation")
         return self._error(f"broke the stream before its last line ({error or 'the connection was closed'})")
@@ -349,23 +349,17 @@ class _Stream:
         return True
 
 
-def _http_client(no_progress_s: float) -> httpx.Client:
+def _http_client() -> httpx.Client:
     import httpx
 
-    # Loopback only: no proxy of the environment, and no certificates to load.
-    return httpx.Client(trust_env=False, verify=False, timeout=httpx.Timeout(no_progress_s, connect=10.0))
+    # Loopback only: no proxy of the environment, and no certificates to load. How long to wait is waiting.py's.
+    return httpx.Client(trust_env=False, verify=False, timeout=httpx.Timeout(None, connect=10.0))
 
 
 def _transport_errors() -> type[Exception]:
     import httpx
 
     return httpx.TransportError
-
-
-def _timeouts() -> type[Exception]:
-    import httpx
-
-    return httpx.ReadTimeout
 
 
 def _seconds(milliseconds: float | None) -> float | None:

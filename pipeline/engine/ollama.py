@@ -159,8 +159,8 @@ class Engine(EngineBase):
         ours = {"OLLAMA_NO_CLOUD": "1"}
         if config.infer_os.environment is None:
             ours |= {"OLLAMA_KEEP_ALIVE": str(ollama_settings.FOR_EVER), "OLLAMA_CONTEXT_LENGTH": str(config.num_ctx),
-                     # later than our own limit, which tells what did not move
-                     "OLLAMA_LOAD_TIMEOUT": f"{2 * config.engine.no_progress_s + 30:g}s"}
+                     # never: our own rule (waiting.py) says what did not move, and knows a load that computes
+                     "OLLAMA_LOAD_TIMEOUT": "24h"}
         child = start_serve(find_binary(config.engine), folder, folder / "models", log_path,
                             listen_address(config.engine.url), ours | ollama_settings.environment(settings))
 
@@ -169,12 +169,12 @@ class Engine(EngineBase):
             shutil.rmtree(folder, ignore_errors=True)
 
         try:
-            api = answering(child, config.engine.start_limit_s)
+            api = answering(child, config.engine.start_limit_s, self.outer)
         except BaseException:
             end()
             raise
         return OllamaServer(api, Host(child.pid, log_path, child.ended), str(self._name), path, settings, config.engine,
-                            end, older(api.version()))
+                            end, older(api.version()), self.outer)
 
 
 def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], list[str]]:

@@ -105,7 +105,7 @@ class Engine(EngineBase):
             log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n")
 
         server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end,
-                              older(self._ask_version()))
+                              older(self._ask_version()), self.outer)
         server.unload()
         self._server = server
         return server

@@ -59,14 +59,6 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def cpu_ticks(pid: int) -> int:
-    """CPU time of a process in clock ticks (proc(5), stat fields 14 and 15); 0 once it is gone."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-    return 0
-
-
 def listener(port: int) -> int | None:
     """The process that listens on a TCP port of this machine; None: none, or not ours to see."""
     inodes = set(_listening(port))

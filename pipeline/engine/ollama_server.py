@@ -16,20 +16,15 @@ from pipeline.engine import log, ollama_log, ollama_settings, process
 from pipeline.engine.base import Buffer, Generation, OnEvent, Proof, Request, Scalar, Server
 from pipeline.engine.in_force import in_force
 from pipeline.engine.ollama_api import Api, NoSuchModelError, OnLine, UnreachableError
-from pipeline.engine.ollama_process import Host, cpu_ticks, gone
+from pipeline.engine.ollama_process import Host, gone
 from pipeline.engine.ollama_proof import NOTHING_SEEN, Evidence, proofs
+from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import EngineError, PromptTooLongError
 
 _LOADING_POLL_S = 0.01
 _POLL_S = 0.2
 _UNLOAD_POLL_S = 0.002
 _ENDING_S = 1.0
-_PREFILL_FACTOR = 10
-"""A prompt may be computed for this many times engine.no_progress_s without a line in the log, the CPU being busy."""
-
-_BLIND_FACTOR = 5
-"""A server that we cannot look into may be silent this many times engine.no_progress_s: its own load limit is 5 min."""
-
 _STAYS_YEARS = 10
 """keep_alive -1 puts expires_at some 292 years ahead (the largest Go duration)."""
 
@@ -38,9 +33,9 @@ class OllamaServer(Server):
     """One Ollama server and one model on it. Not thread-safe."""
 
     def __init__(self, api: Api, host: Host, model: str, weights: Path | None, settings: Mapping[str, Scalar],
-                 config: EngineConfig, end: Callable[[], None], old: bool) -> None:
+                 config: EngineConfig, end: Callable[[], None], old: bool, outer: OuterLimit = NEVER) -> None:
         """`end` ends what of it is ours; `old`: is it a server before 0.30?"""
-        self._old = old
+        self._old, self._outer = old, outer
         self.api, self.host, self.pid = api, host, host.pid
         self._model, self._weights, self._settings, self._config, self._end = model, weights, settings, config, end
         self._num_ctx = int(settings["num_ctx"])
@@ -58,7 +53,7 @@ class OllamaServer(Server):
         return self.host.ended()
 
     def load(self, on_event: OnEvent) -> None:
-        """See Server. Progress is the child's memory or the log growing."""
+        """See Server."""
         if self.loaded:
             return
         said: list[Mapping[str, Any]] = []
@@ -92,19 +87,20 @@ class OllamaServer(Server):
     def unload(self) -> None:
         """See Server: asked for, then waited for until /api/ps and the process table agree that it is gone."""
         limit_s = self._config.stop_limit_s
-        deadline = time.monotonic() + limit_s
         child = self.host.child(thorough=True)
         self.api.send(ollama_settings.unload_body(self._model), limit_s)
+        wait = Wait("unload", limit_s, "engine.stop_limit_s", self.pid, self._outer,
+                    lambda: child and process.resident_bytes(child))
         while child is not None and not gone(child):
-            if time.monotonic() > deadline:
-                raise EngineError(f"the model is still loaded {limit_s:g} s after Ollama was asked to unload it: its "
-                                  f"process {child} lives. Raise engine.stop_limit_s if this machine needs longer.")
+            if reason := wait.overdue(f"no sign that its process {child} ends"):
+                raise self._error(reason)
             time.sleep(_UNLOAD_POLL_S)
+        pause_s = _UNLOAD_POLL_S
         while self._listed() is not None:
-            if time.monotonic() > deadline:
-                raise EngineError(f"/api/ps still lists the model {limit_s:g} s after Ollama was asked to unload it. "
-                                  "Raise engine.stop_limit_s if this machine needs longer.")
-            time.sleep(_UNLOAD_POLL_S)
+            if reason := wait.overdue("/api/ps listed the model"):
+                raise self._error(reason)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_S)  # to be asked all the time keeps a server busy, which is no progress
         self._loaded, self._child = False, None
 
     def proofs(self) -> Sequence[Proof]:
@@ -129,7 +125,8 @@ class OllamaServer(Server):
         """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
         since = self.host.log_bytes()
-        watch = _Watch(self.host, self._config.no_progress_s, self._load_at, on_event, loading=not self._loaded)
+        watch = _Watch(self.host, self._config.no_progress_s, self._outer, self._load_at, on_event,
+                       loading=not self._loaded)
 
         def take(line: Mapping[str, Any], t_ns: int) -> None:
             watch.answered(t_ns)
@@ -244,15 +241,13 @@ class _Answer:
 class _Watch:
     """Looks at a server while it works on a request: when its load begins and ends, whether anything still moves."""
 
-    def __init__(self, host: Host, limit_s: float, since: int, on_event: OnEvent, loading: bool) -> None:
+    def __init__(self, host: Host, limit_s: float, outer: OuterLimit, since: int, on_event: OnEvent,
+                 loading: bool) -> None:
         self._host, self._since, self._on_event = host, since, on_event
         self._loading, self._begun = loading, False
         self.child: int | None = None
         """The process that began to load."""
-        self._limit_s = limit_s if host.pid else limit_s * _BLIND_FACTOR
-        self._moved: object = None
-        self._last = self._answered = time.monotonic()
-        self._ticks = 0
+        self._wait = Wait(self.doing, limit_s, "engine.no_progress_s", host.pid, outer, self._signs)
 
     @property
     def doing(self) -> str:
@@ -260,23 +255,24 @@ class _Watch:
         return "load" if self._loading else "generation"
 
     def look(self) -> float:
-        """Seconds until the next look. Raises EngineError if the server ended or nothing has moved for the limit."""
+        """Seconds until the next look. Raises EngineError if the server ended or the wait is over."""
         ended = self._host.ended()
         if ended:
             raise EngineError(f"Ollama ended during {self.doing}: {ended}. See server.log.")
-        child = self._host.child() if self._loading or self._host.pid else None
         if self._loading:
+            child = self._host.child()
             if child is not None and not self._begun:
                 self.child = child
                 self._begin(time.monotonic_ns())
             if self._begun and ollama_log.loaded(self._host.log_since(self._since)):
                 self._end(time.monotonic_ns())
-        self._check(child)
+        if reason := self._wait.overdue("neither its memory nor its log grew" if self._loading else "no token"):
+            raise EngineError(f"Ollama {reason}.")
         return _LOADING_POLL_S if self._loading else _POLL_S
 
     def answered(self, t_ns: int) -> None:
         """A line of the answer has come: whatever had to be loaded is loaded."""
-        self._last = self._answered = time.monotonic()
+        self._wait.moved()
         if self._loading:
             self.child = self.child or self._host.child()
             self._begin(t_ns)
@@ -289,22 +285,13 @@ class _Watch:
 
     def _end(self, t_ns: int) -> None:
         self._loading = False
-        self._last = self._answered = time.monotonic()
+        self._wait.doing = self.doing
+        self._wait.moved()
         self._on_event("load_end", t_ns)
 
-    def _check(self, child: int | None) -> None:
-        now = time.monotonic()
-        moved = (self._host.log_bytes(), process.resident_bytes(child) if child and self._loading else 0, child)
-        ticks = cpu_ticks(child) if child else 0
-        if moved != self._moved:
-            self._moved, self._last = moved, now
-        elif ticks > self._ticks and not self._loading and now - self._answered < self._limit_s * _PREFILL_FACTOR:
-            self._last = now
-        self._ticks = ticks
-        if now - self._last > self._limit_s:
-            seen = "neither its memory nor its log grew" if self._loading else "no token"
-            raise EngineError(f"Ollama made no progress during {self.doing}: {seen} for {self._limit_s:g} s. Raise "
-                              "engine.no_progress_s if this machine is that slow.")
+    def _signs(self) -> object:
+        child = self._host.child() if self._host.pid else None
+        return self._host.log_bytes(), child, process.resident_bytes(child) if child and self._loading else 0
 
 
 def _seconds(nanoseconds: object) -> float | None:

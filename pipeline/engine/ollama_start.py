@@ -19,6 +19,7 @@ from pipeline.config import Engine
 from pipeline.engine import ollama_log, process
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.engine.ollama_api import Api, UnreachableError
+from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import ConfigError, EngineError
 
 DESKTOP = "http://127.0.0.1:11434"
@@ -27,6 +28,8 @@ DESKTOP = "http://127.0.0.1:11434"
 SUPPORTED = "0.24, and 0.30 or newer"
 
 _POLL_S = 0.005
+_ANSWER_S = 2.0
+"""A server that looks for GPUs takes a connection and is silent: it is asked anew."""
 
 
 def find_binary(config: Engine) -> Path:
@@ -101,11 +104,11 @@ def start_serve(binary: Path, folder: Path, models: Path, log_path: Path, addres
                          death_signal=signal.SIGTERM)
 
 
-def answering(child: process.Child, limit_s: float) -> Api:
+def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -> Api:
     """The API of a server just started, once GET /api/version is answered with 200: "Listening on" is logged while
-    the server still looks for GPUs. Raises EngineError: it ended, or is not ready in time."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
+    the server still looks for GPUs. Raises EngineError: it ended, or made no progress for `limit_s` (waiting.py)."""
+    wait = Wait("start", limit_s, "engine.start_limit_s", child.pid, outer, child.log_bytes)
+    while not (reason := wait.overdue("no answer to GET /api/version")):
         said = child.log()
         if (ended := child.ended()) is not None:
             if "address already in use" in said:
@@ -117,15 +120,14 @@ def answering(child: process.Child, limit_s: float) -> Api:
         if listening is not None:
             api = Api(f"http://{listening[0]}")
             try:
-                require_supported(api.version(max(0.1, deadline - time.monotonic())), api.url)
+                require_supported(api.version(min(_ANSWER_S, limit_s)), api.url)
             except UnreachableError:
                 time.sleep(_POLL_S)
                 continue
             return api
         time.sleep(_POLL_S)
     why = ollama_log.reasons(child.log()) or child.log().strip()[-300:]
-    raise EngineError(f"`ollama serve` did not answer GET /api/version within {limit_s:g} s. Raise "
-                      f"engine.start_limit_s if this machine is that slow. It said:\n{why or 'nothing'}")
+    raise EngineError(f"`ollama serve` {reason}. It said:\n{why or 'nothing'}")
 
 
 def _numbers(version: str) -> tuple[int, int]:

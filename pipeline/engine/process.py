@@ -119,6 +119,11 @@ class Child:
         self._seen = {pid: process for pid, process in self._seen.items() if process.is_running()}
         return list(self._seen.values())
 
+    def kill(self) -> None:
+        """SIGKILL to the program alone, from any thread; `end` is still to be called."""
+        self._ended_by_us = True
+        self._popen.kill()
+
     def end(self, limit_s: float) -> None:
         """SIGTERM to all of it, SIGKILL to what is left after `limit_s`; returns when all of it is reaped."""
         below = self.descendants()

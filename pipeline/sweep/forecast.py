@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.config import Config
+from pipeline.engine.waiting import NEVER, OuterLimit
 from pipeline.language import _
 from pipeline.outcome import flatten
 from pipeline.phases import MIB
@@ -24,6 +26,12 @@ from pipeline.track.store import Store
 
 BETWEEN_S = 0.7
 """From the end of one trial to the next: logging, drawing, composing. Measured, 12 trials of mode_gap: 0.7 s each."""
+
+OUTER_FACTOR = 20
+"""A trial's outer limit in units of its forecast."""
+OUTER_LEAST_S = 3600.0
+OUTER_UNKNOWN_S = 6 * 3600.0
+"""The same without a forecast, its waits not counted: a long prompt on a slow machine takes hours."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,24 @@ def forecast(cells: Sequence[Cell], ahead: Sequence[int], store: Store) -> Forec
     largest = max(known, key=lambda name: known[name], default="")
     return Forecast(len(ahead), trial_s, sum(map(len, seconds.values())), total, known.get(largest), largest,
                     largest in measured, psutil.virtual_memory().available / MIB, _demands(cells))
+
+
+def outer_limit(config: Config, expected_s: float | None) -> OuterLimit:
+    """When a trial that begins now ends although its server is still busy: far above what it is expected to take.
+
+    Never for a conversation, whose length is a person's."""
+    if config.mode.source == "stdin":
+        return NEVER
+    if config.trial_limit_s is not None:
+        limit_s, by = config.trial_limit_s, "trial_limit_s"
+    elif expected_s is not None:
+        limit_s = max(OUTER_FACTOR * expected_s, OUTER_LEAST_S)
+        by = f"far above its forecast of {clock(expected_s)}; trial_limit_s sets another"
+    else:
+        mode, settle = config.mode, config.settle
+        waits_s = mode.turns * max(mode.think_time_s, settle.limit_s, config.stabilization_delay_s)
+        limit_s, by = OUTER_UNKNOWN_S + waits_s, "no forecast; trial_limit_s sets another"
+    return OuterLimit(time.monotonic() + limit_s, f"{clock(limit_s)} ({by})")
 
 
 def _demands(cells: Sequence[Cell]) -> list[str]:

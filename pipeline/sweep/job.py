@@ -19,7 +19,7 @@ from pipeline.progress import Notice, TrialFinished, TrialStarted
 from pipeline.prompts import Prompts, Recorded
 from pipeline.result import TrialResult
 from pipeline.sweep.conduct import StopSweep, typed
-from pipeline.sweep.forecast import cell_digest
+from pipeline.sweep.forecast import cell_digest, outer_limit
 from pipeline.sweep.session import SESSION
 from pipeline.track.source import CELL_DIGEST
 from pipeline.track.store import Store, open_store
@@ -58,6 +58,7 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
     """One run of the trial, kept and logged: its result, its run, and whether a person interrupted it."""
     place = config.place
     engine = load_engine(config)
+    engine.outer = outer_limit(config, SESSION.forecast.trial_s.get(place.cell) if SESSION.forecast else None)
     plan = engine.plan()
     folder = store.spool.stage(place.sweep_id, place.order, place.cell, place.repetition)
     SESSION.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))

@@ -187,3 +187,16 @@ def loaded_once(default_model: Model, tmp_path_factory: pytest.TempPathFactory) 
         yield server
     finally:
         server.stop()
+
+
+def test_a_prompt_that_is_computed_for_longer_than_the_limit_without_a_token_is_waited_for(
+    configure: Callable[..., Config], start: Callable[[Config], llamacpp.LlamaServer]
+) -> None:
+    config = configure()
+    config.engine.no_progress_s = 0.2
+    server = start(config)
+    server.load(silent)
+    at: dict[str, int] = {}
+    answer = server.generate(Request("tide " * 300, max_tokens=8, seed=1), lambda kind, t_ns: at.update({kind: t_ns}))
+    assert answer.output_tokens == 8
+    assert at["first_token"] - at["request_sent"] > 2 * 0.2e9, "the machine is too fast for this test"

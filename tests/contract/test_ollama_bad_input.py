@@ -140,7 +140,7 @@ def test_a_server_that_ends_at_its_start_says_why(double: Double) -> None:
 
 def test_a_server_that_is_never_ready(double: Double) -> None:
     double.behave(ready_s=30.0)
-    with pytest.raises(EngineError, match=r"did not answer GET /api/version within 0\.6 s.*start_limit_s"):
+    with pytest.raises(EngineError, match=r"during start: no answer to GET /api/version for 0\.6 s.*start_limit_s"):
         double.start(double.config(start_limit_s=0.6))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.phases import MIB
 from pipeline.sweep import forecast as forecasts
 from pipeline.sweep.cells import Cell
 from pipeline.sweep.conduct import warm_ups
-from pipeline.sweep.forecast import BETWEEN_S, cell_digest, clock, forecast, remaining_s
+from pipeline.sweep.forecast import BETWEEN_S, cell_digest, clock, forecast, outer_limit, remaining_s
 from pipeline.track.source import CELL_DIGEST, Earlier
 from pipeline.track.store import open_store
 from tests.unit import made_sweeps
@@ -141,3 +142,18 @@ def test_a_negative_number_of_warm_ups_and_a_metric_that_cannot_be_are_refused()
         composed("mode=oneshot", "design.warmup=-1")
     with pytest.raises(ConfigError, match=r"question_metrics=stabilised/tree_rss_mib.*stabilized/tree_rss_mib"):
         composed("mode=oneshot", "question_metrics=[stabilised/tree_rss_mib]")
+
+
+def test_a_trials_outer_limit_is_far_above_its_forecast_and_says_by_what() -> None:
+    def left_s(expected_s: float | None, *overrides: str) -> tuple[float, str]:
+        limit = outer_limit(composed(*overrides), expected_s)
+        return limit.at_s - time.monotonic(), limit.said
+
+    short, said = left_s(10.0)
+    assert short == pytest.approx(3600, abs=1) and "forecast of 10 s" in said
+    assert left_s(1000.0)[0] == pytest.approx(20_000, abs=1)
+    unknown, said = left_s(None, "mode.turns=10", "mode.think_time_s=3600")
+    assert unknown == pytest.approx(16 * 3600, abs=1) and said.startswith("16:00 h (no forecast")
+    given, said = left_s(10.0, "trial_limit_s=30")
+    assert given == pytest.approx(30, abs=1) and said == "30 s (trial_limit_s)"
+    assert left_s(10.0, "mode.source=stdin")[0] == float("inf")
