@@ -115,7 +115,7 @@ def _of_growth(analysis: Analysis) -> str:
     grow = [one for one in ranked if one.stats.kind == "more" and one.per_turn > max(most / 5, LEAST_GROWTH_MIB)]
     rest = [one for one in ranked if one not in grow]
     texts = [_("{cell} grows by {size}.").format(cell=labels[one.cell], size=words.growth_text(one)) for one in grow]
-    if rest:
+    if rest and all(one.stats.informative for one in rest):
         size = rounded_up(max(max(abs(one.stats.lo or 0.0), abs(one.stats.hi or 0.0)) for one in rest))
         said = _("The others grow by no more than {size} MiB per turn.") if grow else _(
             "Nothing grows by more than {size} MiB per turn.")

@@ -293,7 +293,7 @@ def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
     families = sorted({one.stats.family for one in rows if one.stats.family > 1})
     if methods:
         level = _(" to ").join(dict.fromkeys(f"{100 * level:.3g}" for level in (levels[0], levels[-1])))
-        methods |= {_("Holm over {n} flags").format(n=n): None for n in families[-1:]}
+        methods |= {_("Bonferroni over {n} flags").format(n=n): None for n in families[-1:]}
         paragraph(console, Text(together([_("Intervals: {level} %, {methods}.").format(
             level=level, methods="; ".join(methods)), _exploration(rows)]), style="dim"))
     if len(rows) < len(measured):
@@ -343,7 +343,8 @@ def _factorials(console: Console, found: Sequence[Factorial]) -> None:
             term=term.name, others=", ".join(" × ".join(alias) for alias in term.aliased_with)),
             "", _verdict(term.stats, term.estimate, None))
             for term in one.terms if one.metric == HEADLINE or len(term.flags) == 1])
-        paragraph(console, Text(_("Intervals: 95 %, {method}.").format(method=told(one.method)), style="dim"))
+        paragraph(console, Text(_("Intervals: {level} %, {methods}.").format(
+            level=f"{100 * one.level:.3g}", methods="; ".join(map(told, one.method.split("; ")))), style="dim"))
 
 
 def _drift(console: Console, analysis: Analysis) -> None:

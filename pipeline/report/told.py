@@ -42,7 +42,11 @@ TEMPLATES = (
     N_("Welch's t, days not covered"),
     N_("Welch's t on differences to the shared reference cell"),
     N_("Welch's t on differences to the shared reference cell, log ratios"),
-    N_("{method}, 97 % because it was looked at after every block, which covers 95 %"),
+    N_("{method}, {level} % because it was looked at after every block, which covers {covered} %"),
+    N_("Bonferroni over {n}"),
+    N_("t on pooled residual of block and cell, df {n}"),
+    N_("t on pooled higher-order interactions (one block), df {n}"),
+    N_("no interval: one block and no term to spare"),
     N_("least squares through level medians, t"),
     N_("line through each trial's turns from {turn} on, t over trials"),
     # a trial: why it does not count

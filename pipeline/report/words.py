@@ -104,8 +104,11 @@ def as_found(difference: float, stats: Comparison) -> str:
 
 
 def widest_as_found(rows: Sequence[GapRow]) -> list[str]:
-    """"0.2 MiB", "0.4 points": the widest half of an interval among these, one per unit; empty without intervals."""
+    """"0.2 MiB", "0.4 points": the widest half of an interval among these, one per unit; empty without intervals, and
+    where one of them says nothing."""
     widest: dict[str, float] = {}
+    if any(row.stats.estimate is not None and not row.stats.informative for row in rows):
+        return []
     for row in rows:
         half = None if row.difference is None else _half_width(row.difference, row.stats)
         if half is not None:
@@ -114,8 +117,9 @@ def widest_as_found(rows: Sequence[GapRow]) -> list[str]:
 
 
 def _half_width(shown: float, stats: Comparison) -> float | None:
-    """How far the interval reaches from the figure shown, rounded up to a tenth; None without an interval."""
-    if stats.scale != "difference" or stats.lo is None or stats.hi is None:
+    """How far the interval reaches from the figure shown, rounded up to a tenth; None without one that says something.
+    """
+    if stats.scale != "difference" or stats.lo is None or stats.hi is None or not stats.informative:
         return None
     return math.ceil(10 * max(stats.hi - shown, shown - stats.lo)) / 10
 
@@ -126,10 +130,12 @@ def quantity(x: float, unit: str, decimals: int | None = None) -> str:
 
 
 def bounds(lo: float, hi: float, decimals: int) -> str:
-    """"−1.2 … +3.4" if zero is between them, else the two magnitudes, smaller first."""
+    """"−1.2 … +3.4" if zero is between them, else the two magnitudes, smaller first; zero only if it is zero."""
     if lo < 0 < hi:
         return f"−{-lo:.{decimals}f} … +{hi:.{decimals}f}"
     small, large = sorted((abs(lo), abs(hi)))
+    if small and float(f"{small:.{decimals}f}") == 0:
+        return f"{small:.{max(decimals, -math.floor(math.log10(small)))}f} … {large:.{decimals}f}"
     return f"{small:.{decimals}f} … {large:.{decimals}f}"
 
 
@@ -189,7 +195,11 @@ def _factor(x: float) -> str:
 
 
 def interval(stats: Comparison) -> str:
-    """"−1.2 … +3.4 MiB"; a ratio that may be beyond three as factors, since percent says little there."""
+    """"−1.2 … +3.4 MiB"; a ratio that may be beyond three as factors, since percent says little there.
+
+    An interval that says nothing is not printed."""
+    if not stats.informative:
+        return _("how much is unknown")
     estimate, lo, hi, unit = _shown(stats)
     if stats.scale == "ratio" and stats.lo is not None and stats.hi is not None and max(stats.hi, 1 / stats.lo) > 3:
         return f"×{_factor(stats.lo)} … ×{_factor(stats.hi)}"
@@ -241,9 +251,9 @@ def effect_labels(rows: Sequence[EffectRow]) -> list[str]:
 
 
 def growth_text(growth: Growth) -> str:
-    """"3.52 MiB per turn (3.41 … 3.63)"; without an interval the reading and what is missing."""
+    """"3.52 MiB per turn (3.41 … 3.63)"; without an interval that says something the reading and what is missing."""
     stats = growth.stats
-    if stats.lo is None or stats.hi is None:
+    if stats.lo is None or stats.hi is None or not stats.informative:
         return _("{size}, {verdict}").format(size=signed(growth.per_turn, stats.unit), verdict=told(stats.verdict))
     decimals = min(3, max(1, 1 - math.floor(math.log10(max(stats.hi - stats.lo, 1e-9) / 2))))
     size = f"{growth.per_turn:.{decimals}f}".replace("-", "−")
@@ -251,19 +261,29 @@ def growth_text(growth: Growth) -> str:
 
 
 def slope_text(slope: Slope) -> str:
-    """"Memory grows by 12.0 KiB per token of num_ctx (11.9 … 12.1), from 512 to 8192"."""
+    """"Memory grows by 12.0 KiB per token of num_ctx (11.9 … 12.1), from 512 to 8192"; that it grows, or shrinks, only
+    where its interval leaves zero out."""
     name = slope.key.rpartition(".")[2]
-    half = 0.0 if slope.lo is None or slope.hi is None else (slope.hi - slope.lo) / 2
+    lo, hi = (slope.lo, slope.hi) if slope.informative else (None, None)
+    half = 0.0 if lo is None or hi is None else (hi - lo) / 2
     decimals = 2 if not 0 < half < math.inf else min(3, max(1, -math.floor(math.log10(half))))
     planned = slope.planned_kib_per_unit
-    inside = _("no interval, fewer than four levels") if slope.lo is None or slope.hi is None else (
-        bounds(slope.lo, slope.hi, decimals))
+    inside = _("no interval, fewer than four levels") if slope.lo is None else _("how much is unknown") \
+        if lo is None or hi is None else bounds(lo, hi, decimals)
     # a token is the unit of a context; another key is its own
     said = _("Memory grows by {size} KiB per token ({interval}) from {key} {first} to {last}{arm}{theory}.") \
         if name == "num_ctx" else _(
             "Memory grows by {size} KiB per {key} ({interval}) from {key} {first} to {last}{arm}{theory}.")
+    size = slope.kib_per_unit
+    if slope.lo is not None and (lo is None or hi is None or lo <= 0 <= hi):
+        said = _("Whether memory follows {key} is undecided: {size} KiB per {per} ({interval}) from {first} to "
+                 "{last}{arm}{theory}.")
+    elif size < 0:
+        said, size = _("Memory shrinks by {size} KiB per {per} ({interval}) from {key} {first} to {last}{arm}{theory}."
+                       ), -size
     return said.format(
-        size=f"{slope.kib_per_unit:.{decimals}f}".replace("-", "−"), interval=inside, key=name,
+        size=f"{size:.{decimals}f}".replace("-", "−"), interval=inside, key=name,
+        per=_("token") if name == "num_ctx" else name,
         first=f"{slope.levels[0]:g}", last=f"{slope.levels[-1]:g}",
         arm=_(" ({mode}, flags {flags})").format(mode=slope.mode, flags=slope.infer_os) if slope.infer_os else "",
         theory="" if planned is None else _("; by the model file's header its KV cache takes {size}").format(

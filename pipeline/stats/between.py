@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.stats.comparison import Comparison, judged, median_of
-from pipeline.stats.comparison import compare as compare_paired
+from pipeline.stats.comparison import Comparison, judged, level_of, median_of
 from pipeline.stats.differing import Recorded, same_setup
-from pipeline.stats.intervals import Interval, holm, welch, welch_against_reference
+from pipeline.stats.intervals import Interval, paired, welch, welch_against_reference
 from pipeline.stats.measures import measure
 from pipeline.stats.trials import by_block, counted, last_turn
 
@@ -115,33 +114,25 @@ def pair_up(names: tuple[str, str], a: Cell, b: Cell, same_sweep: bool, sweep_a:
 
 
 def changes(pairs: Sequence[Pair], metric: str, level: float = 0.95) -> list[Change]:
-    """B − A of every pair that has the metric on some side; the pairs are one family (Holm)."""
+    """B − A of every pair that has the metric on some side; the pairs are one family, each at 1 − (1 − level)/k."""
     how = measure(metric)
     read = [(pair, by_block(pair.a, metric, pair.turn), by_block(pair.b, metric, pair.turn)) for pair in pairs]
-    read = [(pair, a, b) for pair, a, b in read if a or b]
     k = max(1, sum(min(len(a), len(b)) > 1 for _, a, b in read))
-    within = 1 - (1 - level) / k
-    intervals: list[Interval | None] = []
-    names: list[str] = []
-    comparisons: list[Comparison | None] = []
-    for pair, a, b in read:
-        if pair.paired:
-            comparisons.append(compare_paired([b], a, metric, within)[0])
-            intervals.append(None)
-            names.append("")
-            continue
-        interval, reference = _unpaired(pair, metric, a, b, within)
-        comparisons.append(None)
-        intervals.append(interval)
-        names.append(reference)
-    adjusted = iter(holm([interval.p for interval in intervals if interval is not None]))
     found = []
-    for (pair, a, b), interval, done, reference in zip(read, intervals, comparisons, names, strict=True):
+    for pair, a, b in read:
+        if not a and not b:
+            continue
         base, new = median_of(a), median_of(b)
-        stats = done if done is not None else judged(
-            interval, unit=how.unit, n_blocks=min(len(a), len(b)), family=k,
-            margin=how.margin_at(base or 0.0, interval.scale if interval else "difference"),
-            adjusted_p=next(adjusted) if interval is not None else None)
+        if pair.paired:
+            blocks = sorted(a.keys() & b.keys())
+            interval, reference = paired([b[i] for i in blocks], [a[i] for i in blocks], step=how.step,
+                                         level=level_of(k, level), ratio=how.ratio), ""
+            n = len(blocks)
+        else:
+            interval, reference = _unpaired(pair, metric, a, b, level_of(k, level))
+            n = min(len(a), len(b))
+        stats = judged(interval, unit=how.unit, n_blocks=n, family=k, size=max(abs(base or 0.0), abs(new or 0.0)),
+                       margin=how.margin_at(base or 0.0, interval.scale if interval else "difference"))
         difference = None if base is None or new is None else new - base
         found.append(Change(
             cell_a=pair.name_a, cell_b=pair.name_b, metric=metric, turn=pair.turn, a=base, b=new, difference=difference,

@@ -1,6 +1,6 @@
 """Factorial plans: the effect of each flag over all settings of the others, and two-way interactions.
 
-Contrasts with the pooled residual of block + saturated cell, Holm over all of them. Pure functions.
+Contrasts with the pooled residual of block + saturated cell, all of them one family. Pure functions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.stats.arms import differing_keys
-from pipeline.stats.comparison import Comparison, judged
-from pipeline.stats.intervals import Interval, holm, interval_of
+from pipeline.stats.comparison import Comparison, judged, level_of, method_of
+from pipeline.stats.intervals import Interval, interval_of
 from pipeline.stats.measures import HEADLINE, measure
-from pipeline.stats.trials import Trial, by_block, flags_on, valid
+from pipeline.stats.trials import Trial, by_block, flags_on, looked_at, valid
 
 FloatArray = npt.NDArray[np.float64]
 LEAST_CELLS = 4
@@ -55,10 +55,17 @@ class Factorial:
     method: str
     unit: str
     terms: tuple[Term, ...]
+    level: float
+    """Of every term's interval."""
+    middle: float
+    """Median of all readings."""
 
 
-def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95) -> list[Factorial]:
-    """One analysis per mode and further keys, for flags that were varied in a factorial plan; else none."""
+def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95,
+               looked: bool | None = None) -> list[Factorial]:
+    """One analysis per mode and further keys, for flags that were varied in a factorial plan; else none.
+
+    `looked`: did the width of these intervals end the sweep? None: as its config says."""
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[frozenset[str], list[Trial]]] = defaultdict(
         lambda: defaultdict(list))
     flags_of = {trial.cell: flags_on(trial) for trial in {trial.cell: trial for trial in trials}.values()}
@@ -68,6 +75,7 @@ def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0
     for trial in valid(trials):
         groups[trial.mode, tuple(differing[trial.cell].items())][flags_of[trial.cell]].append(trial)
     how = measure(metric)
+    looked = metric == looked_at(trials, "effects") if looked is None else looked
     found = []
     for (mode, where), cells in groups.items():
         values = {flags: by_block(members, metric) for flags, members in cells.items()}
@@ -84,20 +92,21 @@ def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0
         ratio = how.ratio and min(y) > 0
         margin = how.margin_at(float(np.median(y)), "ratio" if ratio else "difference")
         analysis = analyse(np.array(x), np.array(block), np.array(y), flags, step=how.step, ratio=ratio, level=level,
-                           margin=margin, unit=how.unit)
+                           margin=margin, unit=how.unit, looked=looked)
         if analysis is not None:
             terms, df, method = analysis
             found.append(Factorial(metric, mode, dict(where), tuple(flags), len(values), len(set(block)), df, method,
-                                   how.unit, tuple(terms)))
+                                   how.unit, tuple(terms), level_of(len(terms), level, looked), float(np.median(y))))
     return found
 
 
 def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: Sequence[str], *, step: float,
-            ratio: bool, level: float, margin: float, unit: str) -> tuple[list[Term], int, str] | None:
+            ratio: bool, level: float, margin: float, unit: str,
+            looked: bool = False) -> tuple[list[Term], int, str] | None:
     """Terms ranked by size, residual df, method; None if the plan is no factorial one.
 
     `x` has shape (n, k) with −1 (off) and 1 (on), `block` and `y` shape (n,). An effect is the mean of the cells with
-    the flag on minus the mean of those with it off.
+    the flag on minus the mean of those with it off. Each interval is at 1 − (1 − level)/terms.
     """
     points, cell = np.unique(x, axis=0, return_inverse=True)
     cell = cell.reshape(-1)
@@ -131,6 +140,7 @@ def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: S
     smallest = float(y.min())
     floor = math.log1p(step / smallest) if ratio else step
     estimates = contrasts @ levels
+    within, size = level_of(len(names), level, looked), float(np.median(np.abs(y)))
     intervals: list[Interval | None] = []
     for contrast, estimate in zip(contrasts, estimates, strict=True):
         if df <= 0:
@@ -138,15 +148,15 @@ def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: S
             continue
         se = math.sqrt(max(0.0, variance * float(contrast @ spread @ contrast)))
         centre = float(estimate) if ratio else round(float(estimate) * 2**20) / 2**20
-        intervals.append(interval_of(centre, se * math.sqrt(len(blocks)), len(blocks), se, df, floor, level,
+        intervals.append(interval_of(centre, se * math.sqrt(len(blocks)), len(blocks), se, df, floor, within,
                                      f"t on {method}", ratio, identical=variance == 0))
-    adjusted = iter(holm([interval.p for interval in intervals if interval is not None]))
     terms = [Term(name, alias, math.exp(estimate) if ratio else float(estimate),
                   judged(interval, unit=unit, margin=margin, n_blocks=1, family=len(names) if interval else 1,
-                         adjusted_p=next(adjusted) if interval is not None else None))
+                         looked=looked, size=size))
              for name, alias, interval, estimate in zip(names, aliases, intervals, estimates, strict=True)]
     order = np.argsort(-np.abs(estimates), kind="stable")
-    words = f"t on {method}; Holm over {len(names)}" if df > 0 else "no interval: one block and no term to spare"
+    words = method_of(f"t on {method}", within, len(names), looked) if df > 0 else (
+        "no interval: one block and no term to spare")
     return [terms[i] for i in order], max(df, 0), words
 
 

@@ -45,6 +45,7 @@ def growths(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95
     """One Growth per cell whose trials have three turns or more, the fastest first."""
     how = measure(metric)
     slopes: dict[str, dict[int, float]] = defaultdict(dict)
+    settled: dict[str, list[float]] = defaultdict(list)
     first: dict[str, Trial] = {}
     turns: dict[str, int] = {}
     for trial in valid(trials):
@@ -53,6 +54,7 @@ def growths(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95
         if last < LEAST_TURNS or len(readings) < last + 1 - FIRST:
             continue
         slopes[trial.cell][trial.block or trial.repetition] = per_turn(readings)
+        settled[trial.cell] += readings
         first.setdefault(trial.cell, trial)
         turns[trial.cell] = last
     differing = differing_keys(trials)
@@ -61,7 +63,8 @@ def growths(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95
         # one step of the meter at one end of the line is the least that a slope can show
         interval = of_differences(list(by_number.values()), step=how.step / (turns[cell] - FIRST), level=level,
                                   method=f"line through each trial's turns from {FIRST} on, t over trials")
-        stats = judged(interval, unit=f"{how.unit} per turn", margin=MARGIN_MIB, n_blocks=len(by_number))
+        stats = judged(interval, unit=f"{how.unit} per turn", margin=MARGIN_MIB, n_blocks=len(by_number),
+                       size=float(np.median(settled[cell])))
         found.append(Growth(
             cell=cell, mode=first[cell].mode, infer_os=first[cell].infer_os, where=differing[cell], metric=metric,
             turns=turns[cell], per_turn=float(np.mean(list(by_number.values()))), stats=stats))

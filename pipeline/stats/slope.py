@@ -38,6 +38,9 @@ class Slope:
     lo: float | None
     """None with fewer than four levels."""
     hi: float | None
+    informative: bool
+    """The interval says something and is printed: it leaves zero out, or memory over all levels is in doubt by less
+    than there is."""
     level: float
     df: int
     planned_kib_per_unit: float | None = None
@@ -86,12 +89,13 @@ def slopes(trials: Sequence[Trial], key: str = "num_ctx", metric: str = HEADLINE
         medians = [median(by_level[x]) for x in levels]
         slope, intercept, half, df = line(levels, medians, level)
         bounded = len(levels) >= LEAST_LEVELS
+        narrow = bounded and (abs(slope) > half or half * (levels[-1] - levels[0]) <= max(medians))
         sizes = planned[mode, infer_os, where, regime]
         theory = line(levels, [sizes[x] for x in levels])[0] if sizes.keys() >= set(levels) else None
         found.append(Slope(metric, key, mode, infer_os, dict(where), regime, tuple(levels), tuple(medians),
                            sum(map(len, by_level.values())), 1024 * slope, intercept,
                            1024 * (slope - half) if bounded else None, 1024 * (slope + half) if bounded else None,
-                           level, df, None if theory is None else 1024 * theory))
+                           narrow, level, df, None if theory is None else 1024 * theory))
     return sorted(found, key=lambda s: (s.mode != "oneshot", s.infer_os != "off", s.infer_os, s.regime))
 
 

@@ -1,21 +1,21 @@
 """When a sweep has measured enough: the sequential 97 % rule.
 
-After every block from the fifth on a 97 % t interval is looked at; the sweep stops when it is narrow enough, and
-that interval is reported as 95 % after repeated looks. Only its width may decide: stopping when zero is excluded
-gives 23 to 26 % false alarms.
+After every block from the fifth on the intervals that the page will print are looked at, at 97 % (of a family of k at
+1 − 0.03/k); the sweep stops when all are narrow enough, and they cover 95 % after repeated looks. Only their width may
+decide: stopping when zero is excluded gives 23 to 26 % false alarms.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.stats.arms import flag_groups, mode_pairs
-from pipeline.stats.comparison import LOOK_LEVEL
-from pipeline.stats.intervals import Interval, paired, required_n
+from pipeline.stats.comparison import Comparison, compare
+from pipeline.stats.factorial import factorials
+from pipeline.stats.intervals import required_n
 from pipeline.stats.measures import HEADLINE, measure
-from pipeline.stats.trials import Trial, by_block
+from pipeline.stats.summary import effects, gap
+from pipeline.stats.trials import Trial
 
 LEAST_BLOCKS = 5
 
@@ -28,67 +28,67 @@ class Precision:
     """Narrow enough after at least five blocks: stop."""
     n_blocks: int
     half_width: float | None
-    """Of the 97 % interval: in the metric's unit, or percent for ratios. None: fewer than two complete blocks."""
+    """Of the interval as it is printed, in `unit`. None: fewer than two complete blocks."""
     target: float
     """What half_width is compared with, in the same unit."""
     unit: str
     more_blocks: int | None
     """About how many more; None: not known, or more than a thousand."""
-    interval: Interval | None
-    """To be reported as 95 % after repeated looks."""
+    level: float | None
+    """Of that interval."""
 
 
 def precision(a: Sequence[float], b: Sequence[float], metric: str = HEADLINE, *, target: float | None = None,
               target_pct: float | None = None) -> Precision:
     """How precisely a − b is known from complete blocks; shapes (n_blocks,).
 
-    `target` is a half-width in the metric's unit, `target_pct` one in percent of the mean of b (of the ratio, for
-    speeds and times). Raises ValueError unless exactly one of them is given and above 0.
+    `target` is a half-width in the metric's unit, `target_pct` one in percent of b. Raises ValueError unless exactly
+    one of them is given and above 0.
     """
-    if (target is None) == (target_pct is None) or (target or target_pct or 0) <= 0:
-        raise ValueError("exactly one of target and target_pct is needed, above 0")
-    how = measure(metric)
-    ratio = how.ratio and target_pct is not None
-    interval = paired(a, b, step=how.step, level=LOOK_LEVEL, ratio=ratio)
-    n = len(a)
-    if interval is None:
-        return Precision(False, n, None, target or target_pct or 0.0, how.unit if target else "%", None, None)
-    lo, hi = interval.bounds(LOOK_LEVEL)
-    half = (hi - lo) / 2
-    if interval.scale == "ratio":
-        wanted = math.log1p((target_pct or 0.0) / 100)
-        shown_half, shown_target, unit = 100 * math.expm1(half), target_pct or 0.0, "%"
-    else:
-        wanted = target if target is not None else (target_pct or 0.0) / 100 * abs(sum(b) / len(b))
-        shown_half, shown_target, unit = half, wanted, how.unit
-    needed = required_n(interval.sd, wanted, LOOK_LEVEL)
-    more = None if needed is None else max(0, max(needed, LEAST_BLOCKS) - n)
-    return Precision(half <= wanted and n >= LEAST_BLOCKS, n, shown_half, shown_target, unit, more, interval)
+    stats = compare([dict(enumerate(a))], dict(enumerate(b)), metric, looked=True)[0]
+    return _standing(stats, sum(b) / len(b), metric, target, target_pct)
 
 
-def effect_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, mode: str | None = None,
-                     flag: str | None = None, target: float | None = None,
+def effect_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target: float | None = None,
                      target_pct: float | None = None) -> list[Precision]:
-    """One Precision per on − off comparison (of this mode and flag, if named); a sweep stops when all are reached."""
-    found = []
-    for group in flag_groups(trials):
-        off = by_block(group.off, metric)
-        for name, arm in group.arms:
-            if (mode is None or group.mode == mode) and (flag is None or name == flag):
-                on = by_block(arm, metric)
-                blocks = sorted(on.keys() & off.keys())
-                found.append(precision([on[b] for b in blocks], [off[b] for b in blocks], metric, target=target,
-                                       target_pct=target_pct))
-    return found
+    """One Precision per effect that the page reports, of a factorial plan one per term; a sweep stops when all are
+    reached."""
+    planned = factorials(trials, metric, looked=True)
+    of_plan = [(one.mode, one.where) for one in planned]
+    found = [(term.stats, one.middle) for one in planned for term in one.terms]
+    found += [(row.stats, row.off or 0.0) for row in effects(trials, (metric,), (), looked=metric)
+              if (row.mode, row.where) not in of_plan]
+    return [_standing(stats, reference, metric, target, target_pct) for stats, reference in found]
 
 
 def gap_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target: float | None = None,
                   target_pct: float | None = None) -> list[Precision]:
     """One Precision per unified gap at turn 1."""
-    found = []
-    for pair in mode_pairs(trials):
-        one, many = by_block(pair.oneshot, metric, 1), by_block(pair.interactive, metric, 1)
-        blocks = sorted(one.keys() & many.keys())
-        found.append(precision([one[b] for b in blocks], [many[b] for b in blocks], metric, target=target,
-                               target_pct=target_pct))
-    return found
+    return [_standing(row.stats, row.interactive or 0.0, metric, target, target_pct)
+            for row in gap(trials, looked=metric).unified if row.metric == metric and row.turn == 1]
+
+
+def _standing(stats: Comparison, reference: float, metric: str, target: float | None,
+              target_pct: float | None) -> Precision:
+    """The printed interval against the target; `reference` is what percent are of."""
+    if (target is None) == (target_pct is None) or (target or target_pct or 0) <= 0:
+        raise ValueError("exactly one of target and target_pct is needed, above 0")
+    is_ratio, size = measure(metric).ratio, abs(reference)
+    if target is not None:
+        wanted, unit = target, stats.unit
+    else:
+        wanted, unit = (target_pct or 0.0, "%") if is_ratio else ((target_pct or 0.0) / 100 * size, stats.unit)
+    if stats.estimate is None or stats.lo is None or stats.hi is None or stats.level is None or stats.sd is None:
+        return Precision(False, stats.n_blocks, None, target or target_pct or 0.0, unit if target else "%", None, None)
+    half, needed_half = (stats.hi - stats.lo) / 2, wanted
+    if stats.scale == "ratio":
+        scale = 100.0 if unit == "%" else size
+        needed_half = wanted / scale / stats.estimate if scale else 0.0  # of the logarithm, about
+        half *= scale
+    elif unit == "%":  # a speed that was zero once is compared as a difference
+        needed_half = wanted = wanted / 100 * size
+        unit = stats.unit
+    needed = required_n(stats.sd, needed_half, stats.level)
+    more = None if needed is None else max(0, max(needed, LEAST_BLOCKS) - stats.n_blocks)
+    return Precision(half <= wanted and stats.n_blocks >= LEAST_BLOCKS, stats.n_blocks, half, wanted, unit, more,
+                     stats.level)

@@ -153,20 +153,21 @@ def _spread(trials: Sequence[Trial]) -> tuple[dict[str, float], dict[str, float]
             dict(zip(names, jumped.tolist(), strict=True)))
 
 
-def gap(trials: Sequence[Trial], level: float = 0.95) -> Gap:
+def gap(trials: Sequence[Trial], level: float = 0.95, looked: str | None = None) -> Gap:
     """oneshot − interactive for every arm of the flags that was run in both modes, as found and unified.
 
     Unified rows compare turn 1, and beside it the interactive mode's last turn. Metrics that neither mode has
-    are left out; one that is missing on one side gives a row with None.
+    are left out; one that is missing on one side gives a row with None. `looked`: the metric whose gap ended the sweep
+    by its width, "" for none; None: as the config says.
     """
     as_found: list[GapRow] = []
     unified: list[GapRow] = []
-    looked = looked_at(trials, "gap")
+    looked = looked_at(trials, "gap") if looked is None else looked
     for infer_os, where, oneshot, interactive in mode_pairs(trials):
         last = last_turn(interactive)
         for metric in AS_FOUND_METRICS:
             as_found += _gap_row(oneshot, interactive, infer_os, where, metric, None, level, False)
-        for metric in UNIFIED_METRICS:
+        for metric in dict.fromkeys((*UNIFIED_METRICS, *filter(None, [looked]))):
             for turn in sorted({1, last}):
                 unified += _gap_row(oneshot, interactive, infer_os, where, metric, turn, level,
                                     metric == looked and turn == 1)
@@ -180,17 +181,17 @@ def question_metrics(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, question: Sequence[str] | None = None,
-            level: float = 0.95) -> list[EffectRow]:
-    """on − off within each mode; k arms against the same off arm are a family (Holm).
+            level: float = 0.95, looked: str | None = None) -> list[EffectRow]:
+    """on − off within each mode; k arms against the same off arm are a family (Bonferroni).
 
     `question`: the metrics that the sweep asks about, which come first; None: as its config says. Cells that also
     differ in another key are only compared where that key is the same. No off arm: the arm with the fewest flags
-    stands in for it, and the flags that come on top are named.
+    stands in for it, and the flags that come on top are named. `looked` as in `gap`.
     """
     asked = question_metrics(trials) if question is None else question
     found: list[EffectRow] = []
-    groups, looked = flag_groups(trials), looked_at(trials, "effects")
-    for metric in dict.fromkeys((*asked, *metrics)):
+    groups, looked = flag_groups(trials), looked_at(trials, "effects") if looked is None else looked
+    for metric in dict.fromkeys((*asked, *metrics, *filter(None, [looked]))):
         for mode, where, off, arms in groups:
             off_values = by_block(off, metric)
             measured = [(flag, values) for flag, values in ((flag, by_block(arm, metric)) for flag, arm in arms)

@@ -336,7 +336,8 @@ def _precise(store: Store, stop_rule: Stop) -> bool:
     trials = store.trials_and(SESSION.sweep_id, SESSION.results, SESSION.run_ids)
     measure = effect_precision if stop_rule.of == "effects" else gap_precision
     found = measure(trials, stop_rule.metric, target=target, target_pct=target_pct)
-    widths = [f"±{one.half_width:.3g} {one.unit}" for one in found if one.half_width is not None]
+    widths = [f"±{one.half_width:.3g} {one.unit} ({100 * one.level:.3g} %)" for one in found
+              if one.half_width is not None and one.level is not None]
     if widths:
         SESSION.listener.on_event(Notice(f"precision after {found[0].n_blocks} blocks: {', '.join(widths)}, "
                                          f"wanted ±{stop_rule.target}"))

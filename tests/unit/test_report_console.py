@@ -124,7 +124,8 @@ def test_signed_differences(x: float, unit: str, text: str) -> None:
     assert words.signed(x, unit) == text
 
 
-@pytest.mark.parametrize(("values", "text"), [((1.0, 1.3, 0.9), "%)"), ((1.0, 9.0, 0.2), "(×")])
+@pytest.mark.parametrize(("values", "text"), [((1.0, 1.3, 0.9), "%)"), ((1.0, 2.0, 0.7), "(×"),
+                                             ((1.0, 9.0, 0.2), "(how much is unknown)")])
 def test_a_wide_ratio_is_a_factor_and_not_thousands_of_percent(values: tuple[float, ...], text: str) -> None:
     trials = [made("oneshot", arm, block, {"decode/tokens_per_s": {1: 50 * (values[block - 1] if arm == "on" else 1)}})
               for block in (1, 2, 3) for arm in ("off", "on")]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.stats import drift, factorial, intervals, slope, stopping
+from pipeline.report import words
+from pipeline.stats import drift, factorial, intervals, slope, stopping, summary
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
@@ -46,7 +47,7 @@ def test_factorial_finds_main_effects_and_interactions_over_all_settings_of_the_
     assert terms["memory_optimization",].stats.kind == "less"
     assert terms["memory_optimization", "quantization"].stats.kind == "more"
     assert terms["cpu_optimization",].stats.kind == "no difference"
-    assert "Holm over 6" in found.method
+    assert "Bonferroni over 6" in found.method
 
 
 def test_factorial_standard_error_is_the_one_of_a_two_way_analysis_of_variance() -> None:
@@ -56,7 +57,7 @@ def test_factorial_standard_error_is_the_one_of_a_two_way_analysis_of_variance()
     y = np.array([t.metrics[HEADLINE] for t in trials]).reshape(4, 8)
     residual = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
     df = 3 * 7
-    half = stats.t.ppf(0.975, df) * 2 * np.sqrt((residual**2).sum() / df / 32)
+    half = stats.t.ppf(1 - 0.05 / 2 / 6, df) * 2 * np.sqrt((residual**2).sum() / df / 32)
     assert found.df == df
     for term in found.terms:
         assert term.stats.lo is not None
@@ -208,11 +209,65 @@ def test_stopping_without_one_target_is_an_error(target: float | None, target_pc
 
 def test_stopping_of_a_sweep_waits_for_every_comparison_named() -> None:
     trials = two_by_two(6)
-    assert len(stopping.effect_precision(trials, target=1.0)) == 2
-    only = stopping.effect_precision(trials, mode="oneshot", flag="on", target=1.0)
-    assert [p.reached for p in only] == [True]
+    assert [p.reached for p in stopping.effect_precision(trials, target=1.0)] == [True, True]
     assert all(p.reached for p in stopping.gap_precision(trials, target=1.0))
     assert not any(p.reached for p in stopping.gap_precision(two_by_two(1), target=1.0))
+
+
+def stopped_by(metric: str, trials: Sequence[Trial], of: str = "effects") -> list[Trial]:
+    """The same trials of a sweep that `metric` ended."""
+    rule = {"stop.name": "precision", "stop.of": of, "stop.metric": metric}
+    return [replace(trial, params={**trial.params, **rule}) for trial in trials]  # type: ignore[type-var]
+
+
+def noisy_arms(shifts: Sequence[float], blocks: int, metric: str = HEADLINE) -> list[Trial]:
+    rng = np.random.default_rng(11)
+    flags = ("off", *FLAGS[:len(shifts)])
+    return [replace(made("oneshot", flag, b, {metric: {1: 100 + shift + float(rng.normal(0, 1))}}),
+                    params={f"infer_os.{name}": str(name == flag) for name in FLAGS})
+            for b in range(1, blocks + 1) for flag, shift in zip(flags, (0.0, *shifts), strict=True)]
+
+
+@pytest.mark.parametrize("metric", [HEADLINE, "decode/tokens_per_s"])
+@pytest.mark.parametrize("arms", [1, 3])
+def test_what_stops_a_sweep_is_the_interval_that_it_reports(arms: int, metric: str) -> None:
+    """With three arms the width was looked at at 97 %, and 99 % were reported: stopped at 1.47, printed ± 1.83."""
+    trials = stopped_by(metric, noisy_arms([-5.0, 0.0, 3.0][:arms], 8, metric))
+    looked = stopping.effect_precision(trials, metric, target_pct=1.5)
+    told = [row.stats for row in summary.effects(trials, (metric,), (metric,)) if row.metric == metric]
+    assert len(looked) == len(told) == arms
+    for one, stats_ in zip(looked, told, strict=True):
+        assert stats_.lo is not None and stats_.hi is not None
+        unit = 100 if stats_.scale == "ratio" else 1
+        assert one.half_width == pytest.approx(unit * (stats_.hi - stats_.lo) / 2)
+        assert one.level == stats_.level == pytest.approx(1 - 0.03 / arms)
+        assert f"{100 * (1 - 0.03 / arms):.3g} % because it was looked at after every block" in (stats_.method or "")
+
+
+def test_a_factorial_sweep_stops_by_the_terms_it_reports() -> None:
+    rng = np.random.default_rng(12)
+    trials = stopped_by(HEADLINE, plan(lambda b, c, m, q: 100 - 8 * m + float(rng.normal(0, 1)), blocks=5))
+    looked, told = stopping.effect_precision(trials, target=2.0), factorial.factorials(trials)[0].terms
+    assert [one.half_width for one in looked] == pytest.approx(
+        [((term.stats.hi or 0) - (term.stats.lo or 0)) / 2 for term in told])
+    assert looked[0].level == pytest.approx(1 - 0.03 / 6)
+
+
+def test_a_gap_is_reported_in_the_metric_that_ended_the_sweep() -> None:
+    trials = stopped_by("decode/tokens_per_s", two_by_two(5), "gap")
+    looked = stopping.gap_precision(trials, "decode/tokens_per_s", target_pct=5.0)
+    told = [row for row in summary.gap(trials).unified if row.metric == "decode/tokens_per_s" and row.turn == 1]
+    assert len(looked) == len(told) == 2 and told[0].stats.level == pytest.approx(0.97)
+
+
+@pytest.mark.parametrize(("slope_kib", "noise", "said"), [
+    (12.0, 0.0, "Memory grows by 12"), (-12.0, 0.0, "Memory shrinks by 12"),
+    (0.0, 1.0, "Whether memory follows num_ctx is undecided"), (0.0, 500.0, "(how much is unknown)")])
+def test_a_slope_is_worded_by_its_interval(slope_kib: float, noise: float, said: str) -> None:
+    levels = list(zip((512, 1024, 2048, 4096), (1.0, -1.0, 0.9, -0.3), strict=True))
+    trials = [made("oneshot", "off", b, {HEADLINE: {1: 200 + slope_kib / 1024 * c + noise * off}}, num_ctx=str(c))
+              for b in (1, 2) for c, off in levels]
+    assert said in words.slope_text(slope.slopes(trials)[0])
 
 
 def test_a_line_is_that_of_scipy_with_its_error_and_p() -> None:

@@ -166,7 +166,7 @@ def test_several_flags_against_off_are_one_family() -> None:
     rows = {r.flag: r for r in summary.effects(trials)}
     assert set(rows) == {"quantization", "cpu_optimization"}
     assert all(r.stats.family == 2 and r.stats.level == pytest.approx(0.975) for r in rows.values())
-    assert "Holm over 2" in (rows["quantization"].stats.method or "")
+    assert "Bonferroni over 2" in (rows["quantization"].stats.method or "")
     assert rows["quantization"].stats.kind == "less"
 
 

@@ -65,6 +65,9 @@ def _marks(stats: Comparison, difference: float | None) -> tuple[str, tuple[floa
     """Unit and (point, low, high) as people read them: ratios become percent."""
     if stats.estimate is None or stats.lo is None or stats.hi is None:
         return stats.unit, (difference, None, None)
+    if not stats.informative:
+        return ("%", (100 * (stats.estimate - 1), None, None)) if stats.scale == "ratio" else (
+            stats.unit, (stats.estimate, None, None))
     if stats.scale == "ratio":
         return "%", (100 * (stats.estimate - 1), 100 * (stats.lo - 1), 100 * (stats.hi - 1))
     return stats.unit, (stats.estimate, stats.lo, stats.hi)
@@ -179,7 +182,8 @@ def factorials(analysis: Analysis) -> list[Plot]:
         title = _("Ranked effects on {what}").format(what=_factorial_name(one))
         wide, narrow = rows_plot(_blocks(by_unit), f"factorial-{index}", title, _describe(by_unit))
         table = Table(title, [_("flag"), _("verdict"), _("method")],
-                      [[row.label, row.said, told(one.method)] for _unit, row in rows])
+                      [[row.label, row.said, f"{100 * one.level:.3g} %, {_method_name(one.method)}"]
+                       for _unit, row in rows])
         note = _("Each effect is over all settings of the other flags: {cells} cells, {blocks} blocks.").format(
             cells=one.cells, blocks=one.blocks)
         plots.append(Plot(f"factorial-{index}", title, _describe(by_unit), wide, narrow, [table], note))
@@ -231,8 +235,7 @@ def growth(analysis: Analysis) -> Plot | None:
         return None
     labels = words.cell_labels(analysis.cells)
     rows = [Row(labels.get(one.cell, one.cell), f"{words.growth_text(one)}, n = {one.stats.n_blocks}",
-                one.per_turn if one.stats.estimate is None else one.stats.estimate, one.stats.lo, one.stats.hi,
-                one.stats.kind) for one in analysis.growths]
+                *_marks(one.stats, one.per_turn)[1], one.stats.kind) for one in analysis.growths]
     title, unit = _("Growth of the settled tree RSS from turn to turn"), analysis.growths[0].stats.unit
     shown, described = rows[:MOST_ROWS], _describe({unit: rows[:MOST_ROWS]})
     wide, narrow = rows_plot(_blocks({unit: shown}), "growth", title, described)

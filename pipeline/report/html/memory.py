@@ -69,8 +69,10 @@ def _level(members: Sequence[Trial], cell: CellSummary, metric: str) -> Level:
     interval = of_differences(readings, step=measure(metric).step)
     kept = readings if len(readings) <= MOST_POINTS else [readings[i * len(readings) // MOST_POINTS]
                                                           for i in range(MOST_POINTS)]
-    low, high = (None, None) if interval is None else (interval.lo, interval.hi)
-    return Level(kept, cell.median.get(metric), low, high)
+    middle = cell.median.get(metric)
+    told = interval is not None and interval.narrow(middle)
+    low, high = (interval.lo, interval.hi) if interval is not None and told else (None, None)
+    return Level(kept, middle, low, high)
 
 
 def phase_tables(analysis: Analysis) -> list[Table]:
