@@ -212,6 +212,11 @@ SECTIONS: Sequence[Section] = (
                N_("Contains the rule's own window (settle.window_s): that is its least.")),
         Metric("stabilized/is_stable", N_("1: stable; 0: the limit was reached first."), N_("the settle rule"),
                N_("0 makes the trial suspect.")),
+        Metric("stabilized/tree_read_back_faults",
+               N_("Page faults of the tree that needed the disk, from the first token until memory was stable, less "
+                  "those by which its file pages grew."), "/proc/PID/stat",
+               N_("Pages that the kernel had taken away and that came back: 64 or more (a quarter of a MiB) make the "
+                  "trial suspect.")),
         Metric("released/returned_mib", N_("Tree RSS before the unload less tree RSS after it."), _STATUS,
                N_("With mode.keep_alive_s the model may be gone before, and nothing is left to return.")),
         Metric("released/returned_pct", N_("What an unload returned, in percent of what was there before."), _STATUS),
@@ -330,7 +335,7 @@ SECTIONS: Sequence[Section] = (
         Metric("trial/stolen_cores", N_("Cores that the host of this virtual machine took away."), "/proc/stat, steal",
                N_("Nothing in here can be on time then.")),
         Metric("trial/tree_major_faults", N_("Page faults of the tree that needed the disk."), "/proc/PID/stat",
-               N_("Reading mapped weights in is made of these.")),
+               N_("Reading mapped weights in is made of these; that alone is no reason for a doubt.")),
         Metric("trial/<stage>_s", N_("Where the trial's time went, by stage; `window`, `read` and `prove` are ours."),
                _MARKS),
         Metric("sampler/samples", N_("Readings of the whole trial."), N_("the sampler")),

@@ -31,6 +31,7 @@ from pipeline.phases import (
     as_found_metrics,
     interval_metrics,
     moment_metrics,
+    read_back,
     reading_metrics,
     release_metrics,
 )
@@ -46,6 +47,11 @@ NEIGHBOUR_CORES = 0.5
 
 WARM_UP_BLOCK = 0
 """Trials of this block warm caches and are not counted (design.warmup)."""
+
+READ_BACK_FAULTS = 64
+"""Pages of our own tree, taken away and read back after the first token, from which a turn is suspect: a quarter of a
+MiB, about what a server's heap moves by between two equal trials. Faults of the load do not count (a cold model is read
+in by them), nor those by which the tree grows (`phases.read_back`)."""
 
 STALL_PCT = 1.0
 """Share of a trial in which some task waited for memory (PSI), above which a note says so."""
@@ -109,6 +115,8 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
                 put({f"{name}/server_duration_s": seconds}, turn)
     for turn, (stable, seconds) in record.settled.items():
         put({"stabilized/time_to_stable_s": seconds, "stabilized/is_stable": float(stable)}, turn)
+    for turn, (since_ns, until_ns, faults) in record.late_faults.items():
+        put({"stabilized/tree_read_back_faults": read_back(timeline, since_ns, until_ns, faults)}, turn)
     last = max(record.settled, default=0) if config.mode.source == "stdin" else config.mode.turns
     put(_account(record, by_turn, last), 0)
     before, after = spans.get(("stabilized", last)), spans.get(("released", 0))
@@ -211,10 +219,15 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     for turn, (stable, seconds) in record.settled.items():
         if not stable:
             reasons.append(f"memory had not settled {seconds:.0f} s after turn {turn}")
-    swaps = [value for name, turns in metrics.items() if name.endswith("/tree_swap_mib") for value in turns.values()]
+    swaps = [value for name, turns in metrics.items()
+             if name.endswith(("/tree_swap_mib", "/tree_swap_sampled_peak_mib")) for value in turns.values()]
     swapped = max(swaps, default=0.0)
     if swapped > 0:
         reasons.append(f"{swapped:.1f} MiB of the server were swapped out")
+    for turn, faults in metrics.get("stabilized/tree_read_back_faults", {}).items():
+        if faults >= READ_BACK_FAULTS:
+            reasons.append(f"{faults:.0f} pages of the server were taken away and read back from the disk after the "
+                           f"first token of turn {turn}")
     not_reset = sorted({pid for peaks in record.peaks for pid in peaks.not_reset})
     if not_reset:
         reasons.append(f"the peak could not be reset: the kernel's mark of process {not_reset[0]}, another user's, "

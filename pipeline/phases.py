@@ -5,6 +5,7 @@ Times are `time.monotonic_ns()`; memory is bytes inside and MiB in the names of 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -244,6 +245,17 @@ def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks],
         if len(known) == len(upper):
             metrics[f"{name}/tree_rss_peak_bound_mib"] = max(known) / MIB
     return metrics
+
+
+def read_back(timeline: Timeline, since_ns: int, until_ns: int, faults: int) -> int:
+    """Of the tree's major faults in this time, those that brought back pages which had been taken away from it.
+
+    A fault that brings a page for the first time (cold code, weights that are mapped on demand) makes the tree's file
+    pages grow by at least that page; one that brings back what the kernel had reclaimed or swapped out does not."""
+    inside = (timeline.t_ns >= since_ns) & (timeline.t_ns <= until_ns)
+    held = timeline.columns["tree_file"][inside]
+    grown = int(held.max() - held[0]) if len(held) else 0
+    return max(faults - grown // mmap.PAGESIZE, 0)
 
 
 def reading_metrics(phase: str, reading: TreeReading) -> dict[str, float]:

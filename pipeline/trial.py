@@ -23,7 +23,7 @@ from pipeline.meter import tree
 from pipeline.meter.base import Available, Found, Meter, Target, find_all
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
-from pipeline.meter.system import Disturbance, disturbance, snapshot
+from pipeline.meter.system import Disturbance, disturbance, snapshot, with_found
 from pipeline.phases import Mark, Peaks, Span, TreeReading
 from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
 from pipeline.prompts import Prompts, Recorded
@@ -62,6 +62,8 @@ class Record:
     spent_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds by purpose; what is in none of them is the pipeline's own overhead."""
     disturbed: Disturbance | None = None
+    late_faults: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """By turn: from its first token until it had settled (ns), and the tree's major faults between."""
     error: SlackwaterError | None = None
     interrupted: bool = False
 
@@ -82,13 +84,15 @@ class Trial:
         self.history: list[str] = []
         self.tokens = 0
         self.request_ns = 0
+        self.first_token: tuple[int, Mapping[int, int]] = (0, {})
+        """When, and the major faults of each process until then."""
         self.part: tuple[str, int, Mapping[int, int], Sequence[int]] | None = None
         self.shown_ns = 0
 
     def run(self) -> Record:
         """All stages. Never raises what a trial can suffer: a failure or Ctrl-C ends it early and is in the record."""
         try:
-            before = snapshot(own_pids=self.own)
+            self.before = snapshot(own_pids=self.own)
             self.clear()
             self.start()
             if self.config.mode.preload:
@@ -101,7 +105,7 @@ class Trial:
                     self.settle(turn)
                     turn += 1
             self.release()
-            self.record.disturbed = disturbance(before, snapshot(self.members(), self.own))
+            self.record.disturbed = disturbance(self.before, snapshot(self.members(), self.own))
         except (EngineError, MeterError) as error:
             self.record.error = error
         except KeyboardInterrupt:
@@ -129,6 +133,7 @@ class Trial:
         self.record.elsewhere = self.server.pid == 0
         if not self.record.elsewhere:
             self.sampler.follow(self.server.pid, os.getpid(), self.exclude)
+            self.before = with_found(self.before, snapshot(self.members(), ()))
             with self.spend("read"):
                 target = Target(self.members(), self.engine.model_path)
                 self.record.meters = [found for found in find_all(target=target)
@@ -199,6 +204,10 @@ class Trial:
         window_ns = int(self.config.meter.window_s * 1e9)
         self.span("stabilized", turn, max(now_ns - window_ns, since_ns), now_ns)
         self.read_tree("stabilized", turn)
+        first_ns, until_then = self.first_token
+        now = tree.read_major_faults(self.members())
+        self.record.late_faults[turn] = (first_ns, now_ns, sum(now[pid] - until_then[pid]
+                                                               for pid in now.keys() & until_then.keys()))
         if mode.source == "stdin":
             self.listener.on_event(self.measured(turn))
 
@@ -341,6 +350,7 @@ class Trial:
             self.open_part("prefill", t_ns)
         elif kind == "first_token":
             self.tokens = 1
+            self.first_token = t_ns, tree.read_major_faults(self.members())
             self.close_part(t_ns, turn)
             self.open_part("decode", t_ns)
         elif kind == "last_token":

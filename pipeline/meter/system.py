@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import MeterError
@@ -69,7 +69,8 @@ def per_cpu_free_bytes(root: Path = Path("/")) -> int | None:
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """What one process has used since it began. `cpu_s` in seconds; `major_faults` needed the disk."""
+    """What one process has used since it began, with its children that have ended and been waited for (a server's
+    engine that an unload killed). `cpu_s` in seconds; `major_faults` needed the disk."""
 
     cpu_s: float
     major_faults: int
@@ -96,6 +97,8 @@ class Interference:
     """(pid, start time) → use, for the measured tree."""
     own: Mapping[tuple[int, int], ProcessUse] = field(default_factory=dict)
     """The same for the orchestrator and its helpers."""
+    boot_s: float = 0.0
+    """Seconds since boot, on the clock of a process's start time."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Disturbance:
     tree_cpu_cores: float
     own_cpu_cores: float
     other_cpu_cores: float
-    """Cores kept busy by everybody else, 0 and up; a process that ended in between counts as somebody else."""
+    """Cores kept busy by everybody else, 0 and up."""
     stolen_cpu_cores: float
     """Cores that the host of a virtual machine took away meanwhile; nothing in here can be on time then."""
 
@@ -141,7 +144,16 @@ def snapshot(tree_pids: Iterable[int] = (), own_pids: Iterable[int] | None = Non
         cpu_busy_s=(user + nice + system + irq + softirq) / tick,
         cpu_stolen_s=steal / tick,
         tree=_uses(tree_pids, root, tick),
-        own=_uses((os.getpid(),) if own_pids is None else own_pids, root, tick))
+        own=_uses((os.getpid(),) if own_pids is None else own_pids, root, tick),
+        boot_s=time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def with_found(before: Interference, found: Interference) -> Interference:
+    """`before`, for a tree that partly ran already then (an attached server): what its processes had used until they
+    were `found` is not this trial's. Pure."""
+    tick = os.sysconf("SC_CLK_TCK")
+    return replace(before, tree={key: use for key, use in found.tree.items() if key[1] / tick < before.boot_s})
+
 
 
 def disturbance(before: Interference, after: Interference) -> Disturbance:
@@ -184,7 +196,8 @@ def _uses(pids: Iterable[int], root: Path, tick: int) -> dict[tuple[int, int], P
             continue
         # The name is in parentheses and may hold spaces and parentheses itself (proc(5)).
         words = text[text.rindex(")") + 2:].split()
-        uses[(pid, int(words[19]))] = ProcessUse((int(words[11]) + int(words[12])) / tick, int(words[9]))
+        cpu = sum(map(int, words[11:15]))  # utime, stime, cutime, cstime
+        uses[(pid, int(words[19]))] = ProcessUse(cpu / tick, int(words[9]) + int(words[10]))
     return uses
 
 

@@ -55,6 +55,7 @@ TEMPLATES = (
     N_("no sample in {phase}"),
     N_("memory had not settled {seconds} s after turn {turn}"),
     N_("{size} MiB of the server were swapped out"),
+    N_("{n} pages of the server were taken away and read back from the disk after the first token of turn {turn}"),
     N_("the peak could not be reset: the kernel's mark of process {pid}, another user's, counts from its start"),
     N_("the server cut the prompt of turn {turn} to {n} tokens"),
     N_("the sampler lost {share} % of its slots{stolen}"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.errors import MeterError
-from pipeline.meter.system import Interference, ProcessUse, disturbance, read_system, snapshot
+from pipeline.meter.system import Interference, ProcessUse, disturbance, read_system, snapshot, with_found
 from pipeline.phases import MIB
 
 
@@ -37,7 +40,7 @@ def _tree(root: Path, *, pressure: bool) -> None:
         (root / "proc/pressure/memory").write_text(
             "some avg10=1.50 avg60=0.10 avg300=0.00 total=250000\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=1000\n")
     (root / "proc/7/stat").write_text(
-        "7 (a b) (c)) S 1 7 7 0 -1 4194304 900 0 3 0 150 50 0 0 20 0 1 0 777 1000 10 18446744073709551615\n")
+        "7 (a b) (c)) S 1 7 7 0 -1 4194304 900 0 3 4 150 50 30 20 20 0 1 0 777 1000 10 18446744073709551615\n")
 
 
 @pytest.mark.parametrize("pressure", [True, False])
@@ -45,7 +48,7 @@ def test_a_snapshot_of_recorded_files(tmp_path: Path, pressure: bool) -> None:
     _tree(tmp_path, pressure=pressure)
     taken = snapshot([7, 8], own_pids=[], root=tmp_path)
     tick = os.sysconf("SC_CLK_TCK")
-    assert taken.tree == {(7, 777): ProcessUse(200 / tick, 3)}
+    assert taken.tree == {(7, 777): ProcessUse(250 / tick, 7)}, "with the children that have ended"
     assert (taken.swapped_in_bytes, taken.swapped_out_bytes, taken.major_faults) == (40960, 81920, 5)
     assert (taken.cpu_busy_s, taken.cpu_stolen_s) == pytest.approx((163 / tick, 3 / tick))
     expected = (250000, 1000, 1.5, 0.25) if pressure else (None, None, None, None)
@@ -68,6 +71,28 @@ def test_disturbance_is_what_others_did_between_two_snapshots() -> None:
     assert seen.own_cpu_cores == pytest.approx(0.05)
     assert seen.other_cpu_cores == pytest.approx(1.35)
     assert seen.stolen_cpu_cores == pytest.approx(0.3)
+
+
+def test_an_engine_that_its_server_has_killed_is_no_neighbour() -> None:
+    # Ollama ends the process with the model at an unload; what is left of the tree then is the parent that reaped it
+    burn = "import time\nwhile time.process_time() < 0.4: pass"
+    serve = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {burn!r}]); print(); input()"
+    before = snapshot()
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", serve], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        seen = disturbance(before, snapshot([server.pid]))
+        server.communicate(b"\n")
+    assert seen.tree_cpu_cores * seen.seconds >= 0.35
+
+
+def test_what_an_attached_server_used_before_the_trial_is_not_the_trials() -> None:
+    tick = os.sysconf("SC_CLK_TCK")
+    before = Interference(0, 0, 0, 0, None, None, None, None, 0.0, boot_s=1000.0)
+    use = ProcessUse(500.0, 90)
+    found = replace(before, tree={(5, 999 * tick): use, (6, 1001 * tick): use})
+    assert with_found(before, found).tree == {(5, 999 * tick): use}, "ours began within the trial: all of it counts"
 
 
 def test_our_own_work_is_told_apart_from_a_neighbours() -> None:

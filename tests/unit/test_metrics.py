@@ -102,6 +102,7 @@ def everything(root: Path) -> Record:
     record.meter_readings["during_generation", 1] = {name: value for name, value in read.items() if "peak" in name}
     record.generations = {1: Generation("tide", 5, 0, 8, "length", False, prefill_s=1.0, decode_s=1.0, load_s=1.0)}
     record.settled = {1: (True, 2.0)}
+    record.late_faults = {1: (at["decode"][0], at["stabilized"][1], 0)}
     record.unload_ns = at["released"][0]
     record.buffers = [Buffer(component, device, MIB) for component in COMPONENTS for device in ("CPU", "CUDA0")]
     record.buffers = [*record.buffers, Buffer("claimed", "/api/ps", MIB)]

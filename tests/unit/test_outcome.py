@@ -68,6 +68,24 @@ def test_swap_in_the_tree_and_memory_that_did_not_settle_do_not_count() -> None:
     assert "3.0 MiB of the server were swapped out" in reasons
 
 
+@pytest.mark.parametrize(("pages", "verdict"), [(63, "valid"), (64, "suspect")])
+def test_pages_that_were_taken_away_and_read_back_do_not_count(pages: int, verdict: str) -> None:
+    found, reasons, _ = judged(good(), metrics={"stabilized/tree_read_back_faults": {1: pages}})
+    assert found == verdict
+    assert reasons == ("64 pages of the server were taken away and read back from the disk after the first token of "
+                       "turn 1" if verdict == "suspect" else "")
+
+
+def test_the_faults_of_a_cold_load_are_no_reason_for_a_doubt() -> None:
+    record = good()
+    record.disturbed = replace(QUIET, tree_major_faults=4000)
+    assert judged(record)[0] == "valid"
+
+
+def test_swap_between_the_moments_does_not_count_either() -> None:
+    assert judged(good(), metrics={"decode/tree_swap_sampled_peak_mib": {1: 2.0}})[0] == "suspect"
+
+
 def test_a_phase_without_samples_and_a_prompt_that_was_cut_do_not_count() -> None:
     record = good()
     record.generations[1] = replace(record.generations[1], truncated=True)

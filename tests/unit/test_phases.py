@@ -17,6 +17,7 @@ from pipeline.phases import (
     interval_metrics,
     joint_peak,
     moment_metrics,
+    read_back,
     reading_metrics,
     release_metrics,
     spans,
@@ -152,6 +153,15 @@ def test_as_found_reads_interactive_idle_and_oneshot_straight_after() -> None:
                "initialization/system_used_pct": 2.3}
     assert as_found_metrics("interactive", metrics) == {"as_found/tree_rss_mib": 32.0, "as_found/system_used_pct": 2.3}
     assert as_found_metrics("oneshot", metrics) == {"as_found/tree_rss_mib": 194.0}
+
+
+def test_a_fault_by_which_the_tree_grows_took_nothing_from_it_before() -> None:
+    seen = timeline([100.0] * 4)
+    seen.columns["tree_file"][:] = np.array([10, 11, 12, 12]) * MIB
+    assert read_back(seen, 0, 30 * MS, faults=512) == 0, "2 MiB of cold pages, each needed for the first time"
+    assert read_back(seen, 0, 30 * MS, faults=600) == 88
+    seen.columns["tree_file"][:] = np.array([12, 8, 12, 12]) * MIB
+    assert read_back(seen, 0, 30 * MS, faults=1024) == 1024, "taken away and brought back"
 
 
 def test_pss_is_reported_only_if_every_process_could_be_read() -> None:
