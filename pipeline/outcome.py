@@ -15,14 +15,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline import provenance
-from pipeline.config import Config, InferOs
+from pipeline.config import Config, InferOs, Stop
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.errors import PromptTooLongError
 from pipeline.meter.base import Available
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.timeline import downsample, write_parquet
 from pipeline.phases import (
+    MEAN_SAMPLES,
     MIB,
+    MOMENT_SAMPLES,
     Mark,
     ProcessRows,
     Span,
@@ -36,12 +38,21 @@ from pipeline.phases import (
     release_metrics,
 )
 from pipeline.result import TrialResult, Verdict
+from pipeline.stats.measures import HEADLINE, phase_of
 from pipeline.trial import Record
 
 MOMENTS = ("baseline", "initialization", "pre_generation", "post_generation", "stabilized", "released")
 PARTS = ("load", "prefill", "decode")
 
 LOST_SLOTS_PCT = 1.0
+"""Share of the sampler's readings above which a note says that they were lost; what they were needed for is judged
+phase by phase (`suspect_phases_of`)."""
+DERIVED = {"as_found": ("initialization", "post_generation"), "released": ("stabilized",),
+           "engine": ("initialization", "stabilized")}
+"""Groups of metrics that are computed from readings of these phases: not sound where one of them is not."""
+SHOWN_REASONS = 3
+"""Reasons that are kept of one phase; a conversation has many turns."""
+
 NEIGHBOUR_CORES = 0.5
 """Other processes' CPU, in cores over the trial, above which a note says that speed will be noisy."""
 
@@ -202,9 +213,60 @@ def _work_metrics(prompt_tokens: int, output_tokens: int, marks: Sequence[Mark],
     return metrics
 
 
+def question_phases(config: Config) -> list[str]:
+    """The phases of what the sweep asks about, and of what ends it."""
+    ends = [config.stop.metric] if isinstance(config.stop, Stop) and config.stop.name == "precision" else []
+    return list(dict.fromkeys(map(phase_of, [*(config.question_metrics or [HEADLINE]), *ends])))
+
+
+def suspect_phases_of(record: Record, metrics: Mapping[str, Mapping[int, float]],
+                      config: Config) -> dict[str, list[str]]:
+    """Phase → why its values do not count: it lacks the readings that they need (a moment MOMENT_SAMPLES, an interval
+    MEAN_SAMPLES for its mean, if it was long enough to have them), memory had not settled, its peak could not be reset.
+
+    Lost readings elsewhere touch nothing. A group that is computed from a phase shares its reasons (DERIVED)."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for phase in (*MOMENTS, "during_generation", *PARTS):
+        moment = phase in MOMENTS
+        needed = MOMENT_SAMPLES if moment else MEAN_SAMPLES
+        for turn, samples in metrics.get(f"{phase}/samples", {}).items():
+            due = samples + metrics.get(f"{phase}/lost_samples", {}).get(turn, 0)
+            where = f" of turn {turn}" if turn else ""
+            if moment and samples < needed:
+                found[phase].append(f"{phase}{where} has {samples:.0f} of {due:.0f} samples, {needed} are needed")
+            elif samples < needed <= due:
+                found[phase].append(f"{phase}{where} has {samples:.0f} of {due:.0f} samples, {needed} are needed for "
+                                    "its mean")
+    for turn, (stable, seconds) in record.settled.items():
+        if not stable:
+            found["stabilized"].append(f"memory had not settled {seconds:.0f} s after turn {turn}")
+    not_reset = sorted({pid for peaks in record.peaks for pid in peaks.not_reset})
+    if not_reset:
+        found["during_generation"].append(f"the peak could not be reset: the kernel's mark of process {not_reset[0]}, "
+                                          "another user's, counts from its start")
+    for group, phases in DERIVED.items():
+        of = phases if group != "as_found" else phases[:1] if config.mode.name == "interactive" else phases[1:]
+        found[group] += [reason for phase in of for reason in found.get(phase, ())]
+    return {phase: reasons[:SHOWN_REASONS] for phase, reasons in found.items() if reasons}
+
+
+def not_measured(metrics: Mapping[str, Mapping[int, float]], config: Config) -> list[str]:
+    """The question's phases that were not measured at all: not one reading of a moment, an interval never seen."""
+    found = []
+    for phase in question_phases(config):
+        samples = metrics.get(f"{phase}/samples", {})
+        if phase in (*PARTS, "during_generation") and not samples:
+            found.append(f"{phase} was not measured: it was not seen")
+        if phase in MOMENTS:
+            found += [f"{phase} was not measured: not one of its {lost:.0f} samples was taken"
+                      for turn, lost in metrics.get(f"{phase}/lost_samples", {}).items() if not samples.get(turn)]
+    return found
+
+
 def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], report: SamplerReport | None,
                config: Config) -> tuple[Verdict, list[str], list[str]]:
-    """Verdict, its reasons, and notes. Suspect is what touches the number; a busy neighbour is a note."""
+    """Verdict, its reasons, and notes. Suspect is what touches the number of the question: a reason that concerns the
+    whole trial, or a phase of a question metric that is suspect. A busy neighbour and lost slots are notes."""
     if record.interrupted:
         return "failed", ["interrupted"], []
     if record.error is not None:
@@ -212,13 +274,15 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     reasons, notes = [], []
     if record.elsewhere:
         notes.append("the server's processes are out of reach of our meters: only what its API says is measured")
-    for phase in (*MOMENTS, "during_generation"):
-        empty = [turn for turn, count in metrics.get(f"{phase}/samples", {}).items() if count == 0]
-        if empty:
-            reasons.append(f"no sample in {phase}" + (f" of turn {empty[0]}" if empty[0] else ""))
-    for turn, (stable, seconds) in record.settled.items():
-        if not stable:
-            reasons.append(f"memory had not settled {seconds:.0f} s after turn {turn}")
+    elif missing := not_measured(metrics, config):
+        return "failed", missing, []
+    asked = question_phases(config)
+    for phase, why in suspect_phases_of(record, metrics, config).items():
+        if phase in asked:
+            reasons += why
+        elif phase not in DERIVED or phase in MOMENTS:
+            notes += [f"{reason}: {phase} enters no comparison" for reason in why]
+    reasons = list(dict.fromkeys(reasons))
     swaps = [value for name, turns in metrics.items()
              if name.endswith(("/tree_swap_mib", "/tree_swap_sampled_peak_mib")) for value in turns.values()]
     swapped = max(swaps, default=0.0)
@@ -228,10 +292,6 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
         if faults >= READ_BACK_FAULTS:
             reasons.append(f"{faults:.0f} pages of the server were taken away and read back from the disk after the "
                            f"first token of turn {turn}")
-    not_reset = sorted({pid for peaks in record.peaks for pid in peaks.not_reset})
-    if not_reset:
-        reasons.append(f"the peak could not be reset: the kernel's mark of process {not_reset[0]}, another user's, "
-                       "counts from its start")
     for turn, answer in record.generations.items():
         if answer.truncated:
             reasons.append(f"the server cut the prompt of turn {turn} to {answer.prompt_tokens} tokens")
@@ -240,10 +300,10 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     if report is not None:
         lost_pct = 100.0 * report.lost_slots / max(report.samples + report.lost_slots, 1)
         if lost_pct > LOST_SLOTS_PCT:
-            reasons.append(f"the sampler lost {lost_pct:.1f} % of its slots{_stolen(record)}")
+            notes.append(f"the sampler lost {lost_pct:.1f} % of its slots{_stolen(record)}")
         if report.lateness_p99_ms > 1000.0 / report.rate_hz:
-            reasons.append(f"the sampler was up to {report.lateness_p99_ms:.0f} ms late (p99), more than its period"
-                           f"{_stolen(record)}")
+            notes.append(f"the sampler was up to {report.lateness_p99_ms:.0f} ms late (p99), more than its period"
+                         f"{_stolen(record)}")
     if record.eviction is not None and not record.eviction.verified:
         notes.append(f"model file not verified as evicted: {record.eviction.reason}")
     if (disturbed := record.disturbed) is not None:
@@ -281,7 +341,7 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
         sweep_id=place.sweep_id, cell=place.cell, repetition=place.repetition, block=place.block, order=place.order,
         mode=config.mode.name, infer_os=label, verdict=verdict, reasons=reasons,
         notes=[*plan.notes, *notes], started_ms=started_ms, ended_ms=ended_ms, params=flatten(config),
-        settings=dict(plan.settings), metrics=metrics,
+        settings=dict(plan.settings), metrics=metrics, suspect_phases=suspect_phases_of(record, metrics, config),
         series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
         tags={"engine": config.engine.name, "model": config.model.name,
               **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),

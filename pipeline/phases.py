@@ -16,6 +16,11 @@ Int64Array = npt.NDArray[np.int64]
 
 MIB = 1024 * 1024
 
+MOMENT_SAMPLES = 3
+"""What the value at a moment needs: fewer, and one odd reading is the median."""
+MEAN_SAMPLES = 10
+"""What the mean of an interval needs; with fewer none is given. A peak needs none: it is the kernel's."""
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -37,6 +42,23 @@ class Timeline:
     def tree_rss(self) -> Int64Array:
         """Resident bytes of the tree: anonymous + file-mapped + shared (VmRSS, proc(5))."""
         return self.columns["tree_anon"] + self.columns["tree_file"] + self.columns["tree_shmem"]
+
+    @property
+    def missed_ns(self) -> Int64Array:
+        """The deadlines for which there is no sample, ascending, shape (n_missed,)."""
+        if len(self.due_ns) < 2:
+            return np.zeros(0, dtype=np.int64)
+        return missed_ns(self.due_ns, self.columns.get("rate_hz", 1e9 / float(np.diff(self.due_ns).min())))
+
+
+def missed_ns(due_ns: Int64Array, rate_hz: float | Int64Array) -> Int64Array:
+    """Deadlines between the first and the last of `due_ns` that are not among them; `rate_hz`: the rate that held from
+    each reading to the next, or one for all."""
+    period = 1e9 / np.broadcast_to(np.asarray(rate_hz, dtype=np.float64), due_ns.shape)[:-1]
+    counts = np.maximum(np.floor(np.diff(due_ns) / period + 0.25).astype(np.int64) - 1, 0)
+    gaps = np.flatnonzero(counts)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(
+        due_ns[i] + (period[i] * np.arange(1, counts[i] + 1)).astype(np.int64) for i in gaps)])
 
 
 @dataclass(frozen=True)
@@ -143,6 +165,12 @@ def within(timeline: Timeline, span: Span) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def missed(timeline: Timeline, span: Span) -> int:
+    """Samples that should have been taken inside the span and were not."""
+    at = timeline.missed_ns
+    return int(np.count_nonzero((at >= span.start_ns) & (at <= span.end_ns)))
+
+
 TREE = ("rss", "anon", "file", "shmem", "swap")
 
 
@@ -166,10 +194,10 @@ def _system_series(timeline: Timeline) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def moment_metrics(timeline: Timeline, span: Span, tree: bool = True) -> dict[str, float]:
-    """The value at a moment: the median of the readings in the span, per meter. Only `samples` if there were none."""
+    """The value at a moment: the median of the readings in the span, per meter. Only counts if there were none."""
     mask = within(timeline, span)
     samples = int(mask.sum())
-    metrics: dict[str, float] = {f"{span.name}/samples": samples}
+    metrics: dict[str, float] = {f"{span.name}/samples": samples, f"{span.name}/lost_samples": missed(timeline, span)}
     if not samples:
         return metrics
     for name, levels in _system_series(timeline).items():
@@ -210,25 +238,30 @@ def joint_peak(peaks: Peaks, sampled: int, floor: Mapping[int, int]) -> tuple[in
 
 def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks],
                      rows: ProcessRows | None = None) -> dict[str, float]:
-    """Peak, mean and number of samples over an interval; `peaks` are the high-water marks of its parts, `rows` the
-    samples process by process (they raise the lower bound of a tree of several).
+    """Peak, mean (from MEAN_SAMPLES on) and number of samples over an interval; `peaks` are the high-water marks of its
+    parts, `rows` the samples process by process (they raise the lower bound of a tree of several).
 
     `tree_rss_peak_mib` is the lower bound of `joint_peak`, `tree_rss_peak_bound_mib` the upper one. Neither is there
     if a mark of any part could not be reset: a peak since some earlier time is not the peak of this interval."""
     mask = within(timeline, span)
     samples = int(mask.sum())
     name = span.name
-    metrics: dict[str, float] = {f"{name}/samples": samples, f"{name}/duration_s": span.seconds}
+    metrics: dict[str, float] = {f"{name}/samples": samples, f"{name}/lost_samples": missed(timeline, span),
+                                 f"{name}/duration_s": span.seconds}
     tree = _tree_series(timeline)
     if samples:
+        system = _system_series(timeline)
         for quantity, values in tree.items():
-            metrics[f"{name}/tree_{quantity}_mean_mib"] = float(np.mean(values[mask])) / MIB
             metrics[f"{name}/tree_{quantity}_sampled_peak_mib"] = float(np.max(values[mask])) / MIB
-        for quantity in ("system_used_pct", "system_used_mib"):
-            values_ = _system_series(timeline)[quantity][mask]
-            stem, _, unit = quantity.rpartition("_")
-            metrics[f"{name}/{stem}_mean_{unit}"] = float(np.mean(values_))
-            metrics[f"{name}/{stem}_peak_{unit}"] = float(np.max(values_))
+        for stem, unit in (("system_used", "pct"), ("system_used", "mib")):
+            metrics[f"{name}/{stem}_peak_{unit}"] = float(np.max(system[f"{stem}_{unit}"][mask]))
+        if samples >= MEAN_SAMPLES:
+            # each reading counts for as long as it stood: the rate follows what moves
+            held = np.diff(timeline.t_ns[mask], append=span.end_ns).astype(np.float64)
+            for quantity, values in tree.items():
+                metrics[f"{name}/tree_{quantity}_mean_mib"] = float(np.average(values[mask], weights=held)) / MIB
+            for stem, unit in (("system_used", "pct"), ("system_used", "mib")):
+                metrics[f"{name}/{stem}_mean_{unit}"] = float(np.average(system[f"{stem}_{unit}"][mask], weights=held))
     if any(part.not_reset for part in peaks):
         return metrics
     lower, upper = [], []

@@ -51,6 +51,8 @@ class TrialResult:
     folder: str
     schema_version: int = SCHEMA_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
+    suspect_phases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Phase → why its values enter no comparison, whatever the verdict of the whole trial is."""
 
     def value(self, metric: str, turn: int | None = None) -> float | None:
         """The metric's value at a turn; None asks for the last one (the run's value). None: not measured."""

@@ -24,7 +24,7 @@ from pipeline.meter.base import Available, Found, Meter, Target, find_all
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.system import Disturbance, disturbance, snapshot, with_found
-from pipeline.phases import Mark, Peaks, Span, TreeReading
+from pipeline.phases import MOMENT_SAMPLES, Mark, Peaks, Span, TreeReading
 from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
 from pipeline.prompts import Prompts, Recorded
 from pipeline.settle.base import Settling, load_rule
@@ -201,8 +201,7 @@ class Trial:
             stable = self.wait_stable(since_ns)
         now_ns = time.monotonic_ns()
         self.record.settled[turn] = (stable, (now_ns - since_ns) / 1e9)
-        window_ns = int(self.config.meter.window_s * 1e9)
-        self.span("stabilized", turn, max(now_ns - window_ns, since_ns), now_ns)
+        self.span("stabilized", turn, max(now_ns - self.window_ns, since_ns), now_ns)
         self.read_tree("stabilized", turn)
         first_ns, until_then = self.first_token
         now = tree.read_major_faults(self.members())
@@ -278,10 +277,16 @@ class Trial:
     def last(self, name: str, turn: int) -> Span:
         return next(span for span in reversed(self.record.spans) if (span.name, span.turn) == (name, turn))
 
+    @property
+    def window_ns(self) -> int:
+        """How long a moment is looked at: at least until it has the readings that its value needs, at a low rate."""
+        meter = self.config.meter
+        return int(max(meter.window_s, (MOMENT_SAMPLES + 1) / meter.rate_hz) * 1e9)
+
     def window(self, phase: str, turn: int) -> None:
         start_ns = time.monotonic_ns()
         with self.spend("window"):
-            self.wait_until(start_ns + int(self.config.meter.window_s * 1e9))
+            self.wait_until(start_ns + self.window_ns)
         self.span(phase, turn, start_ns, time.monotonic_ns())
 
     def wait_until(self, t_ns: int) -> None:

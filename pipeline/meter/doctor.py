@@ -243,7 +243,7 @@ def _about_sampler(report: SamplerReport | MeterError, rate_hz: float) -> list[C
             "blocks",
             f"The sampler cannot keep {rate_hz:g} Hz here now: {report.lost_slots} of "
             f"{report.samples + report.lost_slots} slots lost, lateness p99 {report.lateness_p99_ms:.1f} ms "
-            f"(a period is {period_ms:g} ms). Trials would be suspect.",
+            f"(a period is {period_ms:g} ms). Phases that lack readings would not count.",
             "Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz.")]
     return []
 

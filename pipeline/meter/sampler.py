@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.errors import MeterError
 from pipeline.meter import sampler_program
-from pipeline.phases import MIB, Int64Array, ProcessRows, Timeline
+from pipeline.phases import MIB, Int64Array, ProcessRows, Timeline, missed_ns
 
 _ANSWER_LIMIT_S = 10.0
 _PROCESS_BYTES = 8 * len(sampler_program.PROCESS_FIELDS)
@@ -43,11 +43,9 @@ class SamplerReport:
     """Was it started ahead of ordinary processes (SCHED_FIFO)? Else a machine with every core busy makes it late."""
 
 
-def lost_slots(due_ns: Int64Array, rate_hz: float) -> int:
-    """Deadlines without a sample between the first and the last one; from due_ns of shape (n,)."""
-    if len(due_ns) < 2:
-        return 0
-    return round(float(due_ns[-1] - due_ns[0]) * rate_hz / 1e9) + 1 - len(due_ns)
+def lost_slots(due_ns: Int64Array, rate_hz: float | Int64Array) -> int:
+    """Deadlines without a sample between the first and the last one; from due_ns of shape (n,). See `missed_ns`."""
+    return len(missed_ns(due_ns, rate_hz)) if len(due_ns) > 1 else 0
 
 
 class Sampler:

@@ -138,7 +138,9 @@ def _trial(trial: Trial) -> dict[str, Any]:
     return {"run_id": trial.run_id, "cell": trial.cell, "repetition": trial.repetition, "order": trial.order,
             "block": trial.block, "mode": trial.mode, "infer_os": trial.infer_os, "verdict": trial.verdict,
             "started_ms": trial.started_ms, "ended_ms": trial.ended_ms,
-            "reasons": list(trial.reasons), "notes": list(trial.notes), "params": plain(trial.params),
+            "reasons": list(trial.reasons), "notes": list(trial.notes),
+            "suspect_phases": {phase: list(why) for phase, why in trial.suspect_phases.items()},
+            "params": plain(trial.params),
             "metrics": {name: finite(number) for name, number in trial.metrics.items()},
             "turns": {name: {str(turn): finite(number) for turn, number in by_turn.items()}
                       for name, by_turn in trial.turns.items() if any(turn > 1 for turn in by_turn)}}

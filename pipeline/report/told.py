@@ -53,6 +53,13 @@ TEMPLATES = (
     N_("interrupted"),
     N_("no sample in {phase} of turn {turn}"),
     N_("no sample in {phase}"),
+    N_("{phase} was not measured: not one of its {n} samples was taken"),
+    N_("{phase} was not measured: it was not seen"),
+    N_("{phase} of turn {turn} has {n} of {of} samples, {needed} are needed for its mean"),
+    N_("{phase} of turn {turn} has {n} of {of} samples, {needed} are needed"),
+    N_("{phase} has {n} of {of} samples, {needed} are needed for its mean"),
+    N_("{phase} has {n} of {of} samples, {needed} are needed"),
+    N_("{why}: {phase} enters no comparison"),
     N_("memory had not settled {seconds} s after turn {turn}"),
     N_("{size} MiB of the server were swapped out"),
     N_("{n} pages of the server were taken away and read back from the disk after the first token of turn {turn}"),
@@ -176,7 +183,7 @@ TEMPLATES = (
     N_("The sampler does not run here: {why}"),
     N_("Mend what the message names."),
     N_("The sampler cannot keep {rate} Hz here now: {lost} of {n} slots lost, lateness p99 {ms} ms (a period is "
-       "{period} ms). Trials would be suspect."),
+       "{period} ms). Phases that lack readings would not count."),
     N_("Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz."),
     # watch
     N_("A child that has detached from this process is not counted: the process is not ours, so the kernel hands such "

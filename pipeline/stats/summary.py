@@ -14,7 +14,16 @@ import numpy as np
 from pipeline.stats.arms import differing_keys, flag_groups, mode_pairs, natural
 from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
-from pipeline.stats.trials import MLFLOW_INF, Trial, by_block, counted, last_turn, looked_at, valid
+from pipeline.stats.trials import (
+    MLFLOW_INF,
+    Trial,
+    by_block,
+    counted,
+    last_turn,
+    looked_at,
+    sound_metrics,
+    valid,
+)
 
 AS_FOUND_METRICS = ("as_found/system_used_pct", "as_found/tree_rss_mib")
 UNIFIED_METRICS = (
@@ -135,9 +144,10 @@ def _spread(trials: Sequence[Trial]) -> tuple[dict[str, float], dict[str, float]
 
     A trial has jumped if it is further from the median than 6 scaled MADs, 1 % of the median and the meter's step.
     """
-    names = sorted({name for trial in trials for name in trial.metrics})
+    measured_of = [sound_metrics(trial) for trial in trials]
+    names = sorted({name for metrics in measured_of for name in metrics})
     nan = float("nan")
-    table = np.array([[trial.metrics.get(name, nan) for name in names] for trial in trials], dtype=np.float64)
+    table = np.array([[metrics.get(name, nan) for name in names] for metrics in measured_of], dtype=np.float64)
     table = table.reshape(len(trials), len(names))
     table[~np.isfinite(table) | (np.abs(table) > MLFLOW_INF)] = nan
     measured = np.flatnonzero(np.isfinite(table).sum(axis=0))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.result import TrialResult
+from pipeline.stats.measures import phase_of
 
 
 class Trial(Protocol):
@@ -43,6 +44,9 @@ class Trial(Protocol):
     def reasons(self) -> Sequence[str]: ...
     @property
     def notes(self) -> Sequence[str]: ...
+    @property
+    def suspect_phases(self) -> Mapping[str, Sequence[str]]:
+        """Phase → why its values enter no comparison."""
     @property
     def params(self) -> Mapping[str, object]:
         """The resolved config, flattened: "infer_os.quantization" → value."""
@@ -93,8 +97,22 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def sound(trial: Trial, metric: str) -> bool:
+    """Is this metric's phase one that counts in this trial?"""
+    return phase_of(metric) not in trial.suspect_phases
+
+
+def sound_metrics(trial: Trial) -> Mapping[str, float]:
+    """Metric → the last turn's value, those of suspect phases left out."""
+    if not trial.suspect_phases:
+        return trial.metrics
+    return {name: number for name, number in trial.metrics.items() if sound(trial, name)}
+
+
 def value(trial: Trial, metric: str, turn: int | None = None) -> float | None:
-    """The metric of a trial at a turn; `turn=None` asks for the run's value. None: not measured."""
+    """The metric of a trial at a turn; `turn=None`: the run's value. None: not measured, or of a suspect phase."""
+    if not sound(trial, metric):
+        return None
     if turn is None:
         return finite(trial.metrics.get(metric))
     by_turn = trial.turns.get(metric, {})
@@ -161,13 +179,14 @@ def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str
 
 
 def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:
-    """Block → value of the valid trials (their mean, should a block hold the cell twice); unmeasured ones left out."""
+    """Block → value of the valid trials (their mean, should a block hold the cell twice); left out is what was not
+    measured, and what belongs to a suspect phase."""
     blocks: dict[int, float] = {}
     again: dict[int, list[float]] = {}
     for trial in trials:
         if trial.verdict != "valid":
             continue
-        number = finite(trial.metrics.get(metric)) if turn is None else value(trial, metric, turn)
+        number = value(trial, metric, turn)
         if number is None:
             continue
         block = trial.block or trial.repetition

@@ -239,4 +239,4 @@ def record_of(folder: str, result: TrialResult) -> TrialRecord:
         verdict="interrupted" if result.extra.get("interrupted") else result.verdict, reasons=result.reasons,
         notes=result.notes, started_ms=result.started_ms, ended_ms=result.ended_ms, params=result.params,
         settings=result.settings, metrics={name: turns[max(turns)] for name, turns in result.metrics.items() if turns},
-        turns=result.metrics, tags=result.tags, artifact_uri="")
+        turns=result.metrics, tags=result.tags, artifact_uri="", suspect_phases=result.suspect_phases)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.result import TrialResult
@@ -103,6 +103,20 @@ def tags_of(texts: Mapping[str, str]) -> dict[str, str]:
 def join_lines(texts: tuple[str, ...] | list[str]) -> str:
     """Several texts in one tag, a line each."""
     return "\n".join(" ".join(text.split()) for text in texts)
+
+
+def join_groups(groups: Mapping[str, Sequence[str]]) -> str:
+    """Texts by a name without a colon (a phase), a line each: "decode: it has 2 of 300 samples"."""
+    return join_lines([f"{name}: {text}" for name, texts in groups.items() for text in texts])
+
+
+def split_groups(text: str) -> dict[str, list[str]]:
+    """The inverse of `join_groups`."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, said = line.partition(": ")
+        found.setdefault(name, []).append(said)
+    return found
 
 
 def split_lines(text: str) -> list[str]:

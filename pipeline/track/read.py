@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.track.location import Location
-from pipeline.track.names import decode_param, split_lines
+from pipeline.track.names import decode_param, split_groups, split_lines
 from pipeline.track.source import Run, Source
 
 SETTINGS = "settings."
@@ -43,6 +43,8 @@ class TrialRecord:
     """Metric → turn → value; turn 0 for what belongs to the trial and not to a turn."""
     tags: Mapping[str, str]
     artifact_uri: str
+    suspect_phases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Phase → why its values enter no comparison."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _trial(run: Run, params: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         reasons=split_lines(tags.get("reasons", "")), notes=split_lines(tags.get("notes", "")),
         started_ms=run.started_ms, ended_ms=run.ended_ms,
         params=params, settings=settings, metrics=run.metrics, turns=run.turns, tags=tags,
-        artifact_uri=run.artifact_uri)
+        artifact_uri=run.artifact_uri, suspect_phases=split_groups(tags.get("suspect_phases", "")))
 
 
 def _whole(tags: Mapping[str, str], name: str) -> int:

@@ -16,6 +16,8 @@ from pipeline.phases import (
     as_found_metrics,
     interval_metrics,
     joint_peak,
+    missed,
+    missed_ns,
     moment_metrics,
     read_back,
     reading_metrics,
@@ -50,7 +52,29 @@ def test_a_moment_is_the_median_so_that_one_odd_reading_does_not_count() -> None
 
 
 def test_a_moment_without_a_sample_says_so_and_invents_nothing() -> None:
-    assert moment_metrics(timeline([100]), Span("released", 0, 5 * MS, 6 * MS)) == {"released/samples": 0}
+    assert moment_metrics(timeline([100]), Span("released", 0, 5 * MS, 6 * MS)) == {
+        "released/samples": 0, "released/lost_samples": 0}
+
+
+def test_readings_are_missed_by_the_deadlines_that_held_then() -> None:
+    # 100 a second until 20 ms, then 20: nothing is due before 70 ms, and at 170 the reading of 120 is missing
+    due = np.array([0, 10, 20, 70, 170, 180], dtype=np.int64) * MS
+    rate = np.array([100, 100, 20, 20, 100, 100], dtype=np.int64)
+    assert missed_ns(due, rate).tolist() == [120 * MS]
+    seen = Timeline(due, due, {"rate_hz": rate})
+    assert [missed(seen, Span("x", 0, begin * MS, end * MS)) for begin, end in ((0, 110), (110, 130), (130, 180))] == [
+        0, 1, 0]
+    assert len(missed_ns(due, 100.0)) == 4 + 9
+
+
+def test_a_mean_counts_a_reading_for_as_long_as_it_stood_and_is_not_given_of_few() -> None:
+    level = timeline([100.0] * 10 + [200.0] * 2)
+    level.t_ns[:] = level.due_ns[:] = np.array([*range(10), 10, 15]) * 10 * MS    # twice 50 ms at 200
+    metrics = interval_metrics(level, Span("decode", 1, 0, 200 * MS), [])
+    assert metrics["decode/tree_rss_mean_mib"] == pytest.approx(150.0)
+    few = interval_metrics(timeline([100.0] * 9), Span("prefill", 1, 0, 80 * MS), [])
+    assert "prefill/tree_rss_mean_mib" not in few
+    assert few["prefill/tree_rss_sampled_peak_mib"] == 100
 
 
 def test_the_baseline_has_no_tree_to_report() -> None:
@@ -64,7 +88,6 @@ def test_a_spike_between_two_samples_is_in_the_peak_because_the_kernel_saw_it() 
     metrics = interval_metrics(timeline([100, 100, 100, 100]), span, [Peaks(span, {7: 164 * MIB}, {7: 100 * MIB})])
     assert metrics["during_generation/tree_rss_peak_mib"] == 164
     assert metrics["during_generation/tree_rss_sampled_peak_mib"] == 100
-    assert metrics["during_generation/tree_rss_mean_mib"] == 100
 
 
 def test_the_peak_is_the_samples_maximum_where_the_kernels_mark_falls_short() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 
 from pipeline.stats import summary
+from pipeline.stats.stopping import effect_precision
 from pipeline.stats.trials import Trial
 
 HEADLINE = "stabilized/tree_rss_mib"
@@ -33,6 +35,7 @@ class Made:
     order: int = 1
     started_ms: int = 0
     ended_ms: int | None = None
+    suspect_phases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def repetition(self) -> int:
@@ -122,6 +125,21 @@ def test_trials_that_do_not_count_are_left_out_and_listed() -> None:
     assert (row.n_off, row.n_on, row.stats.n_blocks) == (2, 3, 2)
     assert row.difference is not None
     assert abs(row.difference + 20) < 0.1
+
+
+def test_the_metrics_of_a_suspect_phase_enter_nothing_and_the_trials_other_phases_do() -> None:
+    trials = [replace(cast(Made, trial), suspect_phases={"during_generation": ("it has 4 of 300 samples",)})
+              if trial.block == 1 else trial for trial in two_by_two(blocks=4)]
+    rows = {(row.metric, row.mode): row for row in summary.effects(trials)}
+    assert rows[HEADLINE, "oneshot"].n_on == rows[HEADLINE, "oneshot"].n_off == 4
+    assert rows[PEAK, "oneshot"].n_on == rows[PEAK, "oneshot"].n_off == 3
+    whole = {row.metric: row.stats.n_blocks for row in summary.gap(trials).unified
+             if row.turn == 1 and row.infer_os == "off"}
+    assert (whole[HEADLINE], whole[PEAK]) == (4, 3)
+    found = {metric: next(iter(effect_precision(trials, metric, target=1.0))).n_blocks for metric in (HEADLINE, PEAK)}
+    assert found == {HEADLINE: 4, PEAK: 3}, "what ends a sweep counts the same"
+    alone = [cell for cell in summary.cells(trials[:4]) if cell.mode == "oneshot"]
+    assert all(PEAK not in cell.median and HEADLINE in cell.median and cell.n_valid == 1 for cell in alone)
 
 
 def test_cells_give_median_and_spread() -> None:

@@ -69,7 +69,8 @@ def trial(folder: Path, **changes: Any) -> TrialResult:
         (folder / name).write_text(f"this is {name}")
     result = TrialResult(
         sweep_id="mode_gap-1", cell="interactive-on", repetition=2, block=2, order=3, mode="interactive", infer_os="on",
-        verdict="valid", reasons=[], notes=["a neighbour used 1.2 cores"], started_ms=BEGAN_MS + 5_000,
+        verdict="valid", reasons=[], notes=["a neighbour used 1.2 cores"],
+        suspect_phases={"decode": ["a: b", "c"], "load": ["d"]}, started_ms=BEGAN_MS + 5_000,
         ended_ms=BEGAN_MS + 15_000, params={"engine.name": "llamacpp", "seed": 42, "model.tag": None,
                                             "engine.args": ["--mlock", "a=b"]},
         settings={"n_ctx": 2048, "cache_type_k": "q8_0"},
@@ -233,6 +234,7 @@ def test_records_say_what_was_measured(store: Store, tmp_path: Path) -> None:
     assert second.metrics == {"stabilized/tree_rss_mib": 190.25, "as_found/tree_rss_mib": 37.0}
     assert second.turns == {"stabilized/tree_rss_mib": {1: 180.5, 2: 190.25}, "as_found/tree_rss_mib": {0: 37.0}}
     assert second.notes == ["a neighbour used 1.2 cores"]
+    assert second.suspect_phases == {"decode": ["a: b", "c"], "load": ["d"]}
 
 
 def test_a_sweep_is_found_by_prefix_and_candidates_are_listed(store: Store, tmp_path: Path) -> None:
