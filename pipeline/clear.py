@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.config import Clear
 from pipeline.errors import ConfigError
-from pipeline.meter.model_file import Eviction, evict
+from pipeline.meter.model_file import Eviction, evict_all
+from pipeline.model.files import files_of
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
@@ -20,10 +21,10 @@ def check(clear: Clear) -> None:
 
 
 def clear_caches(clear: Clear, model: Path | None) -> Eviction | None:
-    """Evict the model file, and every clean page if asked (proc_sys_vm(5): 3 = page cache, dentries, inodes).
+    """Evict the model's files, and every clean page if asked (proc_sys_vm(5): 3 = page cache, dentries, inodes).
 
-    None: nothing was asked, or this machine does not have the file. Raises MeterError if it cannot be opened."""
+    None: nothing was asked, or this machine does not have them. Raises MeterError if one cannot be opened."""
     if clear.drop_caches:
         os.sync()  # only clean pages can be dropped
         DROP_CACHES.write_text("3\n")
-    return evict(model) if clear.evict_model and model is not None else None
+    return evict_all(files_of(model)) if clear.evict_model and model is not None else None

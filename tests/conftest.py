@@ -54,7 +54,7 @@ def model_file() -> Path:
     from omegaconf import OmegaConf
 
     from pipeline.config import CONF_DIR, Model
-    from pipeline.engine.weights import resolve
+    from pipeline.model.weights import resolve
 
     chosen: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "model" / "smollm2-135m.yaml"))
     return resolve(Model(**{key: value for key, value in chosen.items() if key != "defaults"}))

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pipeline.config import Config
 from pipeline.engine.waiting import NEVER, OuterLimit
+from pipeline.model.digest import Progress as Progress  # a part of the contract
 
 Scalar = bool | int | float | str
 
@@ -83,10 +84,6 @@ class Buffer:
     def on_host(self) -> bool:
         """In this machine's memory, so part of the process tree's; CUDA_Host is pinned host memory."""
         return self.device.startswith(("CPU", "BLAS")) or self.device.endswith("Host")
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done ("fetching", "checking", …), bytes done, bytes in all."""
 
 
 class Server(ABC):
@@ -187,4 +184,5 @@ class EngineBase(ABC):
     @property
     @abstractmethod
     def model_path(self) -> Path | None:
-        """The file with the weights, if this machine has it (what `clear` evicts)."""
+        """The file with the weights, if this machine has it; of a split model the first (pipeline/model/files.py finds
+        the others)."""

@@ -9,15 +9,18 @@ from collections.abc import Mapping
 
 import psutil
 
-from pipeline.engine.gguf import Header
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.engine.machine import memory_limit, usable_cores
 from pipeline.errors import ConfigError
 from pipeline.language import _
+from pipeline.model.gguf import Header
 
 _GIB = 2**30
 _COMPUTE_FACTOR = 16
 """Compute buffer in units of n_ubatch × width × 4 B: 14 measured on SmolLM2-135M, 16.5 on gpt-oss:20b's shape."""
+
+_ESTIMATE_ERROR = 2
+"""KV cache and compute buffer may be so many times smaller than estimated (an architecture that we do not know)."""
 
 
 def check_context(header: Header | None, num_ctx: int, max_tokens: int) -> None:
@@ -47,12 +50,18 @@ def memory_need(header: Header, num_ctx: int, slots: int, n_ubatch: int, type_k:
             "compute": n_ubatch * header.embedding_length * 4 * _COMPUTE_FACTOR}
 
 
-def check_memory(parts: Mapping[str, int], what: str) -> str | None:
-    """Raises ConfigError if the bytes exceed what a process may hold here; a note if they exceed what is free."""
+def check_memory(parts: Mapping[str, int], what: str, mapped: bool = False) -> str | None:
+    """A note if the estimate exceeds what is free. Raises ConfigError only where no error of the estimate could make
+    it fit: weights that are read (`mapped`: they are not, and may be read again and again) and half of all else."""
     need, limit, free = sum(parts.values()), memory_limit(), psutil.virtual_memory().available
-    if need > limit:
+    weights = parts.get("weights", 0)
+    surely = (0 if mapped else weights) + (need - weights) // _ESTIMATE_ERROR
+    if surely > limit + psutil.swap_memory().total:
         raise ConfigError(f"{what} needs about {need / _GIB:.1f} GiB of memory, and this machine gives "
                           f"{limit / _GIB:.1f} GiB. Choose a smaller num_ctx or a smaller model. {NOTHING_STARTED}")
+    if need > limit:
+        return (f"{what} needs about {need / _GIB:.1f} GiB of memory by its header, and this machine gives "
+                f"{limit / _GIB:.1f} GiB: it may not fit")
     if need > free:
         return f"{what} needs about {need / _GIB:.1f} GiB of memory and only {free / _GIB:.1f} GiB are available now"
     return None

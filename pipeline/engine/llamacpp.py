@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
-from pipeline.engine import checks, gguf, log, process, weights
-from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Progress, Proof, Request, Scalar, Server
+from pipeline.engine import checks, log, model_checks, process
+from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
 from pipeline.engine.in_force import in_force
 from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text, prove, refuse, resolve
 from pipeline.engine.machine import usable_cores
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait, watched
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
+from pipeline.model import weights
+from pipeline.model.digest import Progress, known_digest
+from pipeline.model.files import files_of, read_model, title
 
 if TYPE_CHECKING:
     import httpx
@@ -58,8 +61,8 @@ class Engine(EngineBase):
 
     @property
     def model_path(self) -> Path | None:
-        """The file with the weights; None while it has not been fetched."""
-        return self._located if self._located and self._located.exists() else None
+        """The file with the weights, the first if there are several; None while it has not been fetched."""
+        return files_of(self._located)[0] if self._located and self._located.exists() else None
 
     @classmethod
     def here(cls) -> tuple[bool, str]:
@@ -82,6 +85,9 @@ class Engine(EngineBase):
         resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores())
         knobs, notes = resolved.settings, list(resolved.notes)
         slots, n_ubatch = _number(knobs, "n_parallel"), _number(knobs, "n_ubatch")
+        num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
+        notes += rounded
+        model_checks.check_settings(knobs)
         if not knobs["flash_attn"] and knobs["cache_type_v"] not in _UNQUANTIZED:
             raise ConfigError(f"cache_type_v={knobs['cache_type_v']} needs flash_attn=true: llama.cpp has no quantized "
                               f"V cache without it. {NOTHING_STARTED}")
@@ -91,16 +97,18 @@ class Engine(EngineBase):
         if self.model_path is None and config.model.kind == "pypi":
             notes.append(f"model={config.model.name} is fetched first; its file could not be checked yet")
         else:
-            header = gguf.read_header(self._located)
+            header = read_model(self._located)
+            notes += model_checks.check_model(header, self._located, config, knobs)
         checks.check_context(header, config.num_ctx, config.max_tokens)
-        checks.check_batch(max(n_ubatch, _number(knobs, "n_batch")), config.num_ctx * slots)
+        checks.check_batch(max(n_ubatch, _number(knobs, "n_batch")), num_ctx * slots)
         if header is not None:
-            memory = checks.memory_need(header, config.num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
+            memory = checks.memory_need(header, num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
                                         str(knobs["cache_type_v"]))
-            note = checks.check_memory(memory, f"{header.path.name} with num_ctx={config.num_ctx} in {slots} slots")
+            note = checks.check_memory(memory, f"{title(config.model)} with num_ctx={num_ctx} in {slots} slots",
+                                       mapped=knobs["load_mode"] in model_checks.MAPPED)
             notes += [note] if note else []
         # The server divides its context among the slots: the same context per slot is the product.
-        settings = {"model": str(self._located), "n_ctx": config.num_ctx * slots, **knobs}
+        settings = {"model": str(header.path if header else self._located), "n_ctx": num_ctx * slots, **knobs}
         return Plan(settings, tuple(notes), memory, checks.asks(knobs["n_threads"]))
 
     def start(self, log_path: Path) -> LlamaServer:
@@ -122,11 +130,9 @@ class Engine(EngineBase):
         path = self.model_path
         if path is None:
             return facts
-        header, known = gguf.read_header(path), weights.known_digest(path)
-        return facts | {
-            "model_file": str(path), "model_bytes": str(header.file_bytes), "model_architecture": header.architecture,
-            "model_quantisation": header.quantisation, "model_digest": f"sha256:{known}" if known else "not known",
-        }
+        header = read_model(path)
+        known = known_digest(header.files)
+        return facts | header.facts() | {"model_digest": f"sha256:{known}" if known else "not known"}
 
 
 class LlamaServer(Server):

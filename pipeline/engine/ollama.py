@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.config import Engine as EngineConfig
-from pipeline.engine import checks, gguf, ollama_log, ollama_models, ollama_settings, weights
+from pipeline.engine import checks, model_checks, ollama_log, ollama_models, ollama_settings
 from pipeline.engine.base import EngineBase, Plan, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, refuse, resolve
 from pipeline.engine.machine import usable_cores
@@ -31,6 +31,10 @@ from pipeline.engine.ollama_start import (
     version_of,
 )
 from pipeline.errors import ConfigError, EngineError
+from pipeline.model import weights
+from pipeline.model.digest import Progress, digest, known_digest
+from pipeline.model.files import files_of, read_model, title
+from pipeline.model.gguf import Header
 
 _GPU_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "dxg")
 
@@ -45,12 +49,12 @@ class Engine(EngineBase):
 
     @property
     def model_path(self) -> Path | None:
-        """The file with the weights; None while it has not been fetched."""
+        """The file with the weights, the first if there are several; None while it has not been fetched."""
         if self.config.model.kind == "ollama":
             stored = ollama_models.find(self._name)
             return stored.weights.resolve() if stored else None
         located = weights.located(self.config.model)
-        return located if located and located.exists() else None
+        return files_of(located)[0] if located and located.exists() else None
 
     @classmethod
     def here(cls) -> tuple[bool, str]:
@@ -69,25 +73,30 @@ class Engine(EngineBase):
         listen_address(config.engine.url)
         settings, notes = resolved_settings(config, version)
         header = self._header(notes)
+        if header is not None:
+            if len(header.files) > 1:
+                raise ConfigError(f"{header.path.name} is one of {len(header.files)} files, and Ollama takes one file. "
+                                  "Use engine=llamacpp, or make one file of them (llama-gguf-split --merge). "
+                                  f"{NOTHING_STARTED}")
+            notes += model_checks.check_model(header, header.path, config, settings)
+        num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
         more, memory = check_cell(config, settings, header)
-        notes += more
+        notes += [*rounded, *more]
         if config.model.kind != "ollama" and not config.engine.raw and header and not ollama_models.template(header):
             notes.append("engine.raw=false: Ollama has no template for this GGUF file; the prompt is sent as it is")
         if seen := desktop_note():
             notes.append(seen)
         path = self.model_path or weights.located(config.model)
-        return Plan({"model": str(path or self._name), "num_ctx": config.num_ctx, **settings}, tuple(notes), memory,
+        return Plan({"model": str(path or self._name), "num_ctx": num_ctx, **settings}, tuple(notes), memory,
                     checks.asks(settings.get("num_thread")))
 
-    def fetch(self, progress: weights.Progress) -> None:
+    def fetch(self, progress: Progress) -> None:
         """Get a missing model: a file as weights.py does, an Ollama name by a pull, if engine.pull says so.
 
         Raises ConfigError: not to be had."""
-        if self.model_path is not None:
-            return
         if self.config.model.kind != "ollama":
             weights.resolve(self.config.model, progress)
-        elif self.config.engine.pull:
+        elif self.model_path is None and self.config.engine.pull:
             from pipeline.engine.ollama_pull import pull
 
             pull(find_binary(self.config.engine), str(self._name), self.config.engine, progress)
@@ -121,29 +130,25 @@ class Engine(EngineBase):
         path = self.model_path
         if path is None:
             return facts
-        header = gguf.read_header(path)
-        return facts | {
-            "model_name": str(self._name), "model_file": str(path), "model_bytes": str(header.file_bytes),
-            "model_architecture": header.architecture, "model_quantisation": header.quantisation,
-            "model_digest": self._digest(path),
-        }
+        header = read_model(path)
+        return facts | header.facts() | {"model_name": str(self._name), "model_digest": self._digest(path)}
 
-    def _header(self, notes: list[str]) -> gguf.Header | None:
+    def _header(self, notes: list[str]) -> Header | None:
         path, model = self.model_path, self.config.model
         if path is not None:
-            return gguf.read_header(path)
+            return read_model(path)
         if model.kind == "ollama" and not self.config.engine.pull:
             have = ", ".join(ollama_models.known())
             raise ConfigError(f"model {self._name} is not on this machine. Get it with `ollama pull {self._name}`, or "
                               f"let slackwater: engine.pull=true. Models here: {have or 'none'}. {NOTHING_STARTED}")
         if model.kind == "file" and (located := weights.located(model)):
-            return gguf.read_header(located)  # says what is wrong with the path
+            return read_model(located)  # says what is wrong with the path
         notes.append(f"model={model.name} is fetched first; its file could not be checked yet")
         return None
 
     def _digest(self, path: Path) -> str:
         stored = ollama_models.find(self._name) if self.config.model.kind == "ollama" else None
-        known = stored.digest if stored else weights.known_digest(path)
+        known = stored.digest if stored else known_digest([path])
         return f"sha256:{known}" if known else "not known"
 
     def _offer(self, path: Path, models: Path) -> None:
@@ -152,13 +157,14 @@ class Engine(EngineBase):
         if stored is not None:
             ollama_models.link(stored, models)
         else:
-            ollama_models.adopt(path, gguf.read_header(path), weights.digest(path), self._name, models)
+            ollama_models.adopt(path, read_model(path), digest([path]), self._name, models)
 
     def _serve(self, settings: Mapping[str, Scalar], folder: Path, log_path: Path, path: Path) -> OllamaServer:
         config = self.config
         ours = {"OLLAMA_NO_CLOUD": "1"}
         if config.infer_os.environment is None:
-            ours |= {"OLLAMA_KEEP_ALIVE": str(ollama_settings.FOR_EVER), "OLLAMA_CONTEXT_LENGTH": str(config.num_ctx),
+            ours |= {"OLLAMA_KEEP_ALIVE": str(ollama_settings.FOR_EVER),
+                     "OLLAMA_CONTEXT_LENGTH": str(settings["num_ctx"]),
                      # never: our own rule (waiting.py) says what did not move, and knows a load that computes
                      "OLLAMA_LOAD_TIMEOUT": "24h"}
         child = start_serve(find_binary(config.engine), folder, folder / "models", log_path,
@@ -203,7 +209,7 @@ def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], 
 
 
 def check_cell(config: Config, settings: Mapping[str, Scalar],
-               header: gguf.Header | None) -> tuple[list[str], Mapping[str, int]]:
+               header: Header | None) -> tuple[list[str], Mapping[str, int]]:
     """Checks of a cell against model and machine that need no server: notes, and bytes by component (Plan.memory).
 
     Raises ConfigError."""
@@ -216,15 +222,18 @@ def check_cell(config: Config, settings: Mapping[str, Scalar],
         return [], {}
     slots, batch = int(settings.get("num_parallel", 1)), int(settings["num_batch"])
     kv_type = str(settings.get("kv_cache_type", "f16"))
-    need = checks.memory_need(header, config.num_ctx, slots, batch, kv_type, kv_type)
-    note = checks.check_memory(need, f"{config.model.name} with num_ctx={config.num_ctx} in {slots} slots")
+    num_ctx, _ = model_checks.context_in_force(config.num_ctx)
+    need = checks.memory_need(header, num_ctx, slots, batch, kv_type, kv_type)
+    note = checks.check_memory(need, f"{title(config.model)} with num_ctx={num_ctx} in {slots} slots",
+                               mapped=settings.get("use_mmap") is True)
     return [note] if note else [], need
 
 
 def model_name(config: Config) -> ollama_models.Name:
     """The name under which the server is asked for the model. Raises ConfigError: no name, or none that can be."""
     if config.model.kind != "ollama":
-        return ollama_models.Name.parse(re.sub(r"[^A-Za-z0-9_.-]", "-", config.model.name).lstrip(".-") or "model")
+        called = re.sub(r"[^A-Za-z0-9_.-]", "-", title(config.model)).lstrip(".-")[:60]
+        return ollama_models.Name.parse(called or "model")
     if not config.model.tag:
         raise ConfigError(f"model={config.model.name} needs model.tag: the name as `ollama pull` takes it, such as "
                           f"gpt-oss:20b. {NOTHING_STARTED}")

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.config import Config
-from pipeline.engine import checks, ollama_settings, process
+from pipeline.engine import checks, model_checks, ollama_settings, process
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.engine.ollama import model_name, resolved_settings
@@ -78,13 +78,14 @@ class Engine(EngineBase):
                               f"engine=ollama. {NOTHING_STARTED}")
         settings, notes = resolved_settings(config, version)
         found, more = self._as_found(settings, self._environment())
-        ollama_settings.check(found, config.num_ctx)
-        checks.check_context(None, config.num_ctx, config.max_tokens)
+        num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
+        ollama_settings.check(found, num_ctx)
+        checks.check_context(None, num_ctx, config.max_tokens)
         self._check_trained()
-        asked = {"model": str(self.model_path or self._name), "num_ctx": config.num_ctx, **found,
+        asked = {"model": str(self.model_path or self._name), "num_ctx": num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
         wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
-        return Plan(asked, (*notes, *more), asks=(wants.format(url=self._url),))
+        return Plan(asked, (*notes, *rounded, *more), asks=(wants.format(url=self._url),))
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""

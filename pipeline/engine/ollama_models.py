@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import weights
-from pipeline.engine.gguf import Header
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.errors import ConfigError
+from pipeline.model.digest import cache_folder
+from pipeline.model.gguf import Header
 
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 _TEMPLATE_LAYER = "application/vnd.ollama.image.template"
@@ -104,7 +104,7 @@ def blob(folder: Path, digest: str) -> Path:
 
 def own_store() -> Path:
     """The folder that engine.pull=true fills; never one of the user's."""
-    return weights.cache_folder() / "ollama"
+    return cache_folder() / "ollama"
 
 
 def stores() -> list[Path]:

@@ -16,8 +16,8 @@ from pipeline.config import Engine
 from pipeline.engine import ollama_models
 from pipeline.engine.ollama_api import Api
 from pipeline.engine.ollama_start import answering, start_serve
-from pipeline.engine.weights import Progress
 from pipeline.errors import ConfigError, EngineError
+from pipeline.model.digest import Progress
 
 _STALL_S = 120.0
 

@@ -185,14 +185,14 @@ def environment_of(pid: int) -> dict[str, str]:
     return {}
 
 
-def maps_file(pid: int, path: Path) -> bool | None:
-    """Is this file mapped into the process (/proc/PID/maps, by inode and path)? None: not readable."""
+def maps_file(pid: int, *paths: Path) -> bool | None:
+    """Is one of these files mapped into the process (/proc/PID/maps, by inode and path)? None: not readable."""
     with contextlib.suppress(OSError):
         # The device number is left out: on overlay file systems maps shows another one than stat.
-        inode, name = str(path.stat().st_ino), str(path.resolve())
+        wanted = [[str(path.stat().st_ino), str(path.resolve())] for path in paths]
         with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
             fields = [line.rstrip("\n").split(maxsplit=5) for line in lines]
-        return any(field[4:] == [inode, name] for field in fields)
+        return any(field[4:] in wanted for field in fields)
     return None
 
 

@@ -1,4 +1,4 @@
-"""How much of a model's file lies in the page cache, and how to evict it.
+"""How much of a model's files lies in the page cache, and how to evict them.
 
 The kernel answers truthfully only to the file's owner or to who may write it (facts: mincore(2), NOTES;
 cachestat(2) as of Linux 6.5). Other parts of the page cache are left alone.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.errors import MeterError
 from pipeline.meter import base
+from pipeline.model.files import files_of
 from pipeline.phases import MIB
 
 _SYS_CACHESTAT = 451  # one number on all architectures but alpha
@@ -33,12 +34,12 @@ class _CacheStat(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Eviction:
-    """Resident bytes of the file before and after; None: this user is not told. `reason` is empty when verified."""
+    """Resident bytes of the files before and after; None: this user is not told. `reason` is empty when verified."""
 
     before: int | None
     after: int | None
     verified: bool
-    """Less than 1 % of the file is left, and we were in a position to know."""
+    """Less than 1 % of each file is left, and we were in a position to know."""
     reason: str = ""
 
 
@@ -77,6 +78,20 @@ def evict(path: Path) -> Eviction:
         return Eviction(before, after, False, f"{after / MIB:.1f} of {size / MIB:.1f} MiB stay: a live process maps "
                                               "or reads the file")
     return Eviction(before, after, True)
+
+
+def evict_all(files: Sequence[Path]) -> Eviction:
+    """`evict` for every file of a model: sums, verified if each is, and the reasons of those that are not."""
+    each = [evict(path) for path in files]
+    before, after = [one.before for one in each], [one.after for one in each]
+    return Eviction(_sum(before), _sum(after), all(one.verified for one in each),
+                    "; ".join(f"{path.name}: {one.reason}" if len(each) > 1 else one.reason
+                              for path, one in zip(files, each, strict=True) if one.reason))
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _open(path: Path) -> int:
@@ -132,24 +147,24 @@ class Meter(base.Meter):
     source = "cachestat(2), else mincore(2)"
     checked = "on hardware"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
 
     def read(self, pids: Collection[int] = ()) -> base.Reading:
         """Resident bytes; nothing where this user may not know."""
-        resident = resident_bytes(self.path)
+        resident = _sum([resident_bytes(path) for path in self.files])
         return {} if resident is None else {"resident_bytes": resident}
 
 
 def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Found:
     """Here if the target names a file on this machine whose pages this user may ask about."""
-    path = target.model_path
-    if path is None:
+    if target.model_path is None:
         return base.Absent("model_file", "no model file is named (a sweep names it)")
+    files = files_of(target.model_path)
     try:
-        resident = resident_bytes(path)
+        hidden = [path for path in files if resident_bytes(path) is None]
     except MeterError as error:
         return base.Absent("model_file", str(error))
-    if resident is None:
-        return base.Absent("model_file", f"unverifiable: this user neither owns {path} nor may write it")
-    return base.Available(Meter(path))
+    if hidden:
+        return base.Absent("model_file", f"unverifiable: this user neither owns {hidden[0]} nor may write it")
+    return base.Available(Meter(files))

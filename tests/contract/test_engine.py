@@ -16,9 +16,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import CONF_DIR, Config, Engine, InferOs, Model
-from pipeline.engine import gguf, load_engine, process, weights
+from pipeline.engine import load_engine, process
 from pipeline.engine.base import EngineBase, EventKind, Request, Server
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
+from pipeline.model import weights
+from pipeline.model.files import read_model
 
 ENGINES = ["llamacpp", "ollama-double", pytest.param("ollama", marks=pytest.mark.ollama)]
 OLLAMA_DOUBLE = Path(__file__).parents[1] / "doubles/ollama/ollama"
@@ -182,7 +184,7 @@ def test_every_setting_is_proved_and_none_is_contradicted(
     assert len(confirmed) >= 0.75 * len(proofs), proofs
     assert all(proofs[name].source for name in confirmed)
     # The buffers that the engine admits to are the bytes that the model's header implies.
-    header = gguf.read_header(weights_of(config))
+    header = read_model(weights_of(config))
     held = {part: sum(buffer.bytes for buffer in server.buffers() if buffer.component == part)
             for part in ("weights", "kv", "compute")}
     kv_type, slots = ("q8_0" if "quantization" in flags else "f16"), (4 if "parallel_processing" in flags else 1)

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from pipeline.config import Config, Engine, InferOs, Model
-from pipeline.engine import llamacpp, process, weights
+from pipeline.engine import llamacpp, process
 from pipeline.engine.base import Request
 from pipeline.engine.knobs import as_text
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
+from pipeline.model import weights
 from tests.contract.test_engine import group
 
 

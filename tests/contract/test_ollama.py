@@ -362,9 +362,9 @@ def test_nothing_is_written_into_the_users_model_folder_and_no_weights_are_copie
 
 
 def ollama_models_header(path: Path) -> Any:
-    from pipeline.engine.gguf import read_header
+    from pipeline.model.files import read_model
 
-    return read_header(path)
+    return read_model(path)
 
 
 def test_the_server_gets_a_clean_environment(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ import pytest
 from pipeline.config import Engine, Model
 from pipeline.engine import load_engine, ollama_models, ollama_start
 from pipeline.engine.base import Request
-from pipeline.engine.gguf import read_header
 from pipeline.engine.ollama_api import Api
 from pipeline.errors import ConfigError, EngineError
+from pipeline.model.files import read_model
 from tests.contract.test_ollama import Double, double, engine_config, ignore, phantom
 from tests.doubles.ollama.ggufs import write_phantom
 
@@ -209,7 +209,7 @@ def test_a_model_folder_without_permission(double: Double, monkeypatch: pytest.M
 
 def test_a_manifest_without_its_weights_and_one_without_a_gguf(double: Double) -> None:
     name, users = ollama_models.Name.parse("tide:1b"), double.folder / "users"
-    ollama_models.adopt(double.model, read_header(double.model), "0" * 64, name, users)
+    ollama_models.adopt(double.model, read_model(double.model), "0" * 64, name, users)
     ollama_models.blob(users, "0" * 64).unlink()
     with pytest.raises(ConfigError, match=r"tide:1b is incomplete.*ollama pull tide:1b"):
         ollama_models.find(name)
@@ -229,7 +229,7 @@ def users_server(double: Double, **environment: str) -> tuple[str, int]:
     """A double as a user would run it, and its process id."""
     name, users = ollama_models.Name.parse("tide:1b"), double.folder / "users"
     if not (users / name.path).exists():
-        ollama_models.adopt(double.model, read_header(double.model), "0" * 64, name, users)
+        ollama_models.adopt(double.model, read_model(double.model), "0" * 64, name, users)
     child = ollama_start.start_serve(double.binary, double.folder / "home", users, double.folder / "users.log",
                                      "127.0.0.1:0", environment)
     double.others.append(child)

@@ -22,13 +22,13 @@ from pipeline.cli import main
 from pipeline.config import Config, Mode, Place
 from pipeline.engine.base import Buffer, Generation
 from pipeline.engine.checks import memory_need
-from pipeline.engine.gguf import Header
 from pipeline.meter import base, cgroup, gpu, model_file, npu, pressure, system, tree
 from pipeline.meter.base import Available, Found, Target
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.system import Disturbance
 from pipeline.meter.timeline import downsample
+from pipeline.model.gguf import Header
 from pipeline.outcome import MOMENTS, PARTS, metrics_of
 from pipeline.phases import COMPONENTS, MIB, Mark, Peaks, ProcessReading, Span, Timeline, TreeReading
 from pipeline.track.source import TIMELINE

