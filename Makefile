@@ -82,18 +82,18 @@ $(READY): requirements.lock pyproject.toml
 	state=$$($(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null) || state=
 	rm -f $(READY)
 	if [ "$$state" = "$$(pwd -P)" ]; then
-	    printf '[1/5] .venv: bringing it up to requirements.lock\n'
+	    printf '[1/6] .venv: bringing it up to requirements.lock\n'
 	else
-	    printf '[1/5] .venv: a new environment with %s\n' "$$("$$python" --version)"
+	    printf '[1/6] .venv: a new environment with %s\n' "$$("$$python" --version)"
 	    "$$python" -m venv --clear $(VENV) || stop "$$python could not make $(VENV) (its words are above)."
 	fi
 	: > $$log
 	pip="$(PY) -m pip install --require-hashes --no-deps --no-compile --progress-bar off"
-	printf '[2/5] pip and setuptools, as locked\n'
+	printf '[2/6] pip and setuptools, as locked\n'
 	awk '/^[a-z]/ { keep = /^(pip|setuptools)==/ } keep' requirements.lock > $(VENV)/tools.txt
 	$$pip -r $(VENV)/tools.txt >> $$log 2>&1 || failed 'pip and setuptools'
 	total=$$(grep -c '^[a-z]' requirements.lock)
-	printf '[3/5] %s locked packages: 250 MB to fetch, 0.9 GB on disk, half a minute or more\n' "$$total"
+	printf '[3/6] %s locked packages: 250 MB to fetch, 0.9 GB on disk, half a minute or more\n' "$$total"
 	{ $$pip --no-build-isolation -r requirements.lock 2>&1 && echo done; } | {
 	    n=0; last=
 	    while IFS= read -r line; do
@@ -109,12 +109,14 @@ $(READY): requirements.lock pyproject.toml
 	    done
 	    [ "$$last" = done ]
 	} || failed 'the locked packages'
-	printf '[4/5] slackwater itself, from this folder\n'
+	printf '[4/6] slackwater itself, from this folder\n'
 	$(PY) -m pip install --no-deps --no-index --no-build-isolation --no-compile -e . >> $$log 2>&1 || failed 'slackwater itself'
-	printf '[5/5] compiling it all, so that commands start fast\n'
+	printf '[5/6] compiling it all, so that commands start fast\n'
 	# on all cores, which pip does not; without it, and where PYTHONDONTWRITEBYTECODE is set, MLflow takes 7 s to import
 	$(PY) -m compileall -q -j 0 -x '/(tests?|sklearn|databricks|setuptools|fontTools|mypyc)/' \
 	    $(VENV)/lib pipeline >> $$log 2>&1 || printf "some files do not compile\n" >> $$log
+	printf '[6/6] starting the engine once, without a model\n'
+	$(PY) -m pipeline.engine.llamacpp_here || stop 'set-up stopped at: the engine (what it lacks is above). \`make setup\` tries again.'
 	pwd -P > $(READY)
 
 lock: ## write requirements.lock anew from pyproject.toml (LOCK_OPTIONS=--upgrade for newer versions)

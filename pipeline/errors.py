@@ -24,6 +24,12 @@ class EngineError(SlackwaterError):
     """A server did not do what a trial needs; the trial is recorded as failed with this message."""
 
 
+class EngineUnusableError(EngineError):
+    """This machine cannot run the engine at all, in one line with the remedy: every further trial would end alike."""
+
+    exit_code = 2
+
+
 class PromptTooLongError(EngineError):
     """The server counts more prompt tokens than its context holds (found at the first load)."""
 

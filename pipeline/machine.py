@@ -1,4 +1,5 @@
-"""What this machine offers our processes: cores and memory, as limits for the checks before anything is started.
+"""What this machine offers our processes: cores and memory, as limits for the checks before anything is started, and a
+home folder.
 
 Cores are counted here and nowhere else. Measurements are not taken here; that is what meters do.
 """
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+from pipeline.errors import ConfigError
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -50,6 +53,18 @@ def cgroup_memory_limit(root: Path = Path("/")) -> int | None:
         with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
             limits.append(int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text()))
     return min(limits, default=None)
+
+
+def in_home(path: str, variable: str) -> Path:
+    """An absolute path, ~ in it being this user's home.
+
+    Raises ConfigError, naming `variable` as the way out, where there is none: HOME is not set and the user database
+    does not know the id, as in a container that was given an id of its own."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"this user (id {os.geteuid()}) has no home folder: HOME is not set, and the machine knows "
+                          f"no other. Set HOME=FOLDER, or {variable}=FOLDER.") from error
 
 
 def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, int]]:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from pipeline import provenance
 from pipeline.config import Config, InferOs, Stop
 from pipeline.engine.base import EngineBase, Plan
-from pipeline.errors import PromptTooLongError
+from pipeline.errors import EngineUnusableError, PromptTooLongError
 from pipeline.meter.base import Available
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.timeline import downsample, write_parquet
@@ -347,7 +347,8 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
               **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),
               **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},
         folder=str(folder),
-        extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError)},
+        extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError),
+               "engine_unusable": isinstance(record.error, EngineUnusableError)},
     )
 
 

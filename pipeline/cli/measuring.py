@@ -149,7 +149,7 @@ def _sweep(arguments: list[str], given: Given) -> int:
         notes = [*([SESSION.warning] if SESSION.warning else []), *SESSION.store_notes]
         page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
     if SESSION.stopped:
-        print(f"slackwater: {SESSION.stopped}.", file=sys.stderr)
+        print(f"slackwater: {SESSION.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
         print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater resume` "
                                  "goes on.").format(n=len(SESSION.results)), file=sys.stderr)

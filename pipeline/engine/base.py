@@ -175,7 +175,8 @@ class EngineBase(ABC):
     def start(self, log_path: Path) -> Server:
         """Start a server, answering and with no model in it, its log going to `log_path`. Call from the main thread.
 
-        Raises EngineError if it does not answer and makes no progress (waiting.py)."""
+        Raises EngineError if it does not answer and makes no progress (waiting.py), EngineUnusableError where no server
+        of this engine can run on this machine: then the sweep ends."""
 
     @abstractmethod
     def provenance(self) -> Mapping[str, str]:

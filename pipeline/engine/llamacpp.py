@@ -6,26 +6,22 @@ files beside this one, shared with other engines.
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import json
 import os
 import select
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
-from pipeline.engine import checks, log, model_checks, process
+from pipeline.engine import checks, llamacpp_here, log, model_checks, process
 from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
 from pipeline.engine.in_force import in_force
 from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text, prove, refuse, resolve
 from pipeline.engine.machine import usable_cores
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait, watched
-from pipeline.errors import ConfigError, EngineError, PromptTooLongError
+from pipeline.errors import ConfigError, EngineError, EngineUnusableError, PromptTooLongError
 from pipeline.model import weights
 from pipeline.model.digest import Progress, known_digest
 from pipeline.model.files import files_of, read_model, title
@@ -35,8 +31,6 @@ if TYPE_CHECKING:
 
 LOG_LAG_S = 1.0
 """How long an error waits for its reason to appear in the log."""
-
-PROGRAM = Path(__file__).with_name("llamacpp_server.py")
 
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp, kv_cache_types
 _UNQUANTIZED = ("f32", "f16", "bf16")
@@ -66,14 +60,17 @@ class Engine(EngineBase):
 
     @classmethod
     def here(cls) -> tuple[bool, str]:
-        """See EngineBase."""
+        """See EngineBase: its library is loaded once, in a process of its own."""
         try:
-            return True, f"xllamacpp {_version()}"
+            llamacpp_here.require()
         except ConfigError as error:
             return False, str(error)
+        return True, f"xllamacpp {llamacpp_here.version()}"
 
     def fetch(self, progress: Progress) -> None:
-        """See EngineBase."""
+        """See EngineBase. No model is fetched for an engine that cannot run here."""
+        if self.model_path is None:
+            llamacpp_here.require()
         weights.resolve(self.config.model, progress)
 
     def plan(self) -> Plan:
@@ -126,7 +123,7 @@ class Engine(EngineBase):
 
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; the digest only where it is known without reading the whole file."""
-        facts = {"engine_version": _version()}
+        facts = {"engine_version": llamacpp_here.version()}
         path = self.model_path
         if path is None:
             return facts
@@ -148,7 +145,7 @@ class LlamaServer(Server):
         pairs = [f"{name}={as_text(value)}" for name, value in settings.items()]
         try:
             self._child = process.start(
-                [sys.executable, "-P", str(PROGRAM), str(commands), str(answers), *pairs],
+                [*llamacpp_here.program(), str(commands), str(answers), *pairs],
                 environment=process.clean_environment(), log_path=log_path, pass_fds=(commands, answers),
             )
         finally:
@@ -305,6 +302,10 @@ class LlamaServer(Server):
 
     def _died(self, doing: str) -> EngineError:
         ended = self._child.wait(2.0) or "it closed its pipe but still runs"
+        if (why := llamacpp_here.lacking(self._child.exit_status, self._child.log())) is not None:
+            return EngineUnusableError(why)
+        if (never := self._child.cannot_run()) is not None:
+            return EngineUnusableError(f"engine=llamacpp cannot run on this machine: {never}.")
         return self._error(f"ended during {doing}: {ended}")
 
     def _broken(self, error: Exception | None, wait: Wait) -> EngineError:
@@ -376,28 +377,10 @@ def _number(settings: Mapping[str, Scalar], name: str) -> int:
     return int(settings[name])
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("xllamacpp")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ConfigError("engine=llamacpp needs the package xllamacpp, which is not installed: pip install "
-                          f"xllamacpp. {NOTHING_STARTED}") from error
-
-
-@functools.cache
-def _devices() -> Sequence[Mapping[str, Any]]:
-    """What llama.cpp can compute on, asked in a process of its own: its library must not get into ours."""
-    answer = subprocess.run([sys.executable, "-P", str(PROGRAM), "devices"], capture_output=True, text=True,
-                            check=False, env=process.clean_environment(), stdin=subprocess.DEVNULL, timeout=60)
-    if answer.returncode != 0:
-        raise ConfigError(f"llama.cpp could not be asked for its devices: {answer.stderr.strip()[-300:]}. Reinstall "
-                          f"xllamacpp. {NOTHING_STARTED}")
-    found: list[Mapping[str, Any]] = json.loads(answer.stdout.splitlines()[-1])["devices"]
-    return found
-
-
 def _require_gpu(engine: str) -> None:
-    if not any(device["type"] in ("GPU", "IGPU") for device in _devices()):
-        seen = ", ".join(f"{device['name']} ({device['type']})" for device in _devices()) or "no device"
-        raise refuse("gpu_acceleration", engine, f"xllamacpp {_version()} sees no GPU, only {seen}; its wheel on the "
-                     "package index computes on the CPU, a build for CUDA, ROCm or Vulkan is needed for a GPU")
+    llamacpp_here.require()
+    if not any(device["type"] in ("GPU", "IGPU") for device in llamacpp_here.devices()):
+        seen = ", ".join(f"{device['name']} ({device['type']})" for device in llamacpp_here.devices()) or "no device"
+        raise refuse("gpu_acceleration", engine, f"xllamacpp {llamacpp_here.version()} sees no GPU, only {seen}; its "
+                     "wheel on the package index computes on the CPU, a build for CUDA, ROCm or Vulkan is needed for "
+                     "a GPU")

@@ -2,9 +2,10 @@
 
 Run as a script by engine/llamacpp.py; imports nothing of ours and little else, since its own memory is measured.
 
-    llamacpp_server.py COMMANDS ANSWERS KNOB=VALUE…      COMMANDS, ANSWERS: inherited file descriptors
-    llamacpp_server.py devices                           what llama.cpp can compute on, as JSON
+    llamacpp_server.py LIBRARIES COMMANDS ANSWERS KNOB=VALUE…    COMMANDS, ANSWERS: inherited file descriptors
+    llamacpp_server.py LIBRARIES devices                         what llama.cpp can compute on, as JSON
 
+LIBRARIES is a folder of ours for links to shared libraries that the system lacks (see `borrow`).
 One JSON object per line: {"do": "ping" | "load" | "unload" | "quit"} in, {"ok": …} or {"error": …} out.
 """
 
@@ -19,6 +20,9 @@ TYPE_CHECKING = False  # as type checkers read it; importing typing would cost m
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, TextIO
+
+UNUSABLE = 78
+"""Exit status where llama.cpp's library cannot be loaded (sysexits.h, EX_CONFIG); why is the log's last line."""
 
 LOAD_MODES = {"none": "NONE", "mmap": "MMAP", "mlock": "MLOCK", "mmap_mlock": "MMAP_MLOCK", "direct_io": "DIRECT_IO"}
 
@@ -102,12 +106,48 @@ def serve(xllamacpp: Any, commands: Iterable[str], answers: TextIO, knobs: Mappi
         answers.flush()
 
 
+def borrow(said: str, folder: str) -> None:
+    """Where the loader misses a library of which a package in this environment carries a copy, begin anew with it.
+
+    Comes back if there is none. Wheels carry such copies under names of their own (scikit_learn.libs/
+    libgomp-e985bcbb.so.1.0.0), so the loader is shown a link by the name that it looks for, for this program alone."""
+    import glob
+    import re
+
+    found = re.search(r"\b(lib[\w+.-]+?)\.so\.(\d+)", said)
+    if found is None or not re.search("cannot open shared object file|Error loading shared library", said):
+        return
+    name, (stem, major) = found[0], found.groups()
+    copies = sorted(copy for site in sys.path if site for libs in ("*.libs", "*/.libs") for version in ("", ".*")
+                    for copy in glob.glob(f"{glob.escape(site)}/{libs}/{stem}[-.]*so.{major}{version}"))
+    searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    link = os.path.join(folder, name)
+    if not copies or (folder in searched and os.path.exists(link)):
+        return
+    os.makedirs(folder, exist_ok=True)
+    os.symlink(copies[0], f"{link}.{os.getpid()}")
+    os.replace(f"{link}.{os.getpid()}", link)
+    os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, dict.fromkeys([folder, *searched])))
+    os.execv(sys.executable, sys.orig_argv)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Entry point."""
-    import xllamacpp  # type: ignore[import-untyped]
+    libraries, *arguments = arguments
+    try:
+        import xllamacpp  # type: ignore[import-untyped]
+    except ImportError as error:
+        reason = str(error)
+        try:
+            borrow(reason, libraries)
+        except OSError as refused:
+            reason += f"; no link to a copy: {refused}"
+        print(f"cannot load xllamacpp: {reason}", file=sys.stderr, flush=True)
+        sys.exit(UNUSABLE)
 
     if arguments == ["devices"]:
-        print(json.dumps({"version": xllamacpp.__version__, "devices": devices(xllamacpp)}))
+        print(json.dumps({"version": xllamacpp.__version__, "built_for": xllamacpp.get_system_info(),
+                          "devices": devices(xllamacpp)}))
         return
     commands, answers, *pairs = arguments
     serve(xllamacpp, os.fdopen(int(commands)), os.fdopen(int(answers), "w"), dict(pair.split("=", 1) for pair in pairs))

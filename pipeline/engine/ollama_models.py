@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.errors import ConfigError
+from pipeline.machine import in_home
 from pipeline.model.digest import cache_folder
 from pipeline.model.gguf import Header
 
@@ -110,8 +111,8 @@ def own_store() -> Path:
 def stores() -> list[Path]:
     """Folders in which models may lie: the one this user's Ollama is told to use, or its defaults, and ours."""
     told = os.environ.get("OLLAMA_MODELS")
-    users = [Path(told).expanduser()] if told else [
-        Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models"),
+    users = [in_home(told, "OLLAMA_MODELS")] if told else [
+        in_home("~/.ollama/models", "OLLAMA_MODELS"), Path("/usr/share/ollama/.ollama/models"),
         Path("/var/lib/ollama/.ollama/models"), Path("/var/lib/ollama")]
     return [*users, own_store()]
 

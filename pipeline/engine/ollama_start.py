@@ -20,7 +20,7 @@ from pipeline.engine import ollama_log, process
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.engine.ollama_api import Api, UnreachableError
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
-from pipeline.errors import ConfigError, EngineError
+from pipeline.errors import ConfigError, EngineError, EngineUnusableError
 
 DESKTOP = "http://127.0.0.1:11434"
 """Where an Ollama that somebody else runs is to be expected."""
@@ -114,6 +114,9 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
             if "address already in use" in said:
                 raise EngineError("the port of engine.url is taken by another program. Choose another, or leave "
                                   "engine.url away: then a free one is taken.")
+            if (never := child.cannot_run()) is not None:
+                raise EngineUnusableError(f"`ollama serve` cannot run on this machine: {never}. Expected the program "
+                                          "`ollama` for this processor: check engine.binary, or install it anew.")
             why = ollama_log.reasons(said) or said.strip()[-300:]
             raise EngineError(f"`ollama serve` ended at its start: {ended}. It said:\n{why}")
         listening = ollama_log.listening(said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,7 @@ except OSError as error:
     print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
     os._exit(127)
 """
+_NOT_RUN = 127
 
 # What a server may see of our environment: the rest (LLAMA_ARG_*, OLLAMA_*, OMP_*, MALLOC_*, PYTHON*, proxies)
 # would change what is measured without standing in any config.
@@ -84,6 +86,18 @@ class Child:
         if now > before:
             return "killed by signal 9; the kernel's out-of-memory killer struck while it ran"
         return "killed by signal 9; not by slackwater, and the kernel counts no out-of-memory kill meanwhile"
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._popen.poll()
+
+    def cannot_run(self) -> str | None:
+        """Why this program runs on no trial of this machine (not executable, another processor's); None: it does."""
+        if self.exit_status == -signal.SIGILL:
+            return "it was stopped at an instruction that this processor does not have (SIGILL)"
+        refused = re.search(r"^cannot run .*$", self.log(), re.MULTILINE) if self.exit_status == _NOT_RUN else None
+        return refused and refused[0]
 
     def wait(self, limit_s: float) -> str | None:
         """How it ended, waiting for its end at most `limit_s`; None: it still runs."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.machine import in_home
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("fetching", "unpacking", "checking"), bytes done and bytes in all (0: unknown)."""
 
@@ -21,10 +23,9 @@ _CHUNK = 1 << 20
 
 def cache_folder() -> Path:
     """$SLACKWATER_CACHE, else $XDG_CACHE_HOME/slackwater, else ~/.cache/slackwater."""
-    own = os.environ.get("SLACKWATER_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "slackwater"
+    if own := os.environ.get("SLACKWATER_CACHE"):
+        return in_home(own, "SLACKWATER_CACHE")
+    return in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "SLACKWATER_CACHE") / "slackwater"
 
 
 def known_digest(files: Sequence[Path]) -> str | None:

@@ -32,22 +32,26 @@ def run_job(composed: DictConfig) -> TrialResult:
     """Run the trial that the config describes, again after a failure if `design.on_failure` says so.
 
     A trial that fails is a result, not an exception. Raises KeyboardInterrupt after an interrupted trial was kept,
-    StopSweep if no trial can succeed, or after a failed one if `design.on_failure` is stop."""
+    StopSweep if no further trial can succeed (with several engines in the sweep, one that cannot run stops none of the
+    others'), or after a failed one if `design.on_failure` is stop."""
     config = typed(composed)
     store = SESSION.store or open_store(config.tracking)
     for attempt in range(config.design.attempts):
         result, run_id, interrupted = _attempt(config, store)
         if interrupted:
             raise KeyboardInterrupt
-        if result.verdict != "failed" or attempt + 1 == config.design.attempts:
+        if result.verdict != "failed" or result.extra.get("engine_unusable") or attempt + 1 == config.design.attempts:
             break
         SESSION.listener.on_event(Notice(_("trial {order} failed and is run again: attempt {n} of {most}").format(
             order=result.order, n=attempt + 2, most=config.design.attempts)))
         SESSION.results.remove(result)
         if run_id is not None:
             store.supersede([run_id])
-    if result.extra.get("prompt_too_long") and all(earlier.verdict == "failed" for earlier in SESSION.results):
+    nothing_measured = all(earlier.verdict == "failed" for earlier in SESSION.results)
+    if result.extra.get("prompt_too_long") and nothing_measured:
         raise StopSweep(result.reasons[0], wrong_input=True)
+    if result.extra.get("engine_unusable") and len({cell.config.engine.name for cell in SESSION.cells}) < 2:
+        raise StopSweep(result.reasons[0], wrong_input=nothing_measured and not SESSION.done)
     if result.verdict == "failed" and config.design.on_failure == "stop":
         raise StopSweep(f"stopped after the failed trial {result.order}, as design.on_failure=stop asks",
                         wrong_input=False)

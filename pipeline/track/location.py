@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from pipeline.config import PACKAGE, Tracking
 from pipeline.errors import StoreError
+from pipeline.machine import in_home
 from pipeline.provenance import without_password
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?://(/.*)?$")
@@ -52,9 +53,9 @@ def home() -> Path:
     if (root / "pyproject.toml").is_file() and (root / "mlruns").is_dir():
         return root / "mlruns"
     if chosen := os.environ.get("SLACKWATER_HOME"):
-        return Path(chosen).expanduser().absolute()
+        return in_home(chosen, "SLACKWATER_HOME")
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser().absolute() / "slackwater"
+    return in_home(data, "SLACKWATER_HOME") / "slackwater"
 
 
 def locate(tracking: Tracking) -> Location:

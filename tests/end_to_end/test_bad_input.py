@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -13,6 +14,8 @@ import psutil
 import pytest
 
 from pipeline.cli import main
+from pipeline.engine import llamacpp_here
+from pipeline.sweep.session import SESSION, Session
 from tests.conftest import ROOT, run_as_nobody
 
 
@@ -184,6 +187,28 @@ def test_a_prompt_longer_than_the_context_is_found_at_the_first_load_with_the_se
     assert "Traceback" not in done.stderr
     assert "256" in done.stderr
     assert "tokens" in done.stderr
+
+
+def test_an_engine_that_cannot_run_on_this_machine_ends_the_sweep_at_its_first_trial(
+    tmp_path: Path, model_file: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
+    broken = tmp_path / "engine.py"
+    broken.write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    monkeypatch.setattr(llamacpp_here, "program", lambda: [sys.executable, str(broken)])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["slackwater"])
+    monkeypatch.chdir(tmp_path)
+    vars(SESSION).update(vars(Session()))
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    code = main(["run", "mode=oneshot,interactive", "repetitions=3", "meter.rate_hz=20", f"tracking.uri={store}"])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("slackwater: engine=llamacpp cannot run on this machine: ")
+    assert main(["show", "--store", store, "--json"]) == 0
+    assert [trial["verdict"] for trial in json.loads(capsys.readouterr().out)["trials"]] == ["failed"]
 
 
 def test_a_command_that_does_not_exist_suggests_one(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Program:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
         self.seen: list[tuple[int, str]] = []
+        self.extra: Callable[[Any], dict[str, Any]] = lambda config: {}
         self.reads: Readings = lambda config: ("valid", 200.0 - 20.0 * (config.place.cell == "oneshot-on"))
 
         def run_trial(made: Any) -> Record:
@@ -75,6 +76,8 @@ class Program:
                 verdict = "warm-up"
             one = trial(place.cell, place.block, reading, sweep=place.sweep_id, order=place.order, verdict=verdict,
                         began_ms=1_760_000_000_000 + 10 * len(self.seen), metrics=WORK)
+            if extra := self.extra(config):
+                one = replace(one, reasons=["engine=tide cannot run on this machine: no water."], extra=extra)
             return replace(one, params=flatten(config), folder=str(folder), infer_os=place.cell.partition("-")[2])
 
         monkeypatch.setattr("pipeline.sweep.job.Sampler", NoSampler)
@@ -124,6 +127,26 @@ def test_a_failed_trial_does_not_end_a_sweep_unless_asked_to(program: Program) -
     assert code == 1
     assert [one.verdict for one in program.trials()] == ["valid", "failed"]
     assert "stopped after the failed trial 2" in said
+
+
+def test_an_engine_that_cannot_run_here_ends_the_sweep_at_its_first_trial_with_one_line(program: Program) -> None:
+    program.reads = lambda config: ("failed", 200.0)
+    program.extra = lambda config: {"engine_unusable": True}
+    for more in ([], ["design.on_failure=retry:2"]):
+        code, said = program.run("mode=oneshot,interactive", "repetitions=3", *more)
+        assert code == 2
+        assert [one.verdict for one in program.trials()] == ["failed"]
+        assert said.splitlines()[-1] == "slackwater: engine=tide cannot run on this machine: no water."
+        assert said.count("no water") <= 2      # the trial's own line, and the last
+
+
+def test_an_engine_that_cannot_run_any_more_ends_a_sweep_that_has_measured(program: Program) -> None:
+    program.reads = lambda config: ("failed" if config.place.order == 3 else "valid", 200.0)
+    program.extra = lambda config: {"engine_unusable": True} if config.place.order == 3 else {}
+    code, said = program.run("mode=oneshot", "repetitions=5")
+    assert code == 1
+    assert [one.verdict for one in program.trials()] == ["valid", "valid", "failed"]
+    assert said.splitlines()[-1] == "slackwater: engine=tide cannot run on this machine: no water."
 
 
 def test_a_failed_trial_is_run_again_as_often_as_asked_and_counts_once(program: Program) -> None:

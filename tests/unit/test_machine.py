@@ -9,7 +9,9 @@ import psutil
 import pytest
 
 from pipeline import machine
+from pipeline.errors import ConfigError
 from pipeline.meter.doctor import machine_facts
+from pipeline.model.digest import cache_folder
 
 
 def cgroups(root: Path, own: str, **files: str) -> Path:
@@ -73,6 +75,19 @@ def test_the_memory_limit_is_the_tightest_cgroup_or_the_machine(tmp_path: Path) 
     assert machine.cgroup_memory_limit(root) == 1048576
     v1 = cgroups(tmp_path / "v1", V1, **{"memory/memory.limit_in_bytes": "2097152\n"})
     assert machine.cgroup_memory_limit(v1) == 2097152
+
+
+def test_a_user_without_a_home_is_told_which_variable_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "SLACKWATER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"has no home folder.*Set HOME=FOLDER, or SLACKWATER_CACHE=FOLDER"):
+        cache_folder()
+    monkeypatch.setenv("SLACKWATER_CACHE", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere")
 
 
 def test_nobody_else_counts_cores() -> None:

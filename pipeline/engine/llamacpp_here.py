@@ -1,0 +1,143 @@
+"""Does the embedded engine run on this machine, with which devices, and if not: what is missing, in one line?
+
+It is asked in a process of its own, the program of llamacpp_server.py: its library must not get into ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import llamacpp_server, process
+from pipeline.engine.knobs import NOTHING_STARTED
+from pipeline.errors import ConfigError, EngineUnusableError
+from pipeline.model.digest import cache_folder
+
+_ASK_LIMIT_S = 60.0
+
+_CANNOT = "engine=llamacpp cannot run on this machine: "
+_ELSEWHERE = "use engine=ollama, which brings builds for older processors"
+_REINSTALL = "Reinstall it: `make clean setup` in a checkout, else pip install --force-reinstall xllamacpp"
+
+_PACKAGES = {
+    "libgomp.so.1": "Debian, Ubuntu: apt install libgomp1; Fedora: dnf install libgomp; Arch: pacman -S gcc-libs",
+    "libstdc++.so.6": "Debian, Ubuntu: apt install libstdc++6; Fedora: dnf install libstdc++; Arch: pacman -S gcc-libs",
+}
+
+# A feature as llama.cpp names it (ggml/src/ggml-cpu/ggml-cpu.cpp) → the kernel's word for it in /proc/cpuinfo.
+_FLAGS = {
+    "SSE3": "pni", "SSSE3": "ssse3", "AVX": "avx", "AVX_VNNI": "avx_vnni", "AVX2": "avx2", "F16C": "f16c",
+    "FMA": "fma", "BMI2": "bmi2", "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8",
+    "NEON": "asimd", "FP16_VA": "asimdhp", "MATMUL_INT8": "i8mm", "SVE": "sve", "DOTPROD": "asimddp", "SME": "sme",
+}
+
+
+def program() -> list[str]:
+    """The command of the engine's program, up to its own words."""
+    return [sys.executable, "-P", str(Path(llamacpp_server.__file__)), str(cache_folder() / "libraries")]
+
+
+def version() -> str:
+    """Of the installed xllamacpp. Raises ConfigError: it is not installed."""
+    try:
+        return importlib.metadata.version("xllamacpp")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError("engine=llamacpp needs the package xllamacpp, which is not installed: pip install "
+                          f"xllamacpp. {NOTHING_STARTED}") from error
+
+
+@functools.cache
+def devices() -> Sequence[Mapping[str, Any]]:
+    """What llama.cpp can compute on: name, description, type, memory_total.
+
+    Raises EngineUnusableError: it cannot be loaded, or this processor lacks what it was built for."""
+    try:
+        answer = subprocess.run([*program(), "devices"], capture_output=True, text=True, errors="replace", check=False,
+                                env=process.clean_environment(), stdin=subprocess.DEVNULL, timeout=_ASK_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineUnusableError(f"llama.cpp could not be asked for its devices: {error}.") from error
+    why = lacking(answer.returncode, answer.stderr)
+    if answer.returncode != 0:
+        raise EngineUnusableError(why or f"llama.cpp could not be asked for its devices (exit status "
+                                  f"{answer.returncode}): {answer.stderr.strip()[-300:]}. Reinstall xllamacpp.")
+    told = json.loads(answer.stdout.splitlines()[-1])
+    if (why := missing_instructions(told["built_for"])) is not None:
+        raise EngineUnusableError(why)
+    found: list[Mapping[str, Any]] = told["devices"]
+    return found
+
+
+def require() -> None:
+    """Raises ConfigError if no server of this engine can run here: costs a start of its program, once per process."""
+    version()
+    try:
+        devices()
+    except EngineUnusableError as error:
+        raise ConfigError(f"{error} {NOTHING_STARTED}") from error
+
+
+def lacking(status: int | None, said: str) -> str | None:
+    """Why no server of this engine can run here, from its program's exit status (negative: a signal) and its words.
+
+    None: it runs, or ended for another reason."""
+    if status == -signal.SIGILL:
+        return (f"{_CANNOT}llama.cpp was stopped at an instruction that this processor does not have (SIGILL). Build "
+                f"xllamacpp here (pip install --force-reinstall --no-binary xllamacpp xllamacpp), or {_ELSEWHERE}.")
+    if status != llamacpp_server.UNUSABLE:
+        return None
+    found = re.search(r"^cannot load xllamacpp: (.*)$", said, re.MULTILINE)
+    error = found[1].strip().rstrip(".") if found else said.strip()[-300:]
+    return f"{_CANNOT}{_explained(error)}."
+
+
+def _explained(error: str) -> str:
+    """The loader's words (glibc's or musl's) as what is missing, and how to get it."""
+    if (missing := re.search(r"(lib[\w+.-]+\.so\.\d+)", error)) and re.search("cannot open|Error loading", error):
+        get = f"nstall it ({_PACKAGES.get(missing[1], 'with the package of your system that has it')})"
+        _, _, refused = error.partition("; no link to a copy: ")
+        if refused:
+            return (f"llama.cpp needs {missing[1]}, which this system does not have; this environment has a copy, and "
+                    f"no link to it could be made ({refused}). Choose a folder that can be written with "
+                    f"SLACKWATER_CACHE=FOLDER, or i{get}")
+        return f"llama.cpp needs {missing[1]}, which this system does not have. I{get}"
+    if old := re.search(r"(\S+): version [`'](\S+)' not found", error):
+        return (f"llama.cpp needs {old[2]}, and {old[1]} is older. Use a newer release of the system, or a container "
+                "of one")
+    if "failed to map segment" in error and "Cannot allocate" not in error:
+        return (f"llama.cpp's library may not be executed where it lies ({error}). A file system mounted noexec is the "
+                "usual reason: make the environment on another")
+    return f"llama.cpp's library cannot be loaded ({error}). {_REINSTALL}"
+
+
+def missing_instructions(built_for: str, root: Path = Path("/")) -> str | None:
+    """The line for a processor that lacks what the library was built for; None: it has all of it, or says nothing.
+
+    `built_for`: llama.cpp's system information, "CPU : AVX2 = 1 | …", fixed when it was compiled."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    has = {flag for line in lines if line.split(":")[0].strip() in ("flags", "Features")
+           for flag in line.partition(":")[2].split()}
+    wanted = re.findall(r"(\w+) = 1", built_for)
+    lacks = [name for name in wanted if name in _FLAGS and _FLAGS[name] not in has]
+    if not has or not lacks:
+        return None
+    return (f"{_CANNOT}its llama.cpp is built for {', '.join(lacks)}, which this processor does not have. Build "
+            f"xllamacpp here (pip install --force-reinstall --no-binary xllamacpp xllamacpp), or {_ELSEWHERE}.")
+
+
+if __name__ == "__main__":  # the last step of set-up (Makefile)
+    try:
+        require()
+    except ConfigError as stop:
+        sys.exit(str(stop))
