@@ -87,11 +87,12 @@ def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"(<[a-z]+>)", name) if part]
 
 
-_STATUS = N_("/proc/PID/status of every process of the tree, 100 times a second; the median of the phase's window")
-_MEMINFO = N_("/proc/meminfo, 25 times a second; the median of the phase's window")
+_STATUS = N_("/proc/PID/status of every process of the tree, up to 100 times a second; the median of the phase's "
+             "window")
+_MEMINFO = N_("/proc/meminfo, up to 25 times a second; the median of the phase's window")
 _ROLLUP = N_("/proc/PID/smaps_rollup of every process of the tree, once at the phase's end")
-_OVER = N_("/proc/PID/status, 100 times a second over the interval")
-_SYSTEM_OVER = N_("/proc/meminfo, 25 times a second over the interval")
+_OVER = N_("/proc/PID/status, up to 100 times a second over the interval")
+_SYSTEM_OVER = N_("/proc/meminfo, up to 25 times a second over the interval")
 _MARKS = N_("time.monotonic_ns() where the event happens")
 _LOG = N_("the engine's own account of its buffers (its log)")
 _CGROUP = N_("the server's own memory cgroup, v2 or v1; absent where it shares one")
@@ -177,7 +178,7 @@ SECTIONS: Sequence[Section] = (
                N_("Equals the peak for a single process; with several the truth is between. Absent if one of them "
                   "ended meanwhile: its mark ends with it."), phases=INTERVALS),
         Metric(f"{PHASE}/tree_rss_sampled_peak_mib", N_("The highest RSS that a sample saw."), _OVER,
-               N_("Misses what is shorter than 10 ms."), phases=INTERVALS),
+               N_("Misses what falls between two readings."), phases=INTERVALS),
         Metric(f"{PHASE}/tree_<kind>_sampled_peak_mib",
                N_("The highest anonymous, file-mapped, shared or swapped memory that a sample saw."), _OVER,
                N_("The kernel keeps no mark for the kinds, only for their sum."), phases=INTERVALS),

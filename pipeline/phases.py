@@ -28,7 +28,8 @@ class Timeline:
 
     `columns` are bytes unless the name says otherwise, summed over the measured tree:
     tree_anon, tree_file, tree_shmem, tree_swap, tree_hwm (sum of VmHWM), tree_processes (count);
-    system_total, system_available, system_free, system_cached, system_swap_used.
+    system_total, system_available, system_free, system_cached, system_swap_used; rate_hz, the rate of readings that
+    held from each to the next (not in timelines of method 1, whose rate was one).
     Tree columns are 0 while no server runs.
     """
 

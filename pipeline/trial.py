@@ -32,6 +32,9 @@ from pipeline.settle.base import Settling, load_rule
 POLL_S = 0.05
 """How often a wait looks at memory; far above the sampler's period, far below a person's patience."""
 
+RELEASE_S = 2.0
+"""How long a release is watched at the full rate: how fast memory comes back is asked to a reading's exactness."""
+
 SHOW_S = 0.1
 """How often the live display is told about memory while tokens arrive."""
 
@@ -215,6 +218,7 @@ class Trial:
         self.enter("release")
         with self.spend("prove"):
             self.record.buffers = tuple(self.running.buffers())
+        self.sampler.attend(RELEASE_S)
         with self.spend("release"):
             self.record.unload_ns = time.monotonic_ns()
             self.running.unload()
@@ -285,6 +289,7 @@ class Trial:
 
     def window(self, phase: str, turn: int) -> None:
         start_ns = time.monotonic_ns()
+        self.sampler.attend(self.window_ns / 1e9 + POLL_S)
         with self.spend("window"):
             self.wait_until(start_ns + self.window_ns)
         self.span(phase, turn, start_ns, time.monotonic_ns())
@@ -296,8 +301,14 @@ class Trial:
 
     def wait_stable(self, since_ns: int) -> bool:
         limit_ns = since_ns + int(max(self.config.settle.limit_s, self.config.stabilization_delay_s) * 1e9)
+        settle = self.config.settle
+        rule_s = self.config.stabilization_delay_s if settle.name == "fixed" else settle.window_s
+        # the reading is the end of the wait: the full rate from shortly before the rule can first be satisfied
+        attend_ns = since_ns + int(rule_s * 1e9) - self.window_ns - int(2e9 * POLL_S)
         while True:
             self.show()
+            if time.monotonic_ns() >= attend_ns:
+                self.sampler.attend()
             seen = self.sampler.since(since_ns)
             now_ns = time.monotonic_ns()
             if self.rule(Settling(seen.t_ns, seen.tree_rss, since_ns, now_ns), self.config):
@@ -345,6 +356,7 @@ class Trial:
             self.show(TokenCount(self.tokens, self.config.max_tokens))
             return
         self.record.marks.append(Mark(kind, t_ns, turn))
+        self.sampler.attend()
         if kind == "request_sent":
             self.request_ns = t_ns
             self.open_part("prefill", t_ns)

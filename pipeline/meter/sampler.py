@@ -22,6 +22,9 @@ from pipeline.errors import MeterError
 from pipeline.meter import sampler_program
 from pipeline.phases import MIB, Int64Array, ProcessRows, Timeline, missed_ns
 
+STILL_HZ = 20.0
+"""How often a trial reads while nothing moves and no phase begins."""
+
 _ANSWER_LIMIT_S = 10.0
 _PROCESS_BYTES = 8 * len(sampler_program.PROCESS_FIELDS)
 
@@ -49,14 +52,16 @@ def lost_slots(due_ns: Int64Array, rate_hz: float | Int64Array) -> int:
 
 
 class Sampler:
-    """One sampler process, writing into `folder` (which exists). Not thread-safe.
+    """One sampler process, writing into `folder` (which exists). Not thread-safe. It reads `rate_hz` times a second;
+    with `still_hz` only about so often while the tree does not move and nothing asks it to `attend`.
 
     `follow`, `unfollow`, `since` and `stop` raise MeterError if the sampler has died; `timeline` and
     `processes` return what was recorded in any case, so that a failed trial keeps it."""
 
-    def __init__(self, folder: Path, rate_hz: float, tree_refresh_s: float) -> None:
+    def __init__(self, folder: Path, rate_hz: float, tree_refresh_s: float, still_hz: float | None = None) -> None:
         self.folder = folder
         self.rate_hz = rate_hz
+        self._still_slots = max(round(rate_hz / still_hz), 1) if still_hz is not None else 1
         self.period_ns = round(1e9 / rate_hz)
         self._refresh_ns = round(tree_refresh_s * 1e9)
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +89,7 @@ class Sampler:
             self._process = subprocess.Popen(
                 # -I -S: neither this environment's site packages nor the caller's variables are its business.
                 [sys.executable, "-I", "-S", str(program), str(self.folder), str(self.period_ns),
-                 str(self._refresh_ns), str(os.getpid())],
+                 str(self._refresh_ns), str(self._still_slots), str(os.getpid())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         except OSError as error:
             raise MeterError(f"The sampler could not be started: {error.strerror} ({sys.executable}). "
@@ -111,6 +116,10 @@ class Sampler:
         """Tree columns are 0 from the next sample on."""
         self._say("unfollow")
         self._expect("done")
+
+    def attend(self, seconds: float = sampler_program.ATTENTIVE_NS / 1e9) -> None:
+        """A phase begins: the full rate from now on, for so long at least."""
+        self._say("attend", round(seconds * 1e9))
 
     def alive(self) -> bool:
         """Is the sampler process running?"""
@@ -172,7 +181,7 @@ class Sampler:
         timeline = self.timeline()
         late_ms = (timeline.t_ns - timeline.due_ns) / 1e6
         return SamplerReport(
-            samples=len(late_ms), lost_slots=lost_slots(timeline.due_ns, self.rate_hz),
+            samples=len(late_ms), lost_slots=len(timeline.missed_ns),
             lateness_p50_ms=float(np.percentile(late_ms, 50)), lateness_p99_ms=float(np.percentile(late_ms, 99)),
             cpu_pct=cpu_pct, rss_mib=rss_mib, rate_hz=self.rate_hz, realtime=self._realtime)
 

@@ -1,4 +1,4 @@
-"""The sampler's own process: reads the followed tree and the system at a fixed rate and appends records to files.
+"""The sampler's own process: reads the followed tree and the system by the clock and appends records to files.
 
 Standard library only and run by path, so that it starts fast and stays small; the package imports the
 walk and the parsers from here. The orchestrator's side (start, tail, stop) is sampler.py.
@@ -17,9 +17,9 @@ import time
 
 SAMPLE_COLUMNS = (
     "tree_anon", "tree_file", "tree_shmem", "tree_swap", "tree_hwm", "tree_processes",
-    "system_total", "system_available", "system_free", "system_cached", "system_swap_used",
+    "system_total", "system_available", "system_free", "system_cached", "system_swap_used", "rate_hz",
 )
-"""Columns of one sample after due_ns and t_ns; bytes, except tree_processes.
+"""Columns of one sample after due_ns and t_ns; bytes, except tree_processes and rate_hz, the rate held until the next.
 
 tree_hwm and tree_swap may be as old as the last refresh of the tree; a phase's peak is read_peaks' (tree.py).
 The system's columns are read SYSTEM_HZ times a second and repeated between."""
@@ -28,6 +28,8 @@ PROCESS_FIELDS = ("t_ns", "pid", "anon", "file", "shmem", "swap", "hwm")
 """Columns of one process in one sample; bytes, except t_ns and pid."""
 SYSTEM_HZ = 25
 """How often /proc/meminfo is read: it costs as much as the tree, and its own noise is far above what 40 ms hide."""
+ATTENTIVE_NS = 250_000_000
+"""How long no deadline is left out after the tree moved, or a phase began: 25 readings alike at 100 Hz."""
 SAMPLES_FILE = "samples.bin"
 """Whole chunks of SAMPLE_CHUNK bytes; a record whose t_ns is 0 was not written yet."""
 PROCESSES_FILE = "processes.bin"
@@ -156,6 +158,8 @@ class Tree:
         self.reaper_pid = reaper_pid
         self.exclude = exclude
         self.members: dict[int, _Process] = {}
+        self.still = False
+        """Did the last reading find every process as it had been? (statm, to the page.)"""
         self.sums: tuple[int, ...] = _NOTHING
         self.packed: list[bytes] = []
         self.reaper_fd = -1
@@ -197,6 +201,7 @@ class Tree:
         row of last time stands; only the high-water mark and swap may then be older, at most until
         the next reading `anew`."""
         moved = anew
+        self.still = True
         gone = []
         pread = os.pread
         for process in self.members.values():
@@ -207,6 +212,8 @@ class Tree:
             if statm == process.statm and process.own_memory and not anew:
                 continue
             moved = True
+            if statm != process.statm:
+                self.still = False
             values = parse_status(_pread(process.status_fd, 4096))
             if values is None:
                 gone.append(process.pid)
@@ -289,11 +296,19 @@ _COLUMNS = struct.Struct(f"={len(SAMPLE_COLUMNS)}q")
 
 
 class Sampler:
-    """The loop: absolute deadlines, one record per deadline met, deadlines missed by a whole period left out."""
+    """The loop: absolute deadlines, one record per deadline met, deadlines missed by a whole period left out.
 
-    def __init__(self, folder: str, period_ns: int, refresh_ns: int) -> None:
+    While nothing moves only every `still_slots`-th deadline is kept: waking costs more than reading, and what is short
+    and falls between is in the kernel's high-water mark."""
+
+    def __init__(self, folder: str, period_ns: int, refresh_ns: int, still_slots: int) -> None:
         self.period_ns = period_ns
         self.refresh_ns = refresh_ns
+        self.still_slots = still_slots
+        self.step = 1
+        """Deadlines from this sample to the next."""
+        self.rate_hz = 0
+        self.attentive_until_ns = 0
         self.samples = _Records(f"{folder}/{SAMPLES_FILE}")
         self.processes_fd = os.open(f"{folder}/{PROCESSES_FILE}",
                                     os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
@@ -315,7 +330,7 @@ class Sampler:
         self.sample(origin)
         _answer("ready realtime" if self.realtime else "ready")
         while True:
-            slot += 1
+            slot += self.step
             due = origin + slot * self.period_ns
             while True:
                 wait_ns = due - time.monotonic_ns()
@@ -325,6 +340,9 @@ class Sampler:
                     return
                 if wait_ns <= 0:
                     break
+                if self.step == 1:  # a phase began: the very next deadline is kept
+                    slot = min(slot, (time.monotonic_ns() - origin) // self.period_ns + 1)
+                    due = origin + slot * self.period_ns
             late = time.monotonic_ns() - due
             if late >= self.period_ns:
                 slot += late // self.period_ns
@@ -353,12 +371,22 @@ class Sampler:
                 self.refreshed_ns = t_ns
                 self.flush()
             moved = tree.read(anew) or moved
+            if not tree.still:
+                self.attend(t_ns + ATTENTIVE_NS)
             time_of = _TIME.pack(t_ns)
             for packed in tree.packed:
                 self.rows += (time_of, packed)
-        if moved:
-            self.columns = _COLUMNS.pack(*(tree.sums if tree is not None else _NOTHING), *self.system)
+        self.step = 1 if t_ns < self.attentive_until_ns else self.still_slots
+        rate_hz = round(1e9 / (self.step * self.period_ns))
+        if moved or rate_hz != self.rate_hz:
+            self.rate_hz = rate_hz
+            self.columns = _COLUMNS.pack(*(tree.sums if tree is not None else _NOTHING), *self.system, rate_hz)
         self.samples.append(due_ns, t_ns, self.columns)
+
+    def attend(self, until_ns: int) -> None:
+        """Keep every deadline until then."""
+        self.attentive_until_ns = max(self.attentive_until_ns, until_ns)
+        self.step = 1
 
     def flush(self) -> None:
         """Append the process rows that wait. They are written in batches: a write costs as much as three processes."""
@@ -374,10 +402,14 @@ class Sampler:
         *lines, self.control = (self.control + received).split(b"\n")
         for line in lines:
             command, *words = line.decode().split()
+            if command == "attend":
+                self.attend(time.monotonic_ns() + int(words[0]))
+                continue
             self.flush()
             if command == "stop":
                 return False
             self.columns = b""
+            self.attend(time.monotonic_ns() + ATTENTIVE_NS)
             if self.tree is not None:
                 self.tree.close()
                 self.tree = None
@@ -449,12 +481,13 @@ def _die_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """FOLDER PERIOD_NS REFRESH_NS PARENT_PID; 0 when stopped or orphaned, 1 with a line on stderr otherwise."""
-    folder, period, refresh, parent = arguments
+    """FOLDER PERIOD_NS REFRESH_NS STILL_SLOTS PARENT_PID; 0 when stopped or orphaned, 1 with a line on stderr
+    otherwise."""
+    folder, period, refresh, still, parent = arguments
     gc.disable()  # nothing here makes cycles, and a collection is a late sample
     try:
         _die_with_parent(int(parent))
-        Sampler(folder, int(period), int(refresh)).run()
+        Sampler(folder, int(period), int(refresh), int(still)).run()
     except BrokenPipeError:
         return 0
     except OSError as error:

@@ -19,12 +19,13 @@ from pipeline.phases import MIB, Int64Array, Mark, ProcessRows, Timeline
 
 SCHEMA_VERSION = 1
 
-_COUNTS = ("tree_processes",)
+_NO_BYTES = ("tree_processes", "rate_hz")
 _PROCESS_COLUMNS = ("anon", "file", "shmem", "swap", "hwm")
 
 
 def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], processes: ProcessRows) -> None:
-    """One row per sample: due_ns, t_ns, then tree_*_bytes, system_*_bytes, and `processes`, a list of structs.
+    """One row per sample: due_ns, t_ns, then tree_*_bytes, system_*_bytes, rate_hz (held until the next sample), and
+    `processes`, a list of structs.
 
     The file's metadata holds schema_version and marks (JSON). Written beside and renamed, so that it is
     whole or not there. Raises MeterError if the disk does not take it."""
@@ -33,7 +34,7 @@ def write_parquet(path: Path, timeline: Timeline, marks: Sequence[Mark], process
 
     columns: dict[str, pa.Array] = {"due_ns": pa.array(timeline.due_ns), "t_ns": pa.array(timeline.t_ns)}
     for name, values in timeline.columns.items():
-        columns[name if name in _COUNTS else f"{name}_bytes"] = pa.array(values)
+        columns[name if name in _NO_BYTES else f"{name}_bytes"] = pa.array(values)
     # A process row carries its sample's t_ns and both are in order: row i owns processes[offset[i]:offset[i + 1]].
     offsets = np.searchsorted(processes.t_ns, np.append(timeline.t_ns, np.iinfo(np.int64).max))
     structs = pa.StructArray.from_arrays(

@@ -13,7 +13,7 @@ from pipeline.engine import load_engine
 from pipeline.errors import ConfigError, MeterError
 from pipeline.interrupt import held_back
 from pipeline.language import _
-from pipeline.meter.sampler import Sampler, SamplerReport
+from pipeline.meter.sampler import STILL_HZ, Sampler, SamplerReport
 from pipeline.outcome import Sampled, result_of
 from pipeline.progress import Notice, TrialFinished, TrialStarted
 from pipeline.prompts import Prompts, Recorded
@@ -67,7 +67,7 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
     folder = store.spool.stage(place.sweep_id, place.order, place.cell, place.repetition)
     SESSION.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))
     started_ms = time.time_ns() // 1_000_000
-    with Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s) as sampler:
+    with Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s, STILL_HZ) as sampler:
         record = Trial(config, engine, sampler, folder, SESSION.listener, _prompts(config)).run()
         report = _stop(sampler, record)
         sampled = Sampled(sampler.timeline(), sampler.processes(), report)

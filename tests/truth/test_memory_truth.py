@@ -112,6 +112,27 @@ def test_a_detached_child_is_counted_through_the_subreaper(sampler: Sampler) -> 
     assert 100 * MIB <= counted < 115 * MIB
 
 
+def test_what_stands_still_is_read_less_often_and_every_movement_and_phase_at_the_full_rate(
+        program: Program, tmp_path: Path) -> None:
+    with Sampler(tmp_path, 100, 0.2, still_hz=20) as sampler:
+        sampler.follow(program.pid)
+        time.sleep(0.6)
+        phase_ns = time.monotonic_ns()
+        sampler.attend(0.2)
+        time.sleep(0.6)
+        moved = program.tell("hold", name="x", kind="anon", mib=64)
+        time.sleep(0.6)
+        timeline, report = sampler.timeline(), sampler.stop()
+    t, rate = timeline.t_ns, timeline.columns["rate_hz"]
+    for began_ns in (phase_ns, moved["begin_ns"]):
+        assert (rate[(t > began_ns - 200_000_000) & (t < began_ns)] == 20).all(), "nothing had moved"
+    for until_ns, began_ns in ((200_000_000, phase_ns), (250_000_000, moved["end_ns"])):
+        assert (rate[(t > began_ns + 60_000_000) & (t < began_ns + until_ns - 20_000_000)] == 100).all()
+    assert rate[-1] == 20
+    assert report.samples < 0.9 * (timeline.due_ns[-1] - timeline.due_ns[0]) / 10_000_000
+    assert report.lost_slots == lost_slots(timeline.due_ns, rate)
+
+
 def test_a_vforked_child_in_its_parents_memory_is_not_counted_twice(
         program: Program, sampler: Sampler, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
