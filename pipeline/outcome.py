@@ -5,7 +5,6 @@ Reads no memory and knows no store. The verdict's rules stand here and nowhere e
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +38,7 @@ from pipeline.phases import (
 )
 from pipeline.result import TrialResult, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
+from pipeline.text import printable, to_json
 from pipeline.trial import Record
 
 MOMENTS = ("baseline", "initialization", "pre_generation", "post_generation", "stabilized", "released")
@@ -357,8 +357,8 @@ def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Pla
     shown = OmegaConf.structured(config)
     if config.tracking.uri is not None:
         shown.tracking.uri = provenance.without_password(config.tracking.uri)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(shown))
-    (folder / "provenance.json").write_text(json.dumps({
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(shown), encoding="utf-8")
+    (folder / "provenance.json").write_text(to_json({
         "command": provenance.command(),
         "machine": dict(provided),
         "settings": dict(plan.settings),
@@ -366,12 +366,13 @@ def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Pla
         "buffers": [asdict(buffer) for buffer in record.buffers],
         "meters": [{"meter": found.name, "here": found.note or "yes"} if isinstance(found, Available)
                    else {"meter": found.name, "absent": found.reason} for found in record.meters],
-    }, indent=2, ensure_ascii=False))
+    }, indent=2), encoding="utf-8")
     texts = [f"--- turn {turn}: prompt ({answer.prompt_tokens} tokens)\n{record.prompts[turn]}\n"
              f"--- turn {turn}: response ({answer.output_tokens} tokens, {answer.stop_reason})\n"
              + (f"[thinking] {answer.thinking}\n" if answer.thinking else "") + f"{answer.text}\n"
              for turn, answer in record.generations.items()]
-    (folder / "response.txt").write_text("".join(texts) or "no response: the trial ended before one came\n")
+    (folder / "response.txt").write_text(printable("".join(texts)) or "no response: the trial ended before one came\n",
+                                         encoding="utf-8")
     (folder / "server.log").touch()
     if len(sampled.timeline.t_ns):
         write_parquet(folder / "timeline.parquet", sampled.timeline, record.marks, sampled.processes)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.text import to_json
+
 SCHEMA_VERSION = 1
 
 Verdict = Literal["valid", "suspect", "failed", "warm-up"]
@@ -63,7 +65,7 @@ class TrialResult:
 
     def to_json(self) -> str:
         """One JSON document; `from_json` is its inverse."""
-        return json.dumps(vars(self), ensure_ascii=False, default=str)  # asdict copies every point of every series
+        return to_json(vars(self))  # asdict copies every point of every series
 
     @classmethod
     def from_json(cls, text: str) -> TrialResult:

@@ -33,6 +33,7 @@ def resume(given: Given) -> int:
     """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
     from pipeline.config import Tracking
     from pipeline.sweep.session import SESSION
+    from pipeline.track.read import json_tag
     from pipeline.track.store import open_store
 
     uri = given.value("--store")
@@ -44,7 +45,10 @@ def resume(given: Given) -> int:
         print(_("{sweep} is finished: all its trials are there. `slackwater rerun` measures it again.").format(
             sweep=record.sweep_id))
         return 0
-    recorded: list[str] = json.loads(record.tags["arguments"])
+    recorded: list[str] | None = json_tag(record.tags, "arguments")
+    if recorded is None:
+        raise ConfigError(_("{sweep} was started with more words than slackwater kept then. Its trials are whole: "
+                            "slackwater rerun {sweep} measures it again.").format(sweep=record.sweep_id))
     arguments = [word for word in recorded if not (word.startswith("tracking.uri=") and ":***@" in word)]
     if len(arguments) < len(recorded) and uri is None:
         raise ConfigError(_("{sweep} was logged to an address with a password, which is not kept: name it with "

@@ -5,7 +5,6 @@ Gathers, refuses what makes no sense, renders; the numbers are stats/between.py'
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from pipeline.stats.differing import Difference, differences, other_work
 from pipeline.stats.gate import Judged
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
 from pipeline.stats.trials import Trial, valid
+from pipeline.text import print_json
 from pipeline.track.subject import Subject, find
 
 METRICS = tuple(dict.fromkeys((*EFFECT_METRICS, *UNIFIED_METRICS)))
@@ -90,7 +90,7 @@ def compare(name_a: str, name_b: str, *, uri: str | None, limits: Sequence[str],
     """Print B against A; 1 if a limit tripped, else 0. Raises ConfigError and StoreError."""
     found = gather(find(name_a, uri), find(name_b, uri), limits, allow_different_work)
     if as_json:
-        print(json.dumps(document(found), ensure_ascii=False, indent=2))
+        print_json(document(found))
     else:
         render(Console(highlight=False), found)
     return int(any(judged.tripped for judged in found.gates))

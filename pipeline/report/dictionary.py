@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.metrics import Metric
 from pipeline.report.lines import pad, paragraph, row
+from pipeline.text import print_json
 
 SCHEMA_VERSION = 1
 
@@ -26,8 +26,7 @@ def metrics_page(text: str, as_json: bool) -> None:
     if not found:
         raise ConfigError(_unknown(text))
     if as_json:
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "metrics": [_document(metric) for metric in found]},
-                         ensure_ascii=False, indent=2))
+        print_json({"schema_version": SCHEMA_VERSION, "metrics": [_document(metric) for metric in found]})
         return
     console = Console(highlight=False)
     if text:

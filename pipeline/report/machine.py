@@ -5,7 +5,6 @@ Looking and measuring is done in meter/; here it is drawn, or printed as one JSO
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import deque
@@ -28,6 +27,7 @@ from pipeline.report.lines import pad, paragraph, row, wrap
 from pipeline.report.live import sparkline
 from pipeline.report.region import Region, can_redraw
 from pipeline.report.told import told
+from pipeline.text import print_json
 
 SCHEMA_VERSION = 1
 
@@ -43,7 +43,7 @@ def doctor(as_json: bool) -> int:
     """Print what this machine offers and what would spoil a measurement; 0 only if a trustworthy run is possible."""
     examination, programs = examine(), engines()
     if as_json:
-        print(json.dumps(_document(examination, programs), ensure_ascii=False, indent=2))
+        print_json(_document(examination, programs))
     else:
         _print(Console(highlight=False), examination, programs)
     return 0 if examination.trustworthy else 1
@@ -103,7 +103,7 @@ def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
     Raises ConfigError if there is no such process, MeterError if it cannot be measured."""
     pid = find_process(wanted)
     if as_json:
-        print(json.dumps(watch(pid, seconds or 10.0), ensure_ascii=False, indent=2))
+        print_json(watch(pid, seconds or 10.0))
         return 0
     console = Console(highlight=False)
     spark: deque[float] = deque(maxlen=max(10, console.width - 20))

@@ -6,7 +6,6 @@ What the numbers are is document.py's, how they look console.py's; nothing is me
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +26,8 @@ from pipeline.report.listing import print_runs as render_runs
 from pipeline.report.told import told
 from pipeline.result import TrialResult
 from pipeline.stats.trials import WARM_UP, Trial, counted
-from pipeline.track.read import SweepRecord, TrialRecord
+from pipeline.text import print_json, to_json
+from pipeline.track.read import SweepRecord, TrialRecord, json_tag
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
 
@@ -78,10 +78,9 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     summary = replace(summary, answer=answer(analysis))
     whole = document(sweep, trials, analysis)
     whole["sweep"]["skipped"] = [{"cell": cell, "reason": reason} for cell, reason in skipped]
-    text = json.dumps(whole, ensure_ascii=False, indent=2)
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
     render_sweep(recorder, sweep, analysis, NEXT, skipped)
-    texts = {"summary.json": text, "summary.txt": recorder.export_text()}
+    texts = {"summary.json": to_json(whole, indent=2), "summary.txt": recorder.export_text()}
     report, why_not = _report(store, sweep, trials, analysis, summary)
     try:
         recorded = store.record_sweep(replace(summary, texts={**texts, **report}))
@@ -91,7 +90,7 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
         report, why_not = {}, str(error)  # the disk may take the summary that did not take the report
         recorded = store.record_sweep(replace(summary, texts=texts))
     if as_json:
-        print(text)
+        print_json(whole)
         return
     console = Console(highlight=False)
     render_sweep(console, sweep, analysis, NEXT, skipped)
@@ -119,11 +118,11 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     """Print a sweep from the store. Raises ConfigError for a name that fits none or several."""
     store = open_store(Tracking(uri=uri), write=False)
     record = store.find_sweep(name)
-    asked = json.loads(record.tags.get("question_metrics", "[]"))
+    asked = json_tag(record.tags, "question_metrics") or []
     trials = store.trials(record.sweep_id, None if as_json else words.SHOWN | set(asked))
     sweep, analysis = sweep_of_record(record, trials), analyse(trials)
     if as_json:
-        print(json.dumps(document(sweep, trials, analysis), ensure_ascii=False, indent=2))
+        print_json(document(sweep, trials, analysis))
     else:
         render_sweep(Console(highlight=False), sweep, analysis, NEXT[1:])
 
@@ -138,7 +137,7 @@ def runs(as_json: bool, uri: str | None) -> None:
         if records:
             trials = store.trials(records[0].sweep_id)
             last = document(sweep_of_record(records[0], trials), trials, analyse(trials))
-        print(json.dumps(runs_document(sweeps, last), ensure_ascii=False, indent=2))
+        print_json(runs_document(sweeps, last))
     else:
         render_runs(Console(highlight=False), sweeps)
 
@@ -162,12 +161,11 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
     `warm_ups` run before the first block; `expected` says what it takes, a line each, and `figures` the same in
     numbers."""
     if as_json:
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "cells": [{"cell": name, "settings": dict(settings)}
-                                                                      for name, settings in cells],
-                          "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
-                          "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes),
-                          "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {})},
-                         ensure_ascii=False, indent=2))
+        print_json({"schema_version": SCHEMA_VERSION,
+                    "cells": [{"cell": name, "settings": dict(settings)} for name, settings in cells],
+                    "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
+                    "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes),
+                    "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {})})
         return
     console = Console(highlight=False)
     paragraph(console, Text(_("{cells}, {trials} in {blocks}. Nothing was started.").format(

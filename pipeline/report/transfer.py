@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pipeline.config import Tracking
 from pipeline.language import N_, _
 from pipeline.report import words
 from pipeline.report.document import SCHEMA_VERSION
+from pipeline.text import print_json
 from pipeline.track.exchange import Moved, export_sweep, import_sweep
 from pipeline.track.store import open_store
 
@@ -44,7 +44,7 @@ def import_(path: Path, uri: str | None, as_json: bool) -> int:
 
 
 def _document(moved: Moved, more: dict[str, object]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(moved), **more}, ensure_ascii=False, indent=2))
+    print_json({"schema_version": SCHEMA_VERSION, **asdict(moved), **more})
 
 
 def _trials(count: int) -> str:

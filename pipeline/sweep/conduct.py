@@ -30,6 +30,7 @@ from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
 from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, unknown_setting
 from pipeline.sweep.session import SESSION
+from pipeline.text import to_json
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -232,7 +233,7 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
         command=provenance.command(), planned_trials=len(names), plan=_plan_record(first, seed, names),
         started_ms=started_ms, tags={
             **provenance.machine(), "plan_hash": plan, "environment": json.dumps(here), "cwd": str(Path.cwd()),
-            "arguments": json.dumps(arguments, ensure_ascii=False),
+            "arguments": to_json(arguments),
             "question_metrics": json.dumps(list(first.question_metrics)),
             "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns), **_origin()})
     store.record_sweep(SESSION.summary)

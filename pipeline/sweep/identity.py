@@ -17,8 +17,8 @@ from pipeline.outcome import flatten
 from pipeline.sweep import defaults
 from pipeline.sweep.cells import Cell
 from pipeline.track.artifacts import Artifacts
-from pipeline.track.names import encode_param
-from pipeline.track.read import SweepRecord, TrialRecord
+from pipeline.track.names import shown_param
+from pipeline.track.read import SweepRecord, TrialRecord, json_tag
 from pipeline.track.store import Store
 
 ENVIRONMENT = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "package.slackwater")
@@ -90,8 +90,8 @@ def changes(trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Seque
 
 
 def _same(was: Any, now: Any) -> bool:
-    # as the store has it: long text is cut there, with a digest of what is missing
-    return encode_param(was) == encode_param(now)
+    # stores until 3c8a73e have long text as it is shown: cut, with a digest of what is missing
+    return shown_param(was) == shown_param(now)
 
 
 def unfinished(store: Store, identity: str, cells: Sequence[Cell],
@@ -126,7 +126,7 @@ def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mappi
     known = record.tags.get("plan_hash", "")
     if not found and known.startswith(_BY_WHAT_IS_SET) and known != plan_hash(cells, order):
         found = ["the plan: a cell that had no trial yet is set differently"]
-    was_here: dict[str, str] = json.loads(record.tags.get("environment", "{}"))
+    was_here: dict[str, str] = json_tag(record.tags, "environment") or {}
     found += [f"{key}: {was} → {now.get(key, 'not known')}" for key, was in was_here.items() if was != now.get(key)]
     if found and not accept:
         lines = "\n".join(f"  {line}" for line in found[:12])

@@ -23,6 +23,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.result import ARTIFACTS, TrialResult
+from pipeline.text import to_json
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.summary import SweepSummary
 
@@ -105,7 +106,7 @@ def _folder_name(result: TrialResult) -> str:
 
 
 def _text(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True).encode()
+    return to_json(document, indent=1, sort_keys=True).encode()
 
 
 def _table(results: Sequence[TrialResult]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 
 from pipeline.result import TrialResult
+from pipeline.text import printable
 from pipeline.track.summary import SweepSummary
 
 NOTE_LIMIT = 7500
@@ -47,7 +48,7 @@ def describe_trial(result: TrialResult) -> str:
                   "|---|---:|---:|---:|---:|", *rows]
     if result.notes:
         lines += ["", "Notes:", *(f"- {_plain(note)}" for note in result.notes)]
-    return "\n".join(lines)[:NOTE_LIMIT]
+    return _limited(lines)
 
 
 def describe_sweep(summary: SweepSummary) -> str:
@@ -61,7 +62,12 @@ def describe_sweep(summary: SweepSummary) -> str:
     lines += [f"{summary.planned_trials} trials planned, {summary.status}.{where}", "", _code(summary.command)]
     if "summary.txt" in summary.texts:
         lines += ["", *_block(summary.texts["summary.txt"])]
-    return "\n".join(lines)[:NOTE_LIMIT]
+    return _limited(lines)
+
+
+def _limited(lines: list[str]) -> str:
+    text, end = printable("\n".join(lines)), "\n\n… and more, which is too long for this page."
+    return text if len(text) <= NOTE_LIMIT else text[:NOTE_LIMIT - len(end)] + end
 
 
 def _block(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from pipeline.track.artifacts import Artifacts
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.source import PARAMS_DIGEST
 from pipeline.track.store import Store
+from pipeline.track.subject import read_plan
 from pipeline.track.summary import SweepStatus, SweepSummary
 
 _OF_THE_STORE = frozenset((
@@ -103,7 +103,7 @@ def _summary(record: SweepRecord, artifacts: Artifacts, trials: int) -> SweepSum
             content = artifacts.read(record.run_id, record.artifact_uri, name)
             if content is not None:
                 texts[name] = _private(content).decode(errors="replace")
-    plan = json.loads(texts.pop("plan.json", "{}"))
+    plan = read_plan(texts.pop("plan.json", None))
     # a sweep that still runs, or whose owner died, is in the file as far as it came
     status: SweepStatus = record.status if record.status in ("finished", "failed") else "interrupted"  # type: ignore[assignment]
     return SweepSummary(

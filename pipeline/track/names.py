@@ -1,7 +1,8 @@
 """What MLflow lets a run carry: names, keys and values in its alphabet and its lengths, and back again.
 
 Limits measured on MLflow 3.17: keys 250 characters of letters, digits and _ - . / : and space, no empty or dot
-segment between slashes; param values 6,000 and tag values 8,000 characters (longer is cut without an error).
+segment between slashes; param values 6,000 and tag values 8,000 characters (longer is cut without an error). What is
+longer is shown cut, and kept whole in parts beside it: nothing that is read again is ever cut.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.result import TrialResult
+from pipeline.text import printable, to_json
 
 KEY_LIMIT = 250
 PARAM_LIMIT = 6000
@@ -27,8 +29,9 @@ _TRIALS = uuid.UUID("5f0c6a3e-6a35-4c39-9a0c-6d1f3f5b7a10")
 
 def run_name(result: TrialResult) -> str:
     """ "oneshot-on r2"; a cell too long to be read whole has the repetition first, where it is seen."""
-    short = f"{result.cell} r{result.repetition}"
-    return short if len(short) <= SHOWN else f"r{result.repetition} {result.cell}"[:KEY_LIMIT]
+    cell = _shown(result.cell, TAG_LIMIT)
+    short = f"{cell} r{result.repetition}"
+    return short if len(short) <= SHOWN else f"r{result.repetition} {cell}"[:KEY_LIMIT]
 
 
 def sweep_name(sweep_id: str, experiment: str) -> str:
@@ -53,10 +56,10 @@ def key(name: str) -> str:
 
 
 def encode_param(value: Any) -> str:
-    """A config value as a param: text as it is, all else as JSON. `decode_param` is its inverse up to the limit."""
-    if isinstance(value, str):
-        return cut(json.dumps(value, ensure_ascii=False) if not value or _is_json(value) else value, PARAM_LIMIT)
-    return cut(json.dumps(value, ensure_ascii=False, default=str), PARAM_LIMIT)
+    """A config value as text: text as it is, all else as JSON. `decode_param` is its inverse."""
+    if isinstance(value, str) and value and not _is_json(value) and _is_plain(value):
+        return value
+    return to_json(value)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -73,11 +76,6 @@ def decode_param(text: str) -> Any:
 _JSON_START = frozenset('"-0123456789[{tfnNI')
 
 
-def encode_json(value: Any) -> str:
-    """A document for people and programs; what JSON does not know is written as text."""
-    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
-
-
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
@@ -86,18 +84,76 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def cut(text: str, limit: int) -> str:
-    """The text, or its beginning and a word on what is missing."""
-    if len(text) <= limit:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    tail = f" … cut from {len(text)} characters, sha256 {digest}"
-    return text[: limit - len(tail)] + tail
+def params_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """A config as MLflow's params. `whole` and `decode_param` give it back."""
+    return _stored({key(name): encode_param(value) for name, value in values.items()}, PARAM_LIMIT)
+
+
+def shown_param(value: Any) -> str:
+    """What MLflow's page shows of a config value."""
+    return _shown(encode_param(value), PARAM_LIMIT)
 
 
 def tags_of(texts: Mapping[str, str]) -> dict[str, str]:
-    """Tags as MLflow takes them; empty ones are left out."""
-    return {key(name): cut(str(text), TAG_LIMIT) for name, text in texts.items() if str(text)}
+    """Tags as MLflow takes them; empty ones are left out. `whole` gives them back."""
+    return _stored({key(name): str(text) for name, text in texts.items() if str(text)}, TAG_LIMIT)
+
+
+def _stored(texts: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Every text under its name; beside one that MLflow would cut or cannot hold, the whole as JSON, in parts."""
+    found = {}
+    for name, text in texts.items():
+        found[name] = _shown(text, limit)
+        if found[name] != text:
+            json_text = to_json(text)
+            parts = range(0, len(json_text), limit)
+            found |= {f"{name}{_PART}{number} of {len(parts)}": json_text[begin:begin + limit]
+                      for number, begin in enumerate(parts, start=1)}
+    return found
+
+
+_PART = "/part "
+_PART_OF = re.compile(rf"(.+){_PART}(\d+) of (\d+)")
+
+
+def whole(texts: Mapping[str, str], limit: int) -> dict[str, str]:
+    """What `tags_of` (TAG_LIMIT) or `params_of` (PARAM_LIMIT) was given.
+
+    Parts of a text that has since been replaced fit no more with what is shown of it, and are left out."""
+    if not any(_PART in name for name in texts):
+        return dict(texts)
+    found, parts = {}, dict[tuple[str, int], dict[int, str]]()
+    for name, text in texts.items():
+        if part := _PART_OF.fullmatch(name):
+            parts.setdefault((part[1], int(part[3])), {})[int(part[2])] = text
+        else:
+            found[name] = text
+    for (name, count), by_number in parts.items():
+        try:
+            text = str(json.loads("".join(by_number[number] for number in range(1, count + 1))))
+        except (KeyError, ValueError):
+            continue
+        if _shown(text, limit) == found.get(name):
+            found[name] = text
+    return found
+
+
+def _shown(text: str, limit: int) -> str:
+    """The text as a person may read it in MLflow: its beginning and a word on what is missing, if it is too long."""
+    plain = text if _is_plain(text) else printable(text).translate(_SEPARATORS)
+    if len(text) <= limit:
+        return plain
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+    tail = f" … cut from {len(text)} characters, sha256 {digest}"
+    return plain[: limit - len(tail)] + tail
+
+
+_SEPARATORS = {0: "\u2400", 0x1E: "\u241e", 0x1F: "\u241f"}
+"""No database's text holds NUL; the other two separate params where a store is read (source.py)."""
+
+
+def _is_plain(text: str) -> bool:
+    return printable(text) == text and not any(chr(code) in text for code in _SEPARATORS)
 
 
 def join_lines(texts: tuple[str, ...] | list[str]) -> str:

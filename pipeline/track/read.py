@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -119,6 +120,14 @@ def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) 
         raise ConfigError(f"No sweep in {location.shown} has an id that begins with {name!r}. The latest are:\n"
                           f"{_listing(records)}\n`slackwater runs` lists all; `last` is the latest.")
     raise ConfigError(f"{name!r} begins the ids of {len(found)} sweeps. Give more of the id:\n{_listing(found)}")
+
+
+def json_tag(tags: Mapping[str, str], name: str) -> Any:
+    """What a tag of a sweep holds as JSON; None if it has none, or one that an earlier version has cut."""
+    try:
+        return json.loads(tags.get(name, "null"))
+    except ValueError:
+        return None
 
 
 def _listing(records: Sequence[SweepRecord], limit: int = 8) -> str:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pipeline.track import names
 from pipeline.track.check import connect_sqlite, sql_connection
 from pipeline.track.client import store_errors
 from pipeline.track.location import Location
@@ -142,18 +143,18 @@ class SqlSource:
 
     def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
         """See Source. One narrow read: the runs first, then one metric of each."""
-        names = {f"d{i}": digest for i, digest in enumerate(digests)}
+        named = {f"d{i}": digest for i, digest in enumerate(digests)}
         sql = ("SELECT t.digest, t.began, t.ended, MAX(m.value) FROM ("
                "SELECT d.run_uuid AS run, d.value AS digest, r.start_time AS began, r.end_time AS ended FROM tags d "
                "JOIN runs r ON r.run_uuid = d.run_uuid AND r.lifecycle_stage = 'active' AND r.end_time IS NOT NULL "
                "JOIN tags v ON v.run_uuid = d.run_uuid AND v.key = 'verdict' AND v.value IN ('valid', 'suspect') "
                "JOIN tags h ON h.run_uuid = d.run_uuid AND h.key = 'host' AND h.value = :host "
-               f"WHERE d.key = '{CELL_DIGEST}' AND d.value IN ({', '.join(f':{name}' for name in names)}) "
+               f"WHERE d.key = '{CELL_DIGEST}' AND d.value IN ({', '.join(f':{name}' for name in named)}) "
                f"ORDER BY r.start_time DESC LIMIT {_MOST_EARLIER}) t "
                f"LEFT JOIN metrics m ON m.run_uuid = t.run AND m.key = '{_PEAK}' "
                "GROUP BY t.run, t.digest, t.began, t.ended")
         with store_errors(self._location, "being read"):
-            rows = self._ask(lambda query: list(query(sql, {"host": host, **names}))) if names else []
+            rows = self._ask(lambda query: list(query(sql, {"host": host, **named}))) if named else []
         return [Earlier(digest, (ended - began) / 1000, peak) for digest, began, ended, peak in rows]
 
     def _ask(self, question: Callable[[Query], Answer]) -> Answer:
@@ -177,7 +178,7 @@ class Dialect:
 
 
 FIELD, RECORD = "\x1f", "\x1e"
-"""ASCII's unit and record separators; no key can hold them and no config has them in a value."""
+"""ASCII's unit and record separators; no key can hold them, and names.py keeps values with them as JSON."""
 
 _SQLITE = Dialect("group_concat(key || char(31) || value, char(30))",
                   (f"key < '{TIMELINE}'", f"key >= '{TIMELINE[:-1]}0'"))
@@ -206,6 +207,8 @@ def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: 
         return []
     for run_id, key, text in query(f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({these})", given):
         runs[run_id].tags[key] = text
+    for run in runs.values():
+        run.tags = names.whole(run.tags, names.TAG_LIMIT)
     if not values:
         return list(runs.values())
     # Trials of one cell have the same params: a text per run, taken apart once, is six times faster than its rows.
@@ -220,7 +223,8 @@ def _read_runs(query: Query, dialect: Dialect, tags: Mapping[str, str], status: 
     for run_id, text in query(f"SELECT run_uuid, {dialect.pairs} FROM params WHERE run_uuid IN ({which}) "
                               "GROUP BY run_uuid", named):
         if text not in known:
-            known[text] = dict(pair.split(FIELD, 1) for pair in text.split(RECORD))
+            params = dict(pair.split(FIELD, 1) for pair in text.split(RECORD))
+            known[text] = names.whole(params, names.PARAM_LIMIT)
         for run in alike[runs[run_id].tags.get(PARAMS_DIGEST, run_id)] if named is not given else [runs[run_id]]:
             run.params = known[text]
     # All turns come from `metrics`: joined with `latest_metrics` it took twice as long. Both sides of the timeline are
@@ -315,7 +319,7 @@ class ClientSource:
 def _from_mlflow(found: Any) -> Run:
     info, data = found.info, found.data
     run = Run(info.run_id, info.run_name or "", info.status, info.start_time or 0, info.end_time, info.artifact_uri,
-              info.experiment_id, dict(data.tags), dict(data.params))
+              info.experiment_id, names.whole(data.tags, names.TAG_LIMIT), names.whole(data.params, names.PARAM_LIMIT))
     for metric in data._metric_objs:
         if not metric.key.startswith(TIMELINE):
             run.metrics[metric.key] = metric.value

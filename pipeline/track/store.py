@@ -21,6 +21,7 @@ from pipeline.errors import StoreError
 from pipeline.provenance import without_password
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
+from pipeline.text import printable, to_json
 from pipeline.track import names, rows, view
 from pipeline.track.artifacts import folder_of
 from pipeline.track.check import check, connect_sqlite
@@ -220,8 +221,8 @@ class Store:
             }
             name = names.sweep_name(summary.sweep_id, summary.experiment)
             run_id, _ = self._run(found, name, summary.started_ms, tags)
-            for artifact, text in {"plan.json": names.encode_json(summary.plan), **summary.texts}.items():
-                self._client.log_text(run_id, text, artifact)
+            for artifact, text in {"plan.json": to_json(summary.plan, indent=2), **summary.texts}.items():
+                self._client.log_text(run_id, printable(text), artifact)
             moment = summary.ended_ms or summary.started_ms
             self._log_points(run_id, [(names.key(metric), value, moment, 0) for metric, value in summary.metrics.items()
                                       if math.isfinite(value)])
@@ -336,7 +337,7 @@ def _params(result: TrialResult) -> dict[str, str]:
     values = {**result.params, **{SETTINGS + name: value for name, value in result.settings.items()}}
     if isinstance(values.get("tracking.uri"), str):
         values["tracking.uri"] = without_password(values["tracking.uri"])
-    return {names.key(name): names.encode_param(value) for name, value in values.items()}
+    return names.params_of(values)
 
 
 def _points(result: TrialResult) -> list[Point]:

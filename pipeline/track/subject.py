@@ -58,7 +58,7 @@ def find(name: str, uri: str | None = None) -> Subject:
     def plan_of(sweep: SweepRecord) -> Mapping[str, Any]:
         if sweep.run_id is None:
             return {}
-        return _plan(artifacts.read(sweep.run_id, sweep.artifact_uri, "plan.json"))
+        return read_plan(artifacts.read(sweep.run_id, sweep.artifact_uri, "plan.json"))
 
     def of_trial(trial: TrialRecord, name: str) -> bytes | None:
         return artifacts.read(trial.run_id, trial.artifact_uri, name)
@@ -114,7 +114,8 @@ def _cell(sweep: SweepRecord, trials: Sequence[TrialRecord], name: str) -> str:
     raise ConfigError(f"{sweep.sweep_id} {what} that begin{'s' * (not found)} with {name!r}. Name one of:\n{listing}")
 
 
-def _plan(text: bytes | None) -> Mapping[str, Any]:
+def read_plan(text: bytes | str | None) -> Mapping[str, Any]:
+    """plan.json of a sweep; empty if it was not kept, or is damaged."""
     try:
         plan = json.loads(text or b"{}")
     except ValueError:

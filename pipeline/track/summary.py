@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipeline.text import to_json
+
 SCHEMA_VERSION = 1
 
 SweepStatus = Literal["running", "finished", "failed", "interrupted"]
@@ -41,7 +43,7 @@ class SweepSummary:
 
     def to_json(self) -> str:
         """One JSON document; `from_json` is its inverse."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, default=str)
+        return to_json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> SweepSummary:

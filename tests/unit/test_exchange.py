@@ -100,6 +100,22 @@ def test_a_round_trip_keeps_everything(opened: Opener, tmp_path: Path) -> None:
     assert sweeps[1].started_ms == BEGAN_MS
 
 
+def test_long_and_odd_texts_survive_a_round_trip(opened: Opener, tmp_path: Path) -> None:
+    here, there = opened("empty"), opened("other")
+    prompt, odd = "潮\n" * 10_000, "/home/n\udce9e\0"
+    here.log_trial(trial("oneshot-off", 1, 1.0, prompt__text=prompt, model__path=odd))
+    here.log_sweep(replace(summary(), question=prompt, tags={"arguments": json.dumps([prompt]), "cwd": odd},
+                           plan={"cells": [{"cell": "oneshot-off", "overrides": [f"prompt.text={prompt}", odd]}]}))
+    export_sweep(here, "last", tmp_path / "file")
+    import_sweep(tmp_path / "file", there)
+    for store in (here, there):
+        sweep, [one] = store.find_sweep("last"), store.trials()
+        assert (one.params["prompt.text"], one.params["model.path"]) == (prompt, odd)
+        assert (sweep.question, sweep.tags["cwd"], json.loads(sweep.tags["arguments"])) == (prompt, odd, [prompt])
+    with Archive(tmp_path / "file") as file:
+        assert file.summary.plan["cells"][0]["overrides"] == [f"prompt.text={prompt}", odd]
+
+
 def test_importing_twice_changes_nothing_and_the_same_sweep_gives_the_same_file(opened: Opener, tmp_path: Path) -> None:
     export_sweep(opened("filled"), "last", tmp_path / "file")
     import_sweep(tmp_path / "file", opened("other"))

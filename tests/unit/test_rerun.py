@@ -135,7 +135,7 @@ def test_params_alone_are_enough_where_no_file_was_kept() -> None:
 
 
 TEXTS = ["", "off", "null", "1e3", "a'b", 'a"b', "a\\", "a\\\\", 'a\\"b', "${env}", "日本 語", " x ", "a\nb", "$5",
-         "a\\b ${x} \\", "\\${x}", "tab\there", "{a: [b]}, c"]
+         "a\\b ${x} \\", "\\${x}", "tab\there", "{a: [b]}, c", "潮\n" * 10_000, "n\udce9e", "a\0b"]
 VALUES: list[Any] = [[1, 2.5, None, True, "off"], {"c": "x,y"}, {}, [], [{"d": [1]}], -0.5, False]
 
 

@@ -36,10 +36,31 @@ def test_a_param_comes_back_with_the_value_and_type_it_had(value: Any) -> None:
     assert type(found) is type(value)
 
 
-def test_a_param_too_long_for_mlflow_is_cut_and_says_so() -> None:
-    text = names.encode_param("x" * 20_000)
-    assert len(text) <= 6000
-    assert "cut from 20000 characters" in text
+LONG = ["x" * 9_000, "潮\n" * 10_000, '"' * 6_001, ["a, b"] * 3_000, "a\0b", "unit \x1f record \x1e", "n\udce9e", "x" * 6_000,
+        {"of": "\udce9" * 9_000}]
+
+
+@pytest.mark.parametrize("value", LONG, ids=range(len(LONG)))
+def test_what_mlflow_cannot_hold_is_shown_as_far_as_it_goes_and_read_back_whole(value: Any) -> None:
+    kept = names.params_of({"prompt.text": value})
+    assert all(len(text) <= names.PARAM_LIMIT and text.encode() and not {"\0", "\x1e", "\x1f"} & set(text)
+               for text in kept.values())
+    assert {key: names.decode_param(text) for key, text in names.whole(kept, names.PARAM_LIMIT).items()} == {
+        "prompt.text": value}
+    if isinstance(value, str):
+        tags = names.tags_of({"question": value, "cwd": "/"})
+        assert all(len(text) <= names.TAG_LIMIT and text.encode() for text in tags.values())
+        assert names.whole(tags, names.TAG_LIMIT) == {"question": value, "cwd": "/"}
+
+
+def test_what_is_shown_of_a_long_text_says_that_it_was_cut() -> None:
+    assert "cut from 20000 characters" in names.params_of({"a": "x" * 20_000})["a"]
+
+
+@pytest.mark.parametrize("later", ["short", "y" * 9_000, "z" * 30_000])
+def test_parts_of_a_tag_that_was_replaced_do_not_come_back(later: str) -> None:
+    tags = names.tags_of({"concerns": "x" * 20_000}) | names.tags_of({"concerns": later})
+    assert names.whole(tags, names.TAG_LIMIT) == {"concerns": later}
 
 
 def test_two_long_keys_that_begin_alike_stay_two() -> None:

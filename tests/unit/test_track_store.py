@@ -19,8 +19,11 @@ import pytest
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
 from pipeline.result import ARTIFACTS, TrialResult
+from pipeline.text import to_json
 from pipeline.track import location, rows
 from pipeline.track.owner import owner_tags
+from pipeline.track.read import read_sweeps, read_trials
+from pipeline.track.source import ClientSource, Source, SqlSource
 from pipeline.track.spool import Spool
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
@@ -177,7 +180,7 @@ def test_names_that_mlflow_refuses_are_logged_all_the_same(store: Store, tmp_pat
     awkward = trial(tmp_path / "t", params={"a=b,(c)": 1, "/x//y/../z": 2, "k" * 400: 3, "long": "v" * 9000, "": 4},
                     metrics={"tokens/s [%]": {1: 5.0}}, tags={"model (GGUF)": "ü" * 9000, "empty": ""})
     run = mlflow_client(store).get_run(store.log_trial(awkward))
-    assert len(run.data.params) == 5 + 2
+    assert len(run.data.params) == 5 + 2 + 2, "the long one once more, in two parts"
     assert run.data.params["a_b__c_"] == "1"
     assert "cut from 9000 characters" in run.data.params["long"]
     assert run.data.metrics["tokens/s ___"] == 5.0
@@ -305,6 +308,23 @@ def test_params_are_read_once_for_runs_that_share_them_and_never_from_a_run_that
     assert found == {1: None, 2: 42, 3: 42, 4: 43}
     digests = [record.tags.get("params_digest") for record in store.trials("mode_gap-1")]
     assert digests[0] is None and digests[1] == digests[2] != digests[3]
+
+
+@pytest.mark.parametrize("of_client", [False, True], ids=["by SQL", "by MLflow's client"])
+def test_long_and_odd_texts_are_read_back_whole(store: Store, tmp_path: Path, of_client: bool) -> None:
+    prompt, odd = "潮の 音\n" * 4_000, "/home/n\udce9e/a\0b\x1e"
+    arguments = to_json(["mode=oneshot", f"prompt.text={prompt}"])
+    tags = {"arguments": arguments, "cwd": odd, "question_metrics": to_json(["a/b"] * 3_000)}
+    store.record_sweep(dataclasses.replace(SWEEP, question=prompt, command=prompt, tags=tags))
+    said = [f"why {number}: {'x' * 5_000}" for number in range(3)]
+    assert store.record(trial(tmp_path / "t", params={"prompt.text": prompt, "model.path": odd}, reasons=said,
+                              cell=f"oneshot-off-text={prompt}{odd}")).run_id
+    source: Source = ClientSource(store.location, mlflow_client(store)) if of_client else SqlSource(store.location)
+    [sweep], [one] = read_sweeps(source), read_trials(source)
+    assert (sweep.question, sweep.command) == (prompt, prompt)
+    assert {name: sweep.tags[name] for name in tags} == tags
+    assert one.params == {"prompt.text": prompt, "model.path": odd}
+    assert (one.reasons, one.cell) == (said, f"oneshot-off-text={prompt}{odd}")
 
 
 def test_what_waits_is_sent_to_the_store_and_experiment_it_was_measured_for(

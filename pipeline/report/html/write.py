@@ -6,7 +6,6 @@ What stands in it is render.py's business.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse
 from pipeline.report.html.gather import gather, plan_of
 from pipeline.report.html.render import render
 from pipeline.stats.trials import Trial
+from pipeline.text import print_json
 from pipeline.track.store import Store, open_store
 
 ARTIFACT = "report.html"
@@ -55,8 +55,8 @@ def report(name: str, target: Path | None, uri: str | None, as_json: bool) -> in
     content = text.encode(errors="backslashreplace")
     _write(path, content)
     if as_json:
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "sweep_id": record.sweep_id, "path": str(path),
-                          "bytes": len(content), "trials": len(trials)}, ensure_ascii=False, indent=2))
+        print_json({"schema_version": SCHEMA_VERSION, "sweep_id": record.sweep_id, "path": str(path),
+                    "bytes": len(content), "trials": len(trials)})
     else:
         print(_("{sweep}: its report is {path}, {size} MiB. Any browser opens it; it needs no network.").format(
             sweep=record.sweep_id, path=path, size=f"{len(content) / 2**20:.1f}"))

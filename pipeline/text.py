@@ -1,0 +1,79 @@
+"""Text at the program's edges: JSON that any file and terminal takes, and terminals that lack a character.
+
+Every file is UTF-8, whatever the locale says; only what a terminal shows and a person types is in the locale's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import sys
+from typing import Any
+
+_INSTEAD = "slackwater.instead"
+"""Our error handler for encoders (codecs.register_error)."""
+
+_PLAIN = {
+    "−": "-", "–": "-", "→": "->", "←": "<-", "…": "...", "·": ".", "×": "x", "±": "+-", "µ": "u", "≥": ">=", "≤": "<=",
+    "✓": "+", "✗": "x", "√": "sqrt ", "⁻": "^-", "¹": "1", "‹": "<", "›": ">", "━": "=", "─": "-", "▓": "#", "░": ":",
+    "▁": "_", "▂": ".", "▃": "-", "▄": ":", "▅": "=", "▆": "+", "▇": "*", "█": "#",
+}
+"""Our own characters in ASCII: a minus that became a question mark would make another number."""
+
+_LONE = re.compile("[\ud800-\udfff]")
+"""Lone surrogates: what Python makes of bytes that are not in the encoding, in arguments and file names (PEP 383)."""
+
+
+def to_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """One JSON document that UTF-8 can hold; what JSON does not know is written as text.
+
+    A file name whose bytes are no UTF-8 has lone surrogates (PEP 383), which JSON can hold escaped only."""
+    import json  # every command imports this module
+
+    text = json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=sort_keys, default=str)
+    return text if not _LONE.search(text) else json.dumps(value, indent=indent, sort_keys=sort_keys, default=str)
+
+
+def print_json(value: Any) -> None:
+    """The document on stdout for a program: in UTF-8, or in ASCII where stdout is in another encoding."""
+    import json
+
+    text = to_json(value, indent=2)
+    is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
+    print(text if is_utf8 else json.dumps(json.loads(text), indent=2))
+
+
+def printable(text: str) -> str:
+    """The text as UTF-8 can hold it: � for every byte of a file name that is none. As long as it was."""
+    return _LONE.sub("\ufffd", text)
+
+
+def open_terminal() -> None:
+    """Make stdin, stdout and stderr usable whatever they were started as; call first.
+
+    A closed one is /dev/null from here on, since the next file opened would take its number, and what is printed would
+    be written into it. A character that a terminal's encoding lacks is replaced, not an error."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    codecs.register_error(_INSTEAD, _instead)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_INSTEAD)
+
+
+def _instead(error: UnicodeError) -> tuple[str, int]:
+    """Our own characters in ASCII, others as question marks, as wide as they were."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    import unicodedata
+
+    lacking = error.object[error.start:error.end]
+    return "".join(_PLAIN.get(letter) or "?" * (2 if unicodedata.east_asian_width(letter) in "WF" else 1)
+                   for letter in lacking), error.end
