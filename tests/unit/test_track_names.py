@@ -36,8 +36,8 @@ def test_a_param_comes_back_with_the_value_and_type_it_had(value: Any) -> None:
     assert type(found) is type(value)
 
 
-LONG = ["x" * 9_000, "潮\n" * 10_000, '"' * 6_001, ["a, b"] * 3_000, "a\0b", "unit \x1f record \x1e", "n\udce9e", "x" * 6_000,
-        {"of": "\udce9" * 9_000}]
+LONG = ["x" * 9_000, "潮\n" * 10_000, '"' * 6_001, ["a, b"] * 3_000, "a\0b", "unit \x1f record \x1e", "n\udce9e",
+        "x" * 6_000, {"of": "\udce9" * 9_000}]
 
 
 @pytest.mark.parametrize("value", LONG, ids=range(len(LONG)))
