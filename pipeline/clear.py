@@ -26,5 +26,5 @@ def clear_caches(clear: Clear, model: Path | None) -> Eviction | None:
     None: nothing was asked, or this machine does not have them. Raises MeterError if one cannot be opened."""
     if clear.drop_caches:
         os.sync()  # only clean pages can be dropped
-        DROP_CACHES.write_text("3\n")
+        DROP_CACHES.write_text("3\n", encoding="ascii")
     return evict_all(files_of(model)) if clear.evict_model and model is not None else None

@@ -16,6 +16,12 @@ class ConfigError(SlackwaterError):
     exit_code = 2
 
 
+class MachineError(SlackwaterError):
+    """The machine refused something: a full disk, a missing right, a program that does not answer."""
+
+    exit_code = 2
+
+
 class StoreError(ConfigError):
     """The MLflow store cannot be reached, written or understood."""
 

@@ -34,7 +34,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     for folder, version in _cgroups("cpu", root):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # not limited here, or hidden
-            quota, period = (int(word) for name in names for word in (folder / name).read_text().split())
+            quota, period = (int(word) for name in names for word in (folder / name).read_text("utf-8").split())
             if quota > 0:
                 quotas.append(quota / period)
     return min(quotas, default=None)
@@ -51,7 +51,8 @@ def cgroup_memory_limit(root: Path = Path("/")) -> int | None:
     limits = []
     for folder, version in _cgroups("memory", root):
         with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-            limits.append(int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text()))
+            name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+            limits.append(int((folder / name).read_text("utf-8")))
     return min(limits, default=None)
 
 
@@ -72,7 +73,7 @@ def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, int]]:
 
     In a container the mount may begin below the path that /proc/self/cgroup gives: then its top is ours."""
     with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text("utf-8", errors="replace").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and controller not in controllers.split(","):
                 continue

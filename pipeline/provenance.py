@@ -21,7 +21,7 @@ PACKAGES = ("slackwater", "hydra-core", "omegaconf", "mlflow", "xllamacpp", "psu
 def _first_value(path: str, key: str) -> str:
     """Value of the first `key : value` line of a /proc file; "" if there is none."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text("utf-8").splitlines()
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == key), "")
@@ -44,9 +44,9 @@ def _revision() -> str:
         return ""
     try:
         head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
-                              capture_output=True, text=True, timeout=5, check=True)
+                              capture_output=True, encoding="utf-8", timeout=5, check=True)
         status = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
-                                capture_output=True, text=True, timeout=5, check=True)
+                                capture_output=True, encoding="utf-8", timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return head.stdout.strip() + ("+" if status.stdout.strip() else "")
@@ -64,8 +64,8 @@ def machine() -> Mapping[str, str]:
         "cores_usable": str(usable_cores()),
         "memory_total": _first_value("/proc/meminfo", "MemTotal"),
         "swap_total": _first_value("/proc/meminfo", "SwapTotal"),
-        "transparent_hugepages": thp.read_text().strip() if thp.exists() else "",
-        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "transparent_hugepages": thp.read_text("utf-8").strip() if thp.exists() else "",
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip(),
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
         "revision": _revision(),

@@ -14,6 +14,7 @@ from pipeline.cli.arguments import Given, Verb, parse
 from pipeline.cli.verbs import VERBS
 from pipeline.errors import ConfigError, SlackwaterError
 from pipeline.language import _
+from pipeline.text import open_terminal
 
 INTERRUPTED = 130
 
@@ -21,17 +22,47 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    open_terminal()
     try:
-        return _command(words)
+        code = _command(words)
+        sys.stdout.flush()
+        return code
     except SlackwaterError as error:
-        print(f"slackwater: {language.harmless(_told(error))}", file=sys.stderr)
-        return error.exit_code
+        return _complain(error)
     except KeyboardInterrupt:
+        _flush()
         return INTERRUPTED
-    except BrokenPipeError:
-        # the reader of our pipe went away (| head); nothing is left to say, also not at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        # rich makes an exit of a broken pipe
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _say_no_more()
         return 0
+    except Exception as error:
+        from pipeline.cli.edge import refused
+
+        told = refused(error)
+        if told is None:
+            raise
+        return _complain(told)
+
+
+def _complain(error: SlackwaterError) -> int:
+    _flush()
+    print(f"slackwater: {language.harmless(_told(error))}", file=sys.stderr)
+    return error.exit_code
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _say_no_more()
+
+
+def _say_no_more() -> None:
+    """The reader of our pipe went away (| head), or stdout's disk is full: nothing can be said there, also at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command(words: list[str]) -> int:

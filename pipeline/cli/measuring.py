@@ -82,6 +82,7 @@ def rerun(given: Given) -> int:
 def _measure(given: Given, arguments: list[str], again: str | None = None) -> int:
     """Compose and run what Hydra's words say, or (`again`) what was measured before."""
     from pipeline import provenance
+    from pipeline.cli.edge import refused
     from pipeline.sweep.experiments import register
     from pipeline.sweep.hydra_app import INSPECT, WITH_VALUE, run_hydra
     from pipeline.sweep.messages import explain
@@ -107,7 +108,15 @@ def _measure(given: Given, arguments: list[str], again: str | None = None) -> in
         return _sweep(words, given)
     except SlackwaterError:
         raise
+    except (BrokenPipeError, SystemExit) as error:
+        if SESSION.results and isinstance(error.__context__ or error, BrokenPipeError):
+            raise KeyboardInterrupt from error  # nobody reads on (| head): the sweep was cut short
+        raise
     except Exception as error:
+        told = refused(error)
+        if told is not None:
+            told.exit_code = 1 if SESSION.results else 2
+            raise told from error
         if _is_bug(error):
             raise
         raise explain(error) from error

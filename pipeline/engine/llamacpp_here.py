@@ -61,7 +61,7 @@ def devices() -> Sequence[Mapping[str, Any]]:
 
     Raises EngineUnusableError: it cannot be loaded, or this processor lacks what it was built for."""
     try:
-        answer = subprocess.run([*program(), "devices"], capture_output=True, text=True, errors="replace", check=False,
+        answer = subprocess.run([*program(), "devices"], capture_output=True, encoding="utf-8", errors="replace", check=False,
                                 env=process.clean_environment(), stdin=subprocess.DEVNULL, timeout=_ASK_LIMIT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineUnusableError(f"llama.cpp could not be asked for its devices: {error}.") from error
@@ -123,7 +123,7 @@ def missing_instructions(built_for: str, root: Path = Path("/")) -> str | None:
 
     `built_for`: llama.cpp's system information, "CPU : AVX2 = 1 | …", fixed when it was compiled."""
     try:
-        lines = (root / "proc/cpuinfo").read_text().splitlines()
+        lines = (root / "proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return None
     has = {flag for line in lines if line.split(":")[0].strip() in ("flags", "Features")

@@ -150,7 +150,8 @@ def main(arguments: Sequence[str]) -> None:
                           "devices": devices(xllamacpp)}))
         return
     commands, answers, *pairs = arguments
-    serve(xllamacpp, os.fdopen(int(commands)), os.fdopen(int(answers), "w"), dict(pair.split("=", 1) for pair in pairs))
+    serve(xllamacpp, os.fdopen(int(commands), encoding="utf-8"), os.fdopen(int(answers), "w", encoding="utf-8"),
+          dict(pair.split("=", 1) for pair in pairs))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ class Engine(EngineBase):
             if host.ended() is None:
                 _let_go(server)
             said = host.log_since(begin)
-            log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n")
+            log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n",
+                                encoding="utf-8")
 
         server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end,
                               older(self._ask_version()), self.outer)

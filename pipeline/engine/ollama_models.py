@@ -122,7 +122,7 @@ def find(name: Name) -> Stored | None:
     for folder in stores():
         path = folder / name.path
         try:
-            text = path.read_text()
+            text = path.read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
@@ -154,7 +154,7 @@ def link(stored: Stored, folder: Path) -> None:
     """Make `folder` a model folder with this model in it: its manifest, and links to its blobs."""
     target = folder / stored.name.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(stored.manifest))
+    target.write_text(json.dumps(stored.manifest), encoding="utf-8")
     (folder / "blobs").mkdir(exist_ok=True)
     for layer in (stored.manifest.get("config", {}), *stored.manifest.get("layers", ())):
         if "digest" in layer:
@@ -183,7 +183,7 @@ def adopt(gguf: Path, header: Header, digest: str, name: Name, folder: Path) -> 
         blob(folder, found).write_bytes(written)
     target = folder / name.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(manifest))
+    target.write_text(json.dumps(manifest), encoding="utf-8")
     blob(folder, config).write_bytes(described)
     _symlink(blob(folder, digest), gguf)
 

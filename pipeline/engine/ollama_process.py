@@ -90,7 +90,7 @@ def log_file(pid: int) -> Path | None:
 def _listening(port: int) -> Iterator[str]:
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
-            for line in Path(table).read_text().splitlines()[1:]:
+            for line in Path(table).read_text("utf-8").splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
                     yield f"socket:[{fields[9]}]"
@@ -102,7 +102,7 @@ def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += [int(child) for child in (task / "children").read_text().split()]
+                found += [int(child) for child in (task / "children").read_text("utf-8").split()]
     return found
 
 
@@ -118,6 +118,6 @@ def _processes_below(pid: int) -> list[psutil.Process]:
 
 def _started(pid: int) -> int:
     with contextlib.suppress(OSError):
-        match = re.search(r"\) (?:\S+ ){19}(\d+)", Path(f"/proc/{pid}/stat").read_text())
+        match = re.search(r"\) (?:\S+ ){19}(\d+)", Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace"))
         return int(match[1]) if match else 0
     return 0

@@ -142,8 +142,8 @@ def _numbers(version: str) -> tuple[int, int]:
 def _version(binary: Path, _mtime_ns: int) -> str:
     try:
         # Port 1 refuses, so that the program speaks for itself and not for a server that happens to run.
-        said = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False, timeout=20,
-                              stdin=subprocess.DEVNULL,
+        said = subprocess.run([str(binary), "--version"], capture_output=True, encoding="utf-8", errors="replace",
+                              check=False, timeout=20, stdin=subprocess.DEVNULL,
                               env=process.clean_environment({"OLLAMA_HOST": "127.0.0.1:1"}))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{binary} cannot be run ({error}). Expected the program `ollama`: check engine.binary. "

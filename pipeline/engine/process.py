@@ -213,14 +213,14 @@ def maps_file(pid: int, *paths: Path) -> bool | None:
 def resident_bytes(pid: int) -> int:
     """RSS from /proc/PID/statm, only to see whether a load moves; 0 if the process is gone."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def _oom_kills() -> int | None:
     """The kernel's count of out-of-memory kills since boot (/proc/vmstat, oom_kill; since Linux 4.13)."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
+        for line in Path("/proc/vmstat").read_text("utf-8").splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return None

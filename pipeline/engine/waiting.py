@@ -127,9 +127,10 @@ def cpu_seconds(root: int) -> dict[int, float]:
     while left:
         pid = left.pop()
         with contextlib.suppress(OSError, IndexError, ValueError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
             used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
             for task in Path(f"/proc/{pid}/task").iterdir():
                 with contextlib.suppress(OSError):
-                    left += [int(child) for child in (task / "children").read_text().split() if int(child) not in used]
+                    children = (task / "children").read_text("utf-8").split()
+                    left += [int(child) for child in children if int(child) not in used]
     return used

@@ -75,15 +75,24 @@ Found = Available | Absent
 
 def find_all(root: Path = Path("/"), target: Target = NOTHING) -> list[Found]:
     """Every meter of this package, in the order of their names: each one here or absent with its reason."""
-    return [module.find(root, target) for module in _modules()]
+    return [module if isinstance(module, Absent) else module.find(root, target) for module in _modules()]
 
 
 def names() -> list[str]:
     """The meters of this package, here or not."""
-    return [module.Meter.name for module in _modules()]
+    return [module.name if isinstance(module, Absent) else module.Meter.name for module in _modules()]
 
 
-def _modules() -> list[ModuleType]:
+def _modules() -> list[ModuleType | Absent]:
+    """The meters' modules; a file that cannot be loaded is absent with the reason."""
     room = importlib.import_module("pipeline.meter")
-    modules = [importlib.import_module(f"{room.__name__}.{info.name}") for info in pkgutil.iter_modules(room.__path__)]
-    return [module for module in modules if hasattr(module, "Meter") and hasattr(module, "find")]
+    found: list[ModuleType | Absent] = []
+    for info in pkgutil.iter_modules(room.__path__):
+        try:
+            module = importlib.import_module(f"{room.__name__}.{info.name}")
+        except (ImportError, SyntaxError) as error:
+            found.append(Absent(info.name, f"pipeline/meter/{info.name}.py cannot be loaded: {error}."))
+            continue
+        if hasattr(module, "Meter") and hasattr(module, "find"):
+            found.append(module)
+    return found

@@ -66,7 +66,7 @@ class Meter(base.Meter):
 
     def _text(self, name: str) -> str:
         try:
-            return (self.folder / name).read_text()
+            return (self.folder / name).read_text("utf-8")
         except OSError as error:
             raise MeterError(f"{self.folder / name} cannot be read: {error.strerror}. Expected the cgroup of a "
                              "running server.") from error
@@ -76,7 +76,7 @@ def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Fou
     """The target's cgroup, or where none runs yet the one a server of ours would start in. Shared: absent."""
     pids = list(target.pids) or [os.getpid()]
     try:
-        lines = (root / "proc" / str(pids[0]) / "cgroup").read_text().splitlines()
+        lines = (root / "proc" / str(pids[0]) / "cgroup").read_text("utf-8", errors="replace").splitlines()
     except OSError as error:
         return base.Absent("cgroup", f"/proc/{pids[0]}/cgroup cannot be read: {error.strerror}")
     paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
@@ -105,7 +105,7 @@ def _members(folder: Path) -> set[int]:
     found: set[int] = set()
     for file in (folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")):
         with contextlib.suppress(OSError):  # a child cgroup that has just gone, or a threaded one
-            found |= {int(line) for line in file.read_text().split()}
+            found |= {int(line) for line in file.read_text("utf-8").split()}
     return found
 
 

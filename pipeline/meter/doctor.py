@@ -275,7 +275,7 @@ def _neighbours(root: Path, ours: Collection[int]) -> list[Neighbour]:
 def _text(path: Path) -> str:
     """The file's text without the last newline; empty where it cannot be read (a kernel without that feature)."""
     try:
-        return path.read_text().strip()
+        return path.read_text("utf-8", errors="replace").strip()
     except OSError:
         return ""
 

@@ -111,7 +111,8 @@ def _other_gpus(root: Path) -> list[str]:
     for card in sorted((root / "sys/class/drm").glob("card[0-9]*")):
         vendor = card / "device/vendor"
         if "-" not in card.name and vendor.exists():  # card0-HDMI-A-1 is a connector
-            maker = _MAKERS.get(vendor.read_text().strip(), f"vendor {vendor.read_text().strip()}")
+            code = vendor.read_text("utf-8").strip()
+            maker = _MAKERS.get(code, f"vendor {code}")
             if maker != "NVIDIA":
                 found.append(f"{card.name} ({maker})")
     return found

@@ -43,7 +43,7 @@ class Meter(base.Meter):
         for quantity, names in sources.items():
             for name in names:
                 with contextlib.suppress(OSError):
-                    values.setdefault(quantity, int((self.device / name).read_text()))
+                    values.setdefault(quantity, int((self.device / name).read_text("utf-8")))
         return values
 
     def _read_xdna(self, pids: Collection[int]) -> base.Reading:
@@ -81,7 +81,7 @@ def _fdinfo(folder: Path) -> Iterator[dict[str, str]]:
         return  # ended, or another user's
     for entry in entries:
         with contextlib.suppress(OSError):
-            lines = entry.read_text().splitlines()
+            lines = entry.read_text("utf-8", errors="replace").splitlines()
             yield {key.strip(): value.strip() for key, value in (line.split(":", 1) for line in lines if ":" in line)}
 
 

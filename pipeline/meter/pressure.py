@@ -35,7 +35,7 @@ def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Fou
     """Here on kernels with PSI (Linux 4.20, CONFIG_PSI) that was not switched off."""
     path = root / "proc/pressure/memory"
     try:
-        path.read_text()
+        path.read_text("utf-8")
     except FileNotFoundError:
         return base.Absent("pressure", f"{path} does not exist: Linux 4.20 or newer with CONFIG_PSI is needed")
     except OSError as error:

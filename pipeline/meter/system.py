@@ -60,7 +60,7 @@ def per_cpu_free_bytes(root: Path = Path("/")) -> int | None:
 
     Hundreds of MiB right after a large process has ended. None: not readable."""
     try:
-        lines = (root / "proc/zoneinfo").read_text().splitlines()
+        lines = (root / "proc/zoneinfo").read_text("utf-8").splitlines()
     except OSError:
         return None
     pages = [int(words[1]) for words in map(str.split, lines) if len(words) == 2 and words[0] == "count:"]
@@ -127,8 +127,8 @@ def snapshot(tree_pids: Iterable[int] = (), own_pids: Iterable[int] | None = Non
 
     Raises MeterError if /proc/vmstat or /proc/stat cannot be read."""
     try:
-        vmstat = dict(line.split() for line in (root / "proc/vmstat").read_text().splitlines())
-        cpu = [int(word) for word in (root / "proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        vmstat = dict(line.split() for line in (root / "proc/vmstat").read_text("utf-8").splitlines())
+        cpu = [int(word) for word in (root / "proc/stat").read_text("utf-8").split("\n", 1)[0].split()[1:]]
     except OSError as error:
         raise MeterError(f"{error.filename} cannot be read: {error.strerror}. Expected a mounted /proc.") from error
     page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
@@ -178,7 +178,7 @@ def disturbance(before: Interference, after: Interference) -> Disturbance:
 def _memory_pressure(path: Path) -> tuple[int | None, float | None, int | None, float | None]:
     """(some total µs, some avg10 %, full total µs, full avg10 %); all None without PSI."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return None, None, None, None  # a kernel without PSI, or PSI switched off: reading it is EOPNOTSUPP
     rows = {words[0]: dict(word.split("=", 1) for word in words[1:]) for words in map(str.split, lines) if words}
@@ -191,7 +191,7 @@ def _uses(pids: Iterable[int], root: Path, tick: int) -> dict[tuple[int, int], P
     uses = {}
     for pid in pids:
         try:
-            text = (root / "proc" / str(pid) / "stat").read_text()
+            text = (root / "proc" / str(pid) / "stat").read_text("utf-8", errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         # The name is in parentheses and may hold spaces and parentheses itself (proc(5)).

@@ -207,7 +207,7 @@ def _named(name: str, root: Path) -> int:
     found: list[int] = []
     for folder in (root / "proc").glob("[0-9]*"):
         try:
-            stat = (folder / "stat").read_text()
+            stat = (folder / "stat").read_text("utf-8", errors="replace")
             words = (folder / "cmdline").read_bytes().split(b"\0")
             has_memory = parse_status((folder / "status").read_bytes()) is not None
         except OSError:
@@ -262,7 +262,7 @@ def _listening(root: Path, port: int) -> set[str]:
     found = set()
     for name in ("tcp", "tcp6"):
         try:
-            lines = (root / "proc/net" / name).read_text().splitlines()[1:]
+            lines = (root / "proc/net" / name).read_text("utf-8", errors="replace").splitlines()[1:]
         except OSError:
             continue  # no IPv6 here
         for words in map(str.split, lines):

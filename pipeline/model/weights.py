@@ -94,7 +94,7 @@ def _check_readable(path: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
+    with path.open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -127,7 +127,7 @@ def _ask_pip(model: Model) -> tuple[str, str | None]:
     answer = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary",
          ":all:", "--no-input", "--disable-pip-version-check", "--retries", "2", "--quiet", "--report", "-", wanted],
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        capture_output=True, encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL,
     )
     if answer.returncode != 0:
         said = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]

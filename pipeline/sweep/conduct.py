@@ -257,7 +257,7 @@ def _run_and_close(store: Store, summary: SweepSummary, launcher: Launcher, stop
         if stop.wrong_input:
             raise ConfigError(str(stop)) from None
         SESSION.stopped = str(stop)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # by a person, or nobody reads what is printed any more
         status = "interrupted"
         raise
     finally:

@@ -88,7 +88,7 @@ def first_use(location: Location) -> Iterator[None]:
 def exclusive(lock: Path) -> Iterator[None]:
     """Hold the lock file's flock; waits for whoever holds it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
+    with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -37,16 +37,16 @@ def is_alive(pid: int, start_ticks: str) -> bool:
 def _start_ticks(pid: int) -> int | None:
     try:
         # the command may hold spaces and brackets: the fields begin after the last one
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
 
 
 def _boot_time_s() -> int:
-    lines = Path("/proc/stat").read_text().splitlines()
+    lines = Path("/proc/stat").read_text("utf-8", errors="replace").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("btime")))

@@ -1,0 +1,90 @@
+"""What the machine or the terminal refuses is one line and the right exit code; a bug keeps its trace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.cli.edge import refused
+from tests.conftest import ROOT
+
+
+def slackwater(redirect: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program behind a shell's redirections; in an ASCII locale, as Python takes it without help."""
+    command = f'"$@" {redirect}'
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, "bash", sys.executable, "-m", "pipeline", *words], cwd=ROOT,
+        encoding="utf-8", capture_output=True, check=False, timeout=60,
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONUNBUFFERED": "",
+             **environment})
+
+
+@pytest.mark.parametrize(("redirect", "words", "code", "said"), [
+    ("", ["--help"], 0, ""),
+    ("", ["--help", "lang=ja"], 0, ""),
+    ("", ["metrics", "--json"], 0, ""),
+    ("| true", ["metrics"], 0, ""),
+    ("| true", ["--help"], 0, ""),
+    (">&-", ["--help"], 0, ""),
+    ("<&- >&- 2>&-", ["--help"], 0, ""),
+    (">/dev/full", ["--help"], 2, "standard output: No space left on device. Make room"),
+    (">/dev/full", ["nonsense"], 2, "nonsense is not a command"),
+    ("", ["metrics", "n\udce9e"], 2, "n?e"),
+])
+def test_an_odd_terminal_is_no_error(redirect: str, words: Sequence[str], code: int, said: str) -> None:
+    done = slackwater(redirect, *words)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert bool(done.stderr) is bool(said)
+
+
+def test_a_closed_stdout_is_not_taken_by_the_next_file(tmp_path: Path) -> None:
+    """The number 1 would else go to the next file that is opened, and what is printed into it."""
+    program = ("from pipeline.text import open_terminal; open_terminal(); "
+               "file = open('kept', 'w', encoding='utf-8'); print('lost', flush=True); file.close()")
+    subprocess.run(["bash", "-c", '"$@" <&- >&-', "bash", sys.executable, "-c", program], check=True, cwd=tmp_path,
+                   timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (tmp_path / "kept").read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b: No space left on device. Make room"),
+    (PermissionError(errno.EACCES, "Permission denied", b"/a/\xe9"), "/a/\udce9: Permission denied. This user may not"),
+    (OSError(errno.EROFS, "Read-only file system", "/a"), "name another place"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), "/a/b: Not a directory. Look whether"),
+    (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+    (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"), "TMPDIR must name"),
+    (subprocess.TimeoutExpired(["ollama", "--version"], 20.0), "`ollama --version` did not answer within 20 s"),
+    (sqlite3.OperationalError("database is locked"), "A database failed: database is locked."),
+])
+def test_what_the_machine_refuses_is_named_with_what_to_do(error: Exception, said: str,
+                                                           monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(error)
+    assert told is not None and said in str(told)
+
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_command", fails)
+    assert cli.main([]) == 2
+    assert capsys.readouterr().err.startswith("slackwater: ")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("nothing of the system's"),
+                                   ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")])
+def test_a_bug_keeps_its_trace(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_command", fails)
+    with pytest.raises(type(error)):
+        cli.main([])
