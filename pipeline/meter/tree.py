@@ -115,7 +115,7 @@ def read_major_faults(pids: Iterable[int]) -> dict[int, int]:
     faults = {}
     for pid in pids:
         try:
-            text = Path("/proc", str(pid), "stat").read_text()
+            text = Path("/proc", str(pid), "stat").read_text("utf-8", errors="replace")
         except _GONE:
             continue
         # the name is in parentheses and may hold spaces and parentheses itself
