@@ -61,8 +61,9 @@ def devices() -> Sequence[Mapping[str, Any]]:
 
     Raises EngineUnusableError: it cannot be loaded, or this processor lacks what it was built for."""
     try:
-        answer = subprocess.run([*program(), "devices"], capture_output=True, encoding="utf-8", errors="replace", check=False,
-                                env=process.clean_environment(), stdin=subprocess.DEVNULL, timeout=_ASK_LIMIT_S)
+        answer = subprocess.run([*program(), "devices"], capture_output=True, encoding="utf-8", errors="replace",
+                                check=False, env=process.clean_environment(), stdin=subprocess.DEVNULL,
+                                timeout=_ASK_LIMIT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineUnusableError(f"llama.cpp could not be asked for its devices: {error}.") from error
     why = lacking(answer.returncode, answer.stderr)
