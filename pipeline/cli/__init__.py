@@ -72,9 +72,7 @@ def _command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         return _help(words[1:])
     if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"slackwater {version('slackwater')}")
+        print(f"slackwater {_version()}")
         return 0
     verb = VERBS.get(words[0])
     if verb is None and ("=" in words[0] or words[0].startswith(("+", "-"))):
@@ -108,6 +106,22 @@ def _language(words: list[str]) -> tuple[str | None, list[str]]:
             variable=language.VARIABLE, name=language.wished(), known=", ".join(language.languages())))
     language.speak(asked[-1] if asked else language.wished())
     return (asked[-1] if asked else None), [word for word in words if not word.startswith("lang=")]
+
+
+def _version() -> str:
+    """Of the installed package, else of the checkout this runs from."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("slackwater")
+    except PackageNotFoundError:
+        import tomllib
+
+        project = os.path.join(os.path.dirname(__file__), os.pardir, os.pardir, "pyproject.toml")
+        if not os.path.isfile(project):
+            return _("(not installed)")
+        with open(project, "rb") as file:
+            return str(tomllib.load(file)["project"]["version"]) + " " + _("(not installed)")
 
 
 def _help(names: list[str]) -> int:

@@ -101,7 +101,7 @@ def _measure(given: Given, arguments: list[str], again: str | None = None) -> in
         if again is not None:
             _prepare_again(again, arguments)
         # how a person reads is no part of what the sweep is: Hydra gets it, the record does not
-        words = [*arguments, *([f"lang={given.lang}"] if given.lang else [])]
+        words = [*([f"lang={given.lang}"] if given.lang else []), *arguments]
         if any(word.partition("=")[0] in INSPECT for word in words):
             run_hydra(run_trial, words, Path.cwd())
             return 0
@@ -154,6 +154,8 @@ def _sweep(arguments: list[str], given: Given) -> int:
     except KeyboardInterrupt:
         interrupted = True
     if SESSION.dry_run:
+        if interrupted:
+            return INTERRUPTED
         _print_plan(as_json)
         return 0
     if SESSION.results and SESSION.store is not None and SESSION.summary is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Protocol
 
 from pipeline.config import Config
@@ -36,8 +36,9 @@ class Rule(Protocol):
 
 def load_rule(config: Config) -> Rule:
     """The rule that `settle.name` names. Raises ConfigError for one that does not exist."""
-    name = config.settle.name
-    if not name.isidentifier() or find_spec(f"pipeline.settle.{name}") is None:
-        raise ConfigError(f"settle.name={name} is not a rule: there is no pipeline/settle/{name}.py.")
-    rule: Rule = import_module(f"pipeline.settle.{name}").settled
+    name, here = config.settle.name, "pipeline.settle"
+    rules = sorted(each.name for each in iter_modules(import_module(here).__path__) if each.name != "base")
+    if name not in rules:
+        raise ConfigError(f"settle.name={name} is not a rule: expected one of {', '.join(rules)}.")
+    rule: Rule = import_module(f"{here}.{name}").settled
     return rule

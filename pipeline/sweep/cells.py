@@ -102,10 +102,12 @@ def refuse_other_work(configs: Sequence[Config]) -> None:
                 if group and value != first.get(key) and not any(_covers(factor, key) for factor in factors):
                     name = key if f"{group}.name" not in first or first[f"{group}.name"] == flatten(config).get(
                         f"{group}.name") else group
+                    one = (f" If it is one text, quote it: '{key}=\"{first.get(key)},{value}\"'."
+                           if key == "prompt.text" else "")
                     raise ConfigError(
                         f"the cells do different work: {key} is {first.get(key)} and {value}. If that difference is "
                         f"the question, say so: \"design.factor=[{', '.join([*factors, name])}]\". Flags and modes are "
-                        "then compared where it is the same.")
+                        f"then compared where it is the same.{one}")
 
 
 def _covers(factor: str, key: str) -> bool:

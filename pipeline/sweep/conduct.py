@@ -28,7 +28,8 @@ from pipeline.sweep.conversation import bring_person, check_repetitions, is_type
 from pipeline.sweep.design import load_design
 from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
 from pipeline.sweep.lock import machine_lock
-from pipeline.sweep.messages import is_setting, unknown_setting
+from pipeline.sweep.messages import is_setting, must_be_given, unknown_setting
+from pipeline.sweep.overrides import overrides_of
 from pipeline.sweep.session import SESSION
 from pipeline.text import to_json
 
@@ -53,6 +54,8 @@ def typed(composed: DictConfig) -> Config:
     bare = composed.copy()
     with open_dict(bare):
         bare.pop("hydra", None)
+    if missing := sorted(OmegaConf.missing_keys(bare)):
+        raise ConfigError(must_be_given(missing))
     config = OmegaConf.to_object(bare)
     if not isinstance(config, Config):
         raise ConfigError("the composed config is not slackwater's: conf/config.yaml must begin with base_config.")
@@ -65,16 +68,17 @@ def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Seq
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     typed_by_hand = {argument.lstrip("+~").split("=", 1)[0] for argument in arguments}
+    listed = [override for key, value in params.items() for override in overrides_of(str(key), value)]
     # `infer_os.quantization=true,false` replaces the file's sweep over `infer_os`, not only its own key
-    kept = [f"{key}={value}" for key, value in params.items()
-            if not any(given == key or given.startswith(f"{key}.") for given in typed_by_hand)]
+    kept = [override for override in listed
+            if not any(f"{given}.".startswith(f"{override.lstrip('+').partition('=')[0]}.") for given in typed_by_hand)]
     overrides = OverridesParser.create(config_loader=loader).parse_overrides([*kept, *arguments])
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if key.split(".")[0] == "place":
             raise ConfigError("place.* is filled in by the sweep itself and cannot be set.")
         # Hydra would add a key that nobody reads
-        if override.is_add() and not is_setting(key) and key.split(".")[0] not in ("hydra", "experiment"):
+        if not is_setting(key) and key.split(".")[0] not in ("hydra", "experiment"):
             raise ConfigError(unknown_setting(key))
     cells: list[list[str]] = BasicSweeper.split_arguments(overrides, None)[0]
     return cells

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import EXPERIMENTS_DIR, GROUPS
 from pipeline.errors import ConfigError
+from pipeline.sweep.config_files import read_yaml
+from pipeline.sweep.messages import is_open, is_setting, unknown_setting
+from pipeline.sweep.one_path import WAY_ROUND, require_one_path
+from pipeline.sweep.overrides import overrides_of, sweeps, unquoted
+
+DEMANDED = "???"
+"""Hydra's word for what must be given."""
 
 
 def experiments() -> dict[str, Path]:
@@ -19,10 +27,9 @@ def experiments() -> dict[str, Path]:
 
 
 def load_experiment(name: str) -> dict[str, Any]:
-    """The file's content, checked. Raises ConfigError for a name that does not exist (all are listed) or a bad file."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    """The file as Hydra takes it: whatever sweeps stands in hydra.sweeper.params as text, settings in the body.
 
+    Raises ConfigError: a name that does not exist (all are listed), or a bad file, with its path and the key."""
     known = experiments()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -30,20 +37,108 @@ def load_experiment(name: str) -> dict[str, Any]:
         raise ConfigError(f"experiment={name} is not known.{hint} Experiments: {', '.join(sorted(known))}. "
                           "Yours are the files ./experiments/NAME.yaml.")
     path = known[name]
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not content:
+    content = read_yaml(path)
+    if not content:
         raise ConfigError(f"{path} holds no settings; expected lines such as `repetitions: 3` and a `question:`.")
-    params = (content.get("hydra") or {}).get("sweeper", {}).get("params", {})
-    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
-    for key, value in [*(pair for entry in entries for pair in entry.items()), *params.items()]:
-        group = str(key).removeprefix("override ").lstrip("/")
-        if isinstance(value, bool) and group in GROUPS:
-            word = "on" if value else "off"
-            raise ConfigError(f'{path}: {group}: {word} without quotes is a boolean in YAML. Write {group}: "{word}".')
-    return {str(key): value for key, value in content.items()}
+    try:
+        return _as_hydra_takes_it(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _as_hydra_takes_it(content: dict[str, Any]) -> dict[str, Any]:
+    hydra = dict(_mapping(content.pop("hydra", None), "hydra"))
+    sweeper = dict(_mapping(hydra.pop("sweeper", None), "hydra.sweeper"))
+    params = _mapping(sweeper.get("params"), "hydra.sweeper.params")
+    require_one_path({**hydra, "sweeper": sweeper})
+    defaults, swept = _defaults(content.pop("defaults", None))
+    body: dict[str, Any] = {}
+    for key, value in _leaves("", content):
+        if not is_setting(key):
+            raise ConfigError(unknown_setting(key))
+        if key in GROUPS and value is None:
+            continue  # a heading with nothing below it
+        if value == DEMANDED and key in GROUPS:
+            defaults.append({f"override /{key}": value})
+        elif key in GROUPS or sweeps(key, value):
+            swept += overrides_of(key, value)
+        else:
+            _put(body, key, value)
+    for key, value in _leaves("", params):
+        if not is_setting(key.lstrip("+")):
+            raise ConfigError(f"hydra.sweeper.params: {unknown_setting(key)}")
+        if value == DEMANDED:
+            raise ConfigError(f"hydra.sweeper.params.{key}: ??? is no value. Below the file's other settings it "
+                              "would have to be given on the command line.")
+        swept += overrides_of(key, value)
+    found: dict[str, str] = {}
+    for override in swept:
+        key, _equals, value = override.partition("=")
+        if key in found:
+            raise ConfigError(f"{key} is given twice: {found[key]} and {value}. Leave one of them out.")
+        found[f"++{key}" if is_open(key) else key] = value
+    return {**({"defaults": defaults} if defaults else {}), **body,
+            **({"hydra": {**hydra, **({"sweeper": {"params": found}} if found else {})}} if hydra or found else {})}
+
+
+def _mapping(value: Any, key: str) -> Mapping[str, Any]:
+    """The settings below a key; none where nothing stands. Raises ConfigError for anything else."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{key}: {value} is not allowed: expected settings below it, one a line, or nothing.")
+    return value or {}
+
+
+def _leaves(prefix: str, tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Every setting of the body with its whole key, also where a person writes `mode.turns: 2`."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+    tree[last] = value
+
+
+def _defaults(entries: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The defaults list with `override /GROUP` spelt out, and what it sweeps over as overrides."""
+    if entries is not None and not isinstance(entries, list):
+        raise ConfigError(f"defaults: {entries} is not allowed: expected a list, such as `- override /mode: oneshot`.")
+    kept: list[dict[str, Any]] = []
+    swept: list[str] = []
+    for entry in entries or []:
+        if entry == "_self_":
+            continue  # everything else here is an override, which has no order
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            raise ConfigError(f"defaults: `{entry}` is not understood: expected `override /GROUP: NAME`, such as "
+                              "`- override /mode: oneshot`.")
+        (key, value), = entry.items()
+        group = str(key).removeprefix("override ").strip().lstrip("/")
+        if group == "hydra/sweeper" and value != "slackwater":
+            raise ConfigError(f"hydra/sweeper={value} {WAY_ROUND}")
+        if any(f"override /{group}" in other for other in kept):
+            raise ConfigError(f"defaults: {group} is given twice. Leave one of them out.")
+        if group.startswith("hydra/"):
+            kept.append({f"override /{group}": value})
+            continue
+        if group not in GROUPS:
+            close = difflib.get_close_matches(group, GROUPS, n=1)
+            raise ConfigError(f"defaults: {group} is not a group of settings."
+                              + (f" Did you mean {close[0]}?" if close else f" Groups: {', '.join(GROUPS)}."))
+        if value == DEMANDED:
+            kept.append({f"override /{group}": value})
+            continue
+        (override,) = overrides_of(group, value)
+        choice = override.partition("=")[2]
+        if isinstance(value, list) or "," in choice:
+            swept.append(override)
+        else:
+            kept.append({f"override /{group}": choice})
+    return kept, swept
 
 
 def chosen(arguments: list[str]) -> str:
@@ -51,7 +146,8 @@ def chosen(arguments: list[str]) -> str:
     names = [argument.split("=", 1)[1] for argument in arguments if argument.lstrip("+").startswith("experiment=")]
     if len(names) > 1 or any("," in name for name in names):
         raise ConfigError(f"experiment={','.join(names)}: one experiment at a time; run them one after the other.")
-    return names[0] if names and names[0] != "null" else ""
+    name = unquoted(names[0]) if names else ""
+    return name if name != "null" else ""
 
 
 def register(arguments: list[str]) -> str:
@@ -62,5 +158,5 @@ def register(arguments: list[str]) -> str:
     name = chosen(arguments)
     if name:
         ConfigStore.instance().store(group="experiment", name=name, node=OmegaConf.create(load_experiment(name)),
-                                     package="_global_", provider="slackwater")
+                                     package="_global_", provider="experiment")
     return name

@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.config import CONF_DIR, GROUPS, PACKAGE, Config
+from pipeline.errors import ConfigError
 
 PLUGIN_ROOT = PACKAGE / "_plugin_root"
 
@@ -41,15 +42,66 @@ def expose_plugins() -> None:
 
 
 def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) -> None:
-    """Compose and sweep as the arguments say; `folder` exists, Hydra makes nothing in it.
+    """Compose and sweep as the arguments say, or print what they ask; `folder` exists, Hydra makes nothing in it.
 
-    Raises what composing raises (see messages.explain)."""
+    This is Hydra's own main without its choice of a run mode: whatever is measured goes through our sweeper. Raises
+    ConfigError for what leads round it, and what composing raises (see messages.explain)."""
     expose_plugins()
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's info prints its own traces otherwise
 
-    import hydra
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path, get_args_parser
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from pipeline.sweep.one_path import Loader, require_one_path
+    from pipeline.sweep.overrides import override_of
 
     register_schema()
-    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-    sys.argv = ["slackwater", *arguments, f'hydra.sweep.dir="{quoted}"']
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+    version.setbase("1.3")
+    parser = get_args_parser()
+    setattr(parser, "error", _refuse)  # noqa: B010
+    given = parser.parse_intermixed_args(arguments)
+    if given.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun leads round slackwater's own sweeper: `slackwater rerun` measures "
+                          "again.")
+    if given.cfg is None and not given.help and (given.resolve or given.package is not None):
+        raise ConfigError("--resolve and --package belong to --cfg: slackwater run --cfg job --package mode.")
+    overrides = [override_of(word) for word in given.overrides]
+    search_path = create_config_search_path(given.config_path or str(CONF_DIR))
+    if given.config_dir is not None:
+        if not Path(given.config_dir).is_dir():
+            raise ConfigError(f"--config-dir {given.config_dir} is not a folder.")
+        search_path.prepend("command-line", f"file://{Path(given.config_dir).absolute()}", SearchPathQuery("schema"))
+    app = Hydra("slackwater", Loader(search_path))
+    name = given.config_name or "config"
+    GlobalHydra.instance().clear()
+    GlobalHydra.instance().initialize(app)
+    try:
+        if given.help:
+            app.app_help(name, parser, given)
+        elif given.hydra_help:
+            app.hydra_help(name, parser, given)
+        elif given.cfg is not None:
+            try:
+                app.show_cfg(name, overrides, given.cfg, given.package, given.resolve)
+            except SystemExit:  # Hydra has said this itself
+                raise ConfigError(f"--package {given.package} is no part of the config: expected such as mode.") from None
+        elif given.info is not None:
+            app.show_info(given.info, name, overrides)
+        elif given.shell_completion:
+            app.shell_completion(name, overrides)
+        else:
+            composed = app.compose_config(name, overrides, RunMode.MULTIRUN)
+            require_one_path(OmegaConf.to_container(composed.hydra, resolve=False))  # type: ignore[arg-type]
+            quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+            app.multirun(name, task, [*overrides, f'hydra.sweep.dir="{quoted}"'])
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 
 from pipeline.config import CONF_DIR, GROUPS, Config
 from pipeline.errors import ConfigError, SlackwaterError
+from pipeline.sweep.hydra_app import register_schema
 
 
 def settings(schema: type = Config, prefix: str = "") -> Iterator[str]:
@@ -27,6 +28,11 @@ def is_setting(key: str) -> bool:
     """Does the key exist, or stand below a setting that is open, such as engine.knobs?"""
     parents = [".".join(key.split(".")[:length]) for length in range(1, key.count(".") + 1)]
     return key in set(settings()) or any(parent in _open_settings() for parent in parents)
+
+
+def is_open(key: str) -> bool:
+    """Does the key stand below a setting that takes any key, such as engine.knobs?"""
+    return key not in set(settings()) and is_setting(key)
 
 
 def _open_settings() -> set[str]:
@@ -62,7 +68,8 @@ def unknown_setting(key: str) -> str:
     if close:
         now = _default(close[0])
         return f"{key} is not a setting. Did you mean {close[0]}?" + (f" (now {now})" if now else "")
-    return f"{key} is not a setting. `slackwater run --cfg job` prints all there are."
+    kind = "hydra" if key.split(".")[0] == "hydra" else "job"
+    return f"{key} is not a setting. `slackwater run --cfg {kind}` prints all there are."
 
 
 def _default(key: str) -> str:
@@ -71,6 +78,7 @@ def _default(key: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    register_schema()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         value = OmegaConf.select(compose("config", overrides=["hydra/sweeper=basic"]), key)
@@ -84,9 +92,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_option(group: str, option: str) -> str:
-    if option.lower() in ("false", "true", "none", "null"):
-        return (f"{group}: {option.lower()} is not known: an unquoted off, on, yes or no is a boolean in YAML. "
-                f'Write {group}: "off" with quotes. Known: {", ".join(options(group))}.')
+    if not options(group):
+        return f"{group}={option} is not known here. What a package of its own brings has to be installed first."
     return f"{group}={option} is not known. {_title(group)}: {', '.join(options(group))}."
 
 
@@ -101,9 +108,17 @@ def _wrong_value(value: str, key: str, wanted: str) -> str:
     return f"{key}={value} is not allowed: expected {words.get(wanted, wanted)}."
 
 
+def must_be_given(keys: Sequence[str]) -> str:
+    """What to say of settings that a config file marks with ???, or of a group without a choice."""
+    hints = {"model.path": "model.path=FILE.gguf", "tracking.uri": "tracking.uri=http://HOST:PORT"}
+    first = keys[0]
+    known = f" Known: {', '.join(options(first))}." if first in GROUPS else ""
+    more = f" So must {', '.join(keys[1:])}." if keys[1:] else ""
+    return f"{first} must be given: {hints.get(first, f'{first}=…')}.{known}{more}"
+
+
 def _missing(key: str) -> str:
-    hint = {"path": "model.path=FILE.gguf", "uri": "tracking.uri=http://HOST:PORT"}.get(key.split(".")[-1], f"{key}=…")
-    return f"{key} must be given: {hint}"
+    return must_be_given([key])
 
 
 def _not_parsed(override: str) -> str:
@@ -128,9 +143,15 @@ _KNOWN: tuple[tuple[str, Callable[..., str]], ...] = (
      _wrong_value),
     (r"Missing mandatory value: (?P<key>[\w.]+)", _missing),
     (r"Structured config of type `\w+` has missing mandatory value: (?P<key>\w+)", _missing),
+    (r"(?:Ambiguous value for argument|Sweep parameters) '(?P<word>[^']+)'",
+     lambda word: f"{word} is a sweep, and this prints one cell: give the key one value."),
+    (r"You must specify '(?P<key>[^']+)'", _missing),
+    (r"Interpolation key '(?P<name>[^']+)' not found\s+full_key: (?P<key>[\w.]+)",
+     lambda name, key: f"{key}: ${{{name}}} refers to a setting, and there is no {name}. Write \\${{ for the two "
+                       "characters."),
+    (r"Error merging override (?P<key>[\w.]+)=.*(?:no viable alternative|mismatched input|token recognition)",
+     lambda key: f"{key}: ${{ begins a reference to a setting, ${{KEY}}, and this one has no end. Write \\${{ for the "
+                 "two characters."),
     (r"Multiple values for (?P<group>\w+)",
      lambda group: f"{group} was given twice, or with a +: write {group}=NAME once."),
-    (r"Unsupported item value in defaults[^\n]*",
-     lambda: "a defaults list has an unquoted off, on, yes or no, which YAML reads as a boolean: write it in quotes, "
-             'infer_os: "off".'),
 )

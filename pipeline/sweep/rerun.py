@@ -6,7 +6,6 @@ Finds and prepares; running is conduct.py's, by the same path as any sweep.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from pipeline.errors import ConfigError
 from pipeline.outcome import flatten
 from pipeline.sweep.conduct import typed
 from pipeline.sweep.hydra_app import expose_plugins, register_schema
-from pipeline.sweep.messages import is_setting, options, settings
+from pipeline.sweep.messages import is_open, is_setting, options
+from pipeline.sweep.overrides import grammar
 from pipeline.track.read import TrialRecord
 from pipeline.track.subject import Subject
 
@@ -89,7 +89,7 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
     for key in sorted(now.keys() - logged.keys()):
         if key.split(".")[0] in fixed or any(known.startswith(f"{key}.") for known in logged):
             continue
-        if whole and _is_open(key):
+        if whole and is_open(key):
             overrides.append(f"~{key}")
         else:
             notes.append(f"{key} was not logged (a setting that is new since); now {now[key]}")
@@ -99,9 +99,9 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
                           f"not have. It was measured with {_version(subject)}: use that to run it again.")
     for key, value in logged.items():
         if key not in now and value != {}:
-            overrides.append(f"++{key}={_grammar(value)}")
+            overrides.append(f"++{key}={grammar(value)}")
         elif key in now and now[key] != value:
-            overrides.append(f"{key}={_grammar(value)}")
+            overrides.append(f"{key}={grammar(value)}")
     config = typed(_compose(overrides))
     made = _own(flatten(config))
     wrong = [key for key, value in logged.items() if made.get(key, {}) != value]
@@ -168,29 +168,6 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("config", overrides=["hydra/sweeper=basic", *overrides])
-
-
-def _is_open(key: str) -> bool:
-    """Below a setting that takes any key, such as engine.knobs."""
-    return key not in set(settings()) and is_setting(key)
-
-
-def _grammar(value: Any) -> str:
-    """A value in Hydra's override grammar; text is always quoted."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "null"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_grammar(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_grammar, value)) + "]"
-    # a backslash means itself, except before what OmegaConf reads as a reference, and for Hydra a quote or the end
-    literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", str(value))
-    escaped = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), literal)
-    return f'"{escaped}"'
 
 
 def _since(subject: Subject, trials: Sequence[TrialRecord], configs: Sequence[Config]) -> list[str]:

@@ -64,7 +64,15 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["model=gguf"], ["model.path"]),
         (["mode=oneshot", "mode.turns=3"], ["mode.turns=3", "oneshot"]),
         (["place.order=3"], ["place"]),
-        (["prompt.text=why (tides)"], ["quotes"]),
+        (["prompt.text=Hello,world"], ["different work", "If it is one text, quote it: 'prompt.text=\"Hello,world\"'"]),
+        (["tracking=server"], ["tracking.uri must be given", "tracking.uri=http://HOST:PORT"]),
+        (["infer_os=null"], ["infer_os=null names none of its files", "quantization"]),
+        (["prompt.text=${nope}"], ["${nope} refers to a setting", "\\${"]),
+        (["settle.name=base"], ["settle.name=base is not a rule", "adaptive, fixed"]),
+        (["design.name=__init__"], ["design.name=__init__ is not a design", "blocked"]),
+        (["hydra/launcher=jolbib"], ["hydra/launcher=jolbib is not known here"]),
+        (["hydra.launcher._target_=os.system"], ["hydra/launcher: os.system cannot be used"]),
+        (["--cfg", "jbo"], ["--cfg", "'job'"]),
         (["--dryrun"], ["--dryrun", "--dry-run"]),
         (["+nonsense=1"], ["nonsense is not a setting"]),
         (["+mode.speed=1"], ["mode.speed is not a setting"]),
@@ -124,10 +132,72 @@ def test_a_model_that_cannot_be_fetched_says_what_to_do_without_a_network(tmp_pa
     refused(slackwater("run", cwd=tmp_path, **offline), "model=gguf")
 
 
-def test_an_unquoted_off_in_a_defaults_list_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [
+    ["hydra.mode=RUN"], ["hydra/sweeper=basic"], ["hydra.sweeper._target_=x.y"], ["--experimental-rerun", "x.pickle"],
+    ["hydra.sweep.dir=x"], ["experiment=round"], ["-cd", ".", "-cn", "round"],
+], ids=" ".join)
+def test_what_leads_round_the_sweeper_is_refused_before_anything(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "mine.yaml").write_text("defaults:\n  - override /infer_os: off\nrepetitions: 1\n")
-    refused(slackwater("run", "experiment=mine", cwd=tmp_path), "mine.yaml", "infer_os", "quotes")
+    (tmp_path / "experiments" / "round.yaml").write_text("hydra:\n  mode: RUN\n")
+    (tmp_path / "round.yaml").write_text("defaults:\n  - config\n  - _self_\nhydra:\n  mode: RUN\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.sweep.job.run_job", lambda composed: pytest.fail("a trial was run"))
+    assert main(["run", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "leads round" in said.err or "leave it out" in said.err
+    if words[0] == "hydra.mode=RUN":  # looking at the config goes on to work
+        assert main(["run", *words, "--cfg", "job"]) == 0
+
+
+@pytest.mark.parametrize(("file", "said"), [
+    ("name: [a\n", "asked.yaml cannot be read as YAML: line 2"),
+    ("name: \xff\n", "asked.yaml is not UTF-8"),
+    ("defaults:\n  - oneshot\nthink_time_s: ???\n", "mode.think_time_s must be given: mode.think_time_s=…"),
+    ("defaults:\n  - oneshot\n  - infer_os: off\n", "mode/asked.yaml: its defaults list has an unquoted off"),
+    ("defaults: 5\n", "mode/asked"),
+])
+def test_a_fault_in_a_users_own_conf_is_one_line(
+    file: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mode").mkdir()
+    (tmp_path / "mode" / "asked.yaml").write_text(file, encoding="latin-1" if "\xff" in file else "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "-cd", ".", "mode=oneshot,asked", "--dry-run"]) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.usefixtures("model_file")
+def test_what_a_config_file_demands_may_be_given_even_if_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text("mode: ???\nnum_ctx: ???\n")
+    monkeypatch.chdir(tmp_path)
+    for words, missing in ((["num_ctx=2048"], "mode must be given"), (["mode=oneshot"], "num_ctx must be given")):
+        assert main(["run", "experiment=mine", *words, "--dry-run"]) == 2
+        assert missing in capsys.readouterr().err
+    assert main(["run", "experiment=mine", "mode=oneshot", "num_ctx=2048", "--dry-run"]) == 0
+
+
+@pytest.mark.usefixtures("model_file")
+def test_lists_in_an_experiment_are_the_cells_of_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(
+        "defaults:\n  - override /mode: oneshot\ninfer_os: [off, quantization]\nprompt.text: 潮, 汐!\n")
+    monkeypatch.chdir(tmp_path)
+    vars(SESSION).update(vars(Session()))
+    assert main(["run", "experiment=mine", "--dry-run", "--json"]) == 0
+    assert [cell["cell"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [
+        "oneshot-off", "oneshot-quantization"]
+    assert {cell.config.prompt.text for cell in SESSION.cells} == {"潮, 汐!"}
 
 
 def test_an_experiment_that_is_not_yaml_names_the_file(tmp_path: Path) -> None:

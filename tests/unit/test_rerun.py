@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.sweep import rerun
 from pipeline.sweep.conduct import typed
+from pipeline.sweep.overrides import grammar
 from pipeline.sweep.rerun import Again, prepare
 from pipeline.track.archive import record_of
 from pipeline.track.read import SweepRecord
@@ -141,5 +142,5 @@ VALUES: list[Any] = [[1, 2.5, None, True, "off"], {"c": "x,y"}, {}, [], [{"d": [
 
 def test_values_of_every_kind_survive_the_override_grammar() -> None:
     given = {f"k{i}": value for i, value in enumerate([*TEXTS, *VALUES])}
-    knobs = composed(*(f"++engine.knobs.{key}={rerun._grammar(value)}" for key, value in given.items())).engine.knobs
+    knobs = composed(*(f"++engine.knobs.{key}={grammar(value)}" for key, value in given.items())).engine.knobs
     assert {key: knobs[key] for key in given} == given

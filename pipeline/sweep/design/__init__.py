@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Protocol
 
 from pipeline.errors import ConfigError
@@ -35,7 +35,8 @@ class DesignRule:
 
 def load_design(name: str) -> DesignRule:
     """The design that `design.name` names. Raises ConfigError for one that does not exist."""
-    if not name.isidentifier() or find_spec(f"{__name__}.{name}") is None:
-        raise ConfigError(f"design.name={name} is not a design: there is no pipeline/sweep/design/{name}.py.")
+    designs = sorted(each.name for each in iter_modules(__path__))
+    if name not in designs:
+        raise ConfigError(f"design.name={name} is not a design: expected one of {', '.join(designs)}.")
     module = import_module(f"{__name__}.{name}")
     return DesignRule(module.blocks, getattr(module, "expand", None), getattr(module, "NOTE", ""))

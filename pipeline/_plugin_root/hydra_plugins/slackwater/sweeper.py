@@ -8,19 +8,21 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class SlackwaterSweeper(Sweeper):
     """Hands Hydra's pieces to `pipeline.sweep.conduct.conduct`."""
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = params or {}
+    def __init__(self, params: dict[str, Any] | DictConfig | None = None) -> None:
+        plain = OmegaConf.to_container(params) if isinstance(params, DictConfig) else params
+        self.params: dict[str, Any] = plain or {}  # type: ignore[assignment]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once, before `sweep`."""
         from hydra.core.plugins import Plugins
 
+        from pipeline.errors import ConfigError
         from pipeline.sweep.composed import ComposedOnce
 
         # the launcher composes a config per job through this loader
@@ -28,8 +30,12 @@ class SlackwaterSweeper(Sweeper):
         hydra_context = HydraContext(loader, hydra_context.callbacks)
         self.hydra_context = hydra_context
         self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config)
+        try:
+            self.launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config)
+        except Exception as error:
+            said = " ".join(str(error.__cause__ or error).split())
+            raise ConfigError(f"hydra/launcher: {config.hydra.launcher._target_} cannot be used: {said}") from error
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every trial of the sweep that the overrides describe."""
