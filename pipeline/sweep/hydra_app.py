@@ -89,7 +89,7 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
             try:
                 app.show_cfg(name, overrides, given.cfg, given.package, given.resolve)
             except SystemExit:  # Hydra has said this itself
-                raise ConfigError(f"--package {given.package} is no part of the config: expected such as mode.") from None
+                raise ConfigError(f"--package {given.package} is no part of the config.") from None
         elif given.info is not None:
             app.show_info(given.info, name, overrides)
         elif given.shell_completion:
