@@ -258,6 +258,14 @@ class Prompt:
     texts: dict[str, list[str]] = field(default_factory=dict)
     text: str | None = None
     """Your own words, asked every turn instead of `texts`."""
+    file: str | None = None
+    """Your own words from a UTF-8 file, relative to where the command was started; asked every turn."""
+    tokens: int | None = None
+    """Words made of `texts`, seeded, so many that the server counts this many tokens in what is sent, template
+    included."""
+    fill: float | None = None
+    """The same, so many that prompt and answer together fill this share of num_ctx; text, file and tokens win over
+    it."""
     distinct: bool = True
     """Another text each turn (from the start again after the last), or the first one every time."""
 
@@ -269,6 +277,12 @@ class Prompt:
         template = self.templates[self.language]
         _require("{prompt}" in template, f"prompt.templates.{self.language}", repr(template),
                  "a text with {prompt} in it")
+        given = [f"prompt.{key}" for key in ("text", "file", "tokens") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} are given together, and each says what the prompt is. Give one.")
+        _require(self.tokens is None or self.tokens >= 1, "prompt.tokens", self.tokens, "a whole number from 1")
+        _require(self.fill is None or 0 < self.fill <= 1, "prompt.fill", self.fill,
+                 "a share of the context above 0, up to 1")
         _require(self.text is None or bool(self.text.strip()), "prompt.text", repr(self.text),
                  "a prompt that is not empty")
         texts = self.texts.get(self.language, [])
@@ -351,7 +365,48 @@ class Config:
     """What a person reads is in this language; null: $SLACKWATER_LANG, else English. No part of what the sweep is."""
     place: Place = field(default_factory=Place)
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """How many tokens each prompt shall have as it is sent, template included; None: whatever its text has."""
+        prompt, turns = self.prompt, self._turns_together
+        if not isinstance(prompt, Prompt):  # MISSING
+            return None
+        if prompt.tokens is not None or prompt.fill is None or prompt.text is not None or prompt.file is not None:
+            return prompt.tokens
+        return int((prompt.fill * self.num_ctx - 2 * (turns - 1)) / turns) - self.max_tokens
+
+    @property
+    def _turns_together(self) -> int:
+        """How many turns stand in the context at once."""
+        return self.mode.turns if self.mode.history else 1
+
+    def _check_prompt(self) -> None:
+        """The context holds prompt and answer, of every turn if they carry the ones before (2 tokens join two)."""
+        prompt, wanted, turns = self.prompt, self.prompt_tokens, self._turns_together
+        if self.mode.source == "stdin":
+            key = "tokens" if prompt.tokens is not None else "file"
+            _require(prompt.tokens is None and prompt.file is None, f"prompt.{key}", getattr(prompt, key),
+                     "null with mode.source=stdin, where a person types what is asked")
+            return
+        if wanted is None:
+            return
+        whole = turns * (wanted + self.max_tokens) + 2 * (turns - 1)
+        each = f"{turns} turns with mode.history=true, each " if turns > 1 else ""
+        if wanted < 1:
+            raise ConfigError(f"prompt.fill={prompt.fill:g} of num_ctx={self.num_ctx} leaves no room for a prompt: "
+                              f"{each}with an answer of max_tokens={self.max_tokens}. Choose a larger num_ctx, or "
+                              "fewer max_tokens. Nothing was started.")
+        if whole > self.num_ctx:
+            most = (self.num_ctx - 2 * (turns - 1)) // turns - self.max_tokens
+            fewer = f", or prompt.tokens={most} or fewer" if most > 0 else ", or fewer max_tokens"
+            raise ConfigError(f"prompt.tokens={wanted} does not fit: {each}with an answer of "
+                              f"max_tokens={self.max_tokens} it takes {whole} tokens of a context of "
+                              f"num_ctx={self.num_ctx} (of one slot). Choose num_ctx={whole} or more{fewer}. "
+                              "Nothing was started.")
+
     def __post_init__(self) -> None:
+        if isinstance(self.prompt, Prompt) and isinstance(self.mode, Mode):
+            self._check_prompt()
         for metric in self.question_metrics:
             phase, _, quantity = metric.partition("/")
             _require(phase in PHASES and bool(quantity), "question_metrics", metric,

@@ -5,6 +5,8 @@ Reads no memory and knows no store. The verdict's rules stand here and nowhere e
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -55,6 +57,9 @@ SHOWN_REASONS = 3
 
 NEIGHBOUR_CORES = 0.5
 """Other processes' CPU, in cores over the trial, above which a note says that speed will be noisy."""
+
+PROMPT_PCT = 1.0
+"""How far the server's count of a prompt's tokens may be from the number that was asked for."""
 
 WARM_UP_BLOCK = 0
 """Trials of this block warm caches and are not counted (design.warmup)."""
@@ -295,6 +300,10 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     for turn, answer in record.generations.items():
         if answer.truncated:
             reasons.append(f"the server cut the prompt of turn {turn} to {answer.prompt_tokens} tokens")
+        wanted = config.prompt_tokens if turn == 1 or not config.mode.history else None
+        if wanted is not None and abs(answer.prompt_tokens - wanted) > max(2, PROMPT_PCT / 100 * wanted):
+            reasons.append(f"the server counts {answer.prompt_tokens} tokens in the prompt of turn {turn}, which was "
+                           f"cut to {wanted}")
         if answer.output_tokens != config.max_tokens and config.mode.source == "recorded":
             notes.append(f"turn {turn}: {answer.output_tokens} tokens of the {config.max_tokens} asked for")
     if report is not None:
@@ -345,11 +354,17 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
         series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
         tags={"engine": config.engine.name, "model": config.model.name,
               **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),
+              **({"prompt_digest": _digest_of(record.prompts)} if config.mode.source == "recorded" else {}),
               **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},
         folder=str(folder),
         extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError),
                "engine_unusable": isinstance(record.error, EngineUnusableError)},
     )
+
+
+def _digest_of(prompts: Mapping[int, str]) -> str:
+    """SHA-256 of what was asked, by turn, as it was sent."""
+    return hashlib.sha256(json.dumps(list(prompts.values()), ensure_ascii=False).encode()).hexdigest()
 
 
 def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Plan, folder: Path,
@@ -362,6 +377,7 @@ def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Pla
         "command": provenance.command(),
         "machine": dict(provided),
         "settings": dict(plan.settings),
+        "prompts_sha256": {turn: hashlib.sha256(text.encode()).hexdigest() for turn, text in record.prompts.items()},
         "proofs": [asdict(proof) for proof in record.proofs],
         "buffers": [asdict(buffer) for buffer in record.buffers],
         "meters": [{"meter": found.name, "here": found.note or "yes"} if isinstance(found, Available)

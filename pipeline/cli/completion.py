@@ -28,7 +28,7 @@ CHOICES = {
     "design.when_busy": ("wait", "fail"), "stop.of": ("effects", "gap"), "prompt.language": ("en", "ja"),
 }
 """Settings of text that take only these; config.py checks them."""
-_FILES = ("model.path", "engine.binary")
+_FILES = ("model.path", "engine.binary", "prompt.file")
 _OF_THE_SWEEP = ("place",)
 
 SCRIPTS = {

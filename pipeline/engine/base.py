@@ -187,3 +187,8 @@ class EngineBase(ABC):
     def model_path(self) -> Path | None:
         """The file with the weights, if this machine has it; of a split model the first (pipeline/model/files.py finds
         the others)."""
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The GGUF whose tokenizer counts this cell's prompts as its server will; None: only the server can tell."""
+        return None

@@ -58,6 +58,11 @@ class Engine(EngineBase):
         """The file with the weights, the first if there are several; None while it has not been fetched."""
         return files_of(self._located)[0] if self._located and self._located.exists() else None
 
+    @property
+    def tokenizer(self) -> Path | None:
+        """See EngineBase: also under the model's own template, which the file holds."""
+        return self.model_path
+
     @classmethod
     def here(cls) -> tuple[bool, str]:
         """See EngineBase: its library is loaded once, in a process of its own."""
@@ -204,6 +209,20 @@ class LlamaServer(Server):
         """See Server."""
         self._address = None
         self._command("unload", self._wait("unload", "stop_limit_s"), "its memory did not shrink")
+
+    def tokens(self, prompt: str, raw: bool) -> int:
+        """How many tokens `generate` will count for a prompt; loads if nothing is loaded. Raises EngineError."""
+        self.load(lambda kind, t_ns: None)
+        wait = self._wait("counting tokens")
+        try:
+            with watched(wait, "no answer", self._child.kill):
+                answer = self._client.post(f"{self._address}/tokenize", json={
+                    "content": prompt if raw else self._templated(prompt), "add_special": True, "parse_special": True})
+        except _transport_errors() as error:
+            raise self._broken(error, wait) from error
+        if answer.status_code != 200:
+            raise self._refusal(answer.content)
+        return len(answer.json()["tokens"])
 
     def proofs(self) -> Sequence[Proof]:
         """See Server: command line of the child, llama.cpp's log, and whether the model file is mapped."""

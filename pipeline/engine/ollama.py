@@ -64,6 +64,11 @@ class Engine(EngineBase):
         except ConfigError:
             return False, "not found (llamacpp needs nothing)"
 
+    @property
+    def tokenizer(self) -> Path | None:
+        """See EngineBase; the server's own template (engine.raw=false) is not in the file."""
+        return self.model_path if self.config.engine.raw else None
+
     def plan(self) -> Plan:
         """See EngineBase. A model that has not been fetched yet is planned without its header, noted."""
         config = self.config

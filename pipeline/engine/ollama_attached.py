@@ -68,6 +68,11 @@ class Engine(EngineBase):
         except PermissionError:
             return None
 
+    @property
+    def tokenizer(self) -> Path | None:
+        """See EngineBase; the server's own template (engine.raw=false) is not in the file."""
+        return self.model_path if self.config.engine.raw else None
+
     def plan(self) -> Plan:
         """See EngineBase; asks the server, changes nothing on it."""
         config = self.config

@@ -96,6 +96,26 @@ def _guess(magic: bytes, rest: bytes) -> str:
     return next((f"; this is {what}" for begin, what in _NOT_GGUF if magic.startswith(begin)), "")
 
 
+def raw_entries(path: Path, prefix: str) -> list[bytes]:
+    """The file's metadata below a prefix, entry by entry as its bytes stand in the file (key, type, value).
+
+    Raises ConfigError: see `read_file`."""
+    read_file(path)
+    found = []
+    with path.open("rb", buffering=_BUFFER_BYTES) as stream:
+        reader = _Reader(stream, path.stat().st_size)
+        stream.seek(len(b"GGUF") + _U32.size + _U64.size)  # version and number of tensors
+        for _ in range(int(reader.number(_U64))):
+            begin = stream.tell()
+            key = reader.name("a key")
+            reader.value(int(reader.number(_U32)))
+            if key.startswith(prefix):
+                end = stream.tell()
+                stream.seek(begin)
+                found.append(reader.take(end - begin, "an entry"))
+    return found
+
+
 class _Reader:
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self.stream, self.size, self.kept = stream, size, 0

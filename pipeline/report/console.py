@@ -69,6 +69,9 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     for sentence in analysis.refused:
         paragraph(console, Text.assemble((_("Not compared:"), "yellow"), " ", told(sentence)))
     _drift(console, analysis)
+    if analysis.context is not None and analysis.context.note:
+        console.print()
+        paragraph(console, Text(_("Note: {note}.").format(note=told(analysis.context.note)), style="dim"))
     console.print()
     paragraph(console, Text(answer(analysis), style="bold"))
     if commands:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.stats.arms import refused
+from pipeline.stats.context import ContextUse, context_use
 from pipeline.stats.drift import Drift, drift
 from pipeline.stats.factorial import Factorial, factorials
 from pipeline.stats.growth import Growth, growths
@@ -82,6 +83,8 @@ class Analysis:
     """(order, cell) of the trials that only warmed caches and are in nothing above."""
     neighbours_cores: Sequence[float] = ()
     """Cores that other processes kept busy, of each valid trial, in the order they ran."""
+    context: ContextUse | None = None
+    """Of the cell that used least of its context; None: not known."""
 
 
 def analyse(trials: Sequence[Trial]) -> Analysis:
@@ -95,7 +98,7 @@ def analyse(trials: Sequence[Trial]) -> Analysis:
                     refused(trials), question, growths(trials),
                     [(t.order, t.cell) for t in sorted(trials, key=lambda t: t.order) if t.verdict == WARM_UP],
                     [cores for t in sorted(valid(trials), key=lambda t: t.order)
-                     if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None])
+                     if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None], context_use(trials))
 
 
 def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
@@ -118,6 +121,8 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "neighbours": {"trials": len(analysis.neighbours_cores),
                        "median_cores": median(analysis.neighbours_cores) if analysis.neighbours_cores else None,
                        "most_cores": max(analysis.neighbours_cores, default=None)},
+        "context": {**asdict(context), "used_pct": context.pct, "note": context.note} if (
+            context := analysis.context) else None,
         "drift": [{**asdict(test), "text": test.text} for test in analysis.drift],
     })
     # not through plain(): ten thousand trials hold millions of numbers, and _trial gives plain ones

@@ -49,7 +49,10 @@ TEMPLATES = (
     N_("no interval: one block and no term to spare"),
     N_("least squares through level medians, t"),
     N_("line through each trial's turns from {turn} on, t over trials"),
+    N_("{used} of {n} tokens of the context were used: what a filled cache costs was not measured; prompt.fill=0.9 "
+       "fills it, prompt.tokens=N sets a length"),
     # a trial: why it does not count
+    N_("the server counts {n} tokens in the prompt of turn {turn}, which was cut to {wanted}"),
     N_("interrupted"),
     N_("no sample in {phase} of turn {turn}"),
     N_("no sample in {phase}"),

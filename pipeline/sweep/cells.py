@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.meter.base import names as meters
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.progress import Fetching, Listener
+from pipeline.prompts import file_text
 from pipeline.settle.base import load_rule
 
 ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question", "question_metrics")
@@ -75,6 +76,8 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
             load_rule(config)
             _check_meters(config)
             clear.check(config.clear)
+            if config.prompt.file is not None:
+                file_text(config.prompt.file)
             cell = Cell(name, cell_overrides, config, load_engine(config).plan())
             _refuse_twin(cell, cells)
         except ConfigError as error:

@@ -27,6 +27,7 @@ from pipeline.sweep.composed import PLACE
 from pipeline.sweep.conversation import bring_person, check_repetitions, is_typed
 from pipeline.sweep.design import load_design
 from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
+from pipeline.sweep.lengths import require_fit
 from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, must_be_given, unknown_setting
 from pipeline.sweep.overrides import overrides_of
@@ -137,6 +138,9 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
         SESSION.forecast = forecast(SESSION.cells, _all_trials(), store)
         return []
     with machine_lock(first.design.when_busy, lambda text: SESSION.listener.on_event(Notice(text))):
+        if not person:
+            for cell in SESSION.cells:
+                require_fit(cell.config)  # counts their tokens once, before anything is measured
         concerns = _examine(first.meter.rate_hz)
         summary = _begin(store, first, seed, concerns)
         expected = _state(store, seed)

@@ -14,6 +14,7 @@ from pipeline import provenance
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError, StoreError
 from pipeline.outcome import flatten
+from pipeline.prompts import file_digest
 from pipeline.sweep import defaults
 from pipeline.sweep.cells import Cell
 from pipeline.track.artifacts import Artifacts
@@ -50,9 +51,12 @@ def plan_hash(cells: Sequence[Cell], order: Sequence[Sequence[int]]) -> str:
 
 
 def environment(cells: Sequence[Cell]) -> dict[str, str]:
-    """What must not change between two trials of one sweep: machine, kernel, engine versions, model digests."""
+    """What must not change between two trials of one sweep: machine, kernel, engine versions, digests of models and
+    of files with prompts."""
     facts = {key: value for key, value in provenance.machine().items() if key in ENVIRONMENT}
     for cell in cells:
+        if (file := cell.config.prompt.file) is not None:
+            facts[f"prompt.file {file}"] = f"sha256:{file_digest(file)}"
         provided = load_engine(cell.config).provenance()
         for key in ("engine_version", "model_digest"):
             name = cell.config.engine.name if key == "engine_version" else cell.config.model.name

@@ -20,6 +20,7 @@ from pipeline.prompts import Prompts, Recorded
 from pipeline.result import TrialResult
 from pipeline.sweep.conduct import StopSweep, typed
 from pipeline.sweep.forecast import cell_digest, outer_limit
+from pipeline.sweep.lengths import prompts_of
 from pipeline.sweep.session import SESSION
 from pipeline.track.source import CELL_DIGEST
 from pipeline.track.store import Store, open_store
@@ -90,7 +91,7 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
 def _prompts(config: Config) -> Prompts:
     """Who asks: the config's texts, or the person whom the command line has brought along."""
     if config.mode.source == "recorded":
-        return Recorded(config)
+        return Recorded(config, prompts_of(config))
     if SESSION.prompts is None:
         raise ConfigError(_("mode.source=stdin needs the terminal of slackwater itself, and this trial runs in another "
                             "process: leave hydra/launcher as it is."))

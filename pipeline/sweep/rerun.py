@@ -78,7 +78,7 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
 
     `alone`: overrides in place of the sweep's design, for a cell without its sweep."""
     logged, whole = _logged(trial, subject)
-    for key in ("model.path", "engine.binary"):
+    for key in ("model.path", "engine.binary", "prompt.file"):
         if isinstance(path := logged.get(key), str):
             logged[key] = str(Path(str(subject.plan.get("cwd", ""))) / path)  # relative to where it was started
     fixed = tuple(override.partition("=")[0] for override in alone)

@@ -199,7 +199,7 @@ class Store:
             }
             run_id, files = self._run(found, names.run_name(result), result.started_ms, tags)
             self._keep(run_id, files, [result.path / name for name in ARTIFACTS if (result.path / name).is_file()])
-            if (prompts := dataset(result.params)) is not None:
+            if (prompts := dataset(result.params, result.tags)) is not None:
                 self._client.log_inputs(run_id, [prompts])
             interrupted = bool(result.extra.get("interrupted"))
             status = "KILLED" if interrupted else "FAILED" if result.verdict == "failed" else "FINISHED"

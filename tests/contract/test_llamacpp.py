@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.config import Config, Engine, InferOs, Model
-from pipeline.engine import llamacpp, llamacpp_here, process
+from pipeline.engine import llamacpp, llamacpp_here, process, tokens
 from pipeline.engine.base import Request
 from pipeline.engine.knobs import as_text
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
@@ -201,3 +201,19 @@ def test_a_prompt_that_is_computed_for_longer_than_the_limit_without_a_token_is_
     answer = server.generate(Request("tide " * 300, max_tokens=8, seed=1), lambda kind, t_ns: at.update({kind: t_ns}))
     assert answer.output_tokens == 8
     assert at["first_token"] - at["request_sent"] > 2 * 0.2e9, "the machine is too fast for this test"
+
+
+def test_the_files_tokenizer_counts_what_the_server_counts_without_its_weights(
+    configure: Callable[..., Config], start: Callable[[Config], llamacpp.LlamaServer], tmp_path: Path
+) -> None:
+    config = configure()
+    path = weights.resolve(config.model)
+    server = start(config)
+    for raw in (True, False):
+        config.engine.raw = raw
+        with tokens.by_file(path, config) as count:
+            for prompt in ("Why tides?", "海に潮の満ち引きがあるのはなぜですか。<|im_start|>", "tide " * 100):
+                answer = server.generate(Request(prompt, max_tokens=1, seed=1, raw=raw), silent)
+                assert count(prompt) == answer.prompt_tokens
+    vocabulary = tokens.write_vocabulary(path, tmp_path / "vocabulary.gguf")
+    assert vocabulary.stat().st_blocks * 512 < path.stat().st_size / 20

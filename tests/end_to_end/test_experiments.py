@@ -34,9 +34,10 @@ CUT: dict[str, tuple[list[str], str]] = {
     # memory_optimization and quantization, whatever the machine: four cells
     "infer_os_factorial": (["engine.flags.parallel_processing.on={n_parallel:1}",
                             "engine.flags.cpu_optimization.on={n_threads:all_but_one}"], "Saving memory: "),
-    "context_length": (["num_ctx=512,1024"], "KiB per token"),
-    "kv_cache_type": ([], "With quantization, tokens/s: "),
-    "prompt_cache_growth": (["mode.turns=3", "infer_os=off", "prompt.distinct=true"], "MiB per turn"),
+    "context_length": (["num_ctx=512,1024", "prompt.fill=0.25"], "KiB per token"),
+    "kv_cache_type": (["prompt.fill=0.25"], "With quantization, first token: "),
+    "prompt_cache_growth": (["mode.turns=3", "infer_os=off", "prompt.distinct=true", "prompt.fill=0.25"],
+                            "MiB per turn"),
     "as_published": ([], "Read once, as_published makes a difference"),
 }
 """Overrides that cut an experiment, and words that its answer must have. mode_gap is run by test_sweep.py."""

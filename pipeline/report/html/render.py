@@ -64,6 +64,7 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
         "status": _status(sweep, analysis),
         "effects": findings.effects(analysis), "gap": findings.gap(analysis),
         "refused": [told(sentence) for sentence in analysis.refused],
+        "context_note": told(analysis.context.note) if analysis.context is not None else "",
         "factorials": findings.factorials(analysis), "slopes": findings.slopes(analysis),
         "phases": memory.phases(trials, analysis),
         "phase_tables": memory.phase_tables(analysis) if analysis.cells else [],
