@@ -328,6 +328,8 @@ class Place:
     order: int = 1
     """1-based position in the sweep as it was run."""
     trials: int = 1
+    swept_knobs: str = ""
+    """JSON: the knobs that the sweep varies, by config key → their values as they were written, the reference first."""
 
 
 PHASES = ("initialization", "pre_generation", "during_generation", "load", "prefill", "decode", "post_generation",
@@ -350,6 +352,8 @@ class Config:
     tracking: Tracking = MISSING
     prompt: Prompt = MISSING
     meter: Meter = MISSING
+    knob: dict[str, Any] = field(default_factory=dict)
+    """Server settings by their common names (docs/write-an-experiment.md); they win over the flags."""
     question: str = ""
     """What the sweep is for, in a sentence; an experiment file states it."""
     question_metrics: list[str] = field(default_factory=list)

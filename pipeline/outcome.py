@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from pipeline import provenance
 from pipeline.config import Config, InferOs, Stop
 from pipeline.engine.base import EngineBase, Plan
+from pipeline.engine.knobs import as_text
 from pipeline.errors import EngineUnusableError, PromptTooLongError
 from pipeline.meter.base import Available
 from pipeline.meter.sampler import SamplerReport
@@ -353,6 +354,9 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
         settings=dict(plan.settings), metrics=metrics, suspect_phases=suspect_phases_of(record, metrics, config),
         series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
         tags={"engine": config.engine.name, "model": config.model.name,
+              **({"swept_knobs": place.swept_knobs} if place.swept_knobs else {}),
+              **({"knobs": ", ".join(f"{name}={as_text(value)}" for name, value in config.knob.items())}
+                 if config.knob else {}),
               **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),
               **({"prompt_digest": _digest_of(record.prompts)} if config.mode.source == "recorded" else {}),
               **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},

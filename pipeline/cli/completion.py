@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.arguments import Given, Verb
@@ -29,7 +29,7 @@ CHOICES = {
 }
 """Settings of text that take only these; config.py checks them."""
 _FILES = ("model.path", "engine.binary", "prompt.file")
-_OF_THE_SWEEP = ("place",)
+_OF_THE_SWEEP = ("place", "knob")
 
 SCRIPTS = {
     "bash": r"""# slackwater completion bash >> ~/.bashrc   (or: source <(slackwater completion bash))
@@ -178,6 +178,10 @@ def _settings(word: str, words: Sequence[str]) -> Iterator[Candidate]:
         yield from ((f"{lead}{option}", "") for option in _values(key, words) if option not in taken)
         return
     group, dot, _rest = key.partition(".")
+    if dot and group == "knob":
+        for name, (expected, _words, _behind) in _knobs(words).items():
+            yield f"{sign}knob.{name}=", expected
+        return
     if dot and group in GROUPS:
         for name, described in _keys(group, words):
             yield f"{sign}{name}", described
@@ -191,8 +195,16 @@ def _settings(word: str, words: Sequence[str]) -> Iterator[Candidate]:
 
     from pipeline.config import Config
 
+    yield f"{sign}knob.", ""
     yield from ((f"{sign}{field.name}=", "") for field in fields(Config)
                 if field.name not in GROUPS and field.name not in _OF_THE_SWEEP)
+
+
+def _knobs(words: Sequence[str]) -> Mapping[str, tuple[str, Sequence[str], Sequence[str]]]:
+    """The knobs of the engine that the line names: what each takes, and its words."""
+    from pipeline.engine.names import of_engine
+
+    return of_engine(str(_chosen("engine", words).get("name", "")))
 
 
 def _folders() -> list[str]:
@@ -217,6 +229,8 @@ def _values(key: str, words: Sequence[str]) -> Iterator[str]:
         yield from languages()
     elif key in CHOICES:
         yield from CHOICES[key]
+    elif key.startswith("knob."):
+        yield from _knobs(words).get(key.removeprefix("knob."), ("", (), ()))[1]
     else:
         group, _dot, rest = key.partition(".")
         field = _field(key)

@@ -191,7 +191,8 @@ def _print_plan(as_json: bool) -> None:
               [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
               [*([SESSION.warning] if SESSION.warning else []),
                *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json,
-              warm_ups=SESSION.warm_ups, expected=expected.lines(), figures=asdict(expected))
+              warm_ups=SESSION.warm_ups, expected=expected.lines(), figures=asdict(expected),
+              knobs={cell.name: cell.plan.knobs for cell in SESSION.cells})
 
 
 def run_trial(composed: Any) -> Any:

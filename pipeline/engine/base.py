@@ -144,6 +144,9 @@ class Plan:
     empty: not known."""
     asks: Sequence[str] = field(default_factory=tuple)
     """What the server will want of the machine besides memory (cores, a port), in the language of the person."""
+    knobs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Knob that was set by its own name (`knob.NAME`, or `engine.knobs.NAME` of one that a flag owns) → what it sets,
+    which flag it overrides, what it decides besides: lines for the plan. One that is not in it was not heard."""
 
 
 class EngineBase(ABC):

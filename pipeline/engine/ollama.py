@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.config import Engine as EngineConfig
 from pipeline.engine import checks, model_checks, ollama_log, ollama_models, ollama_settings
 from pipeline.engine.base import EngineBase, Plan, Scalar
-from pipeline.engine.knobs import NOTHING_STARTED, refuse, resolve
+from pipeline.engine.knobs import NOTHING_STARTED, Resolved, refuse, resolve
 from pipeline.engine.machine import usable_cores
 from pipeline.engine.ollama_process import Host
 from pipeline.engine.ollama_server import OllamaServer
@@ -76,7 +76,8 @@ class Engine(EngineBase):
         version = version_of(binary)
         require_supported(version, str(binary))
         listen_address(config.engine.url)
-        settings, notes = resolved_settings(config, version)
+        resolved = resolved_settings(config, version)
+        settings, notes = resolved.settings, list(resolved.notes)
         header = self._header(notes)
         if header is not None:
             if len(header.files) > 1:
@@ -85,7 +86,7 @@ class Engine(EngineBase):
                                   f"{NOTHING_STARTED}")
             notes += model_checks.check_model(header, header.path, config, settings)
         num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
-        more, memory = check_cell(config, settings, header)
+        more, memory = check_cell(config, resolved, header)
         notes += [*rounded, *more]
         if config.model.kind != "ollama" and not config.engine.raw and header and not ollama_models.template(header):
             notes.append("engine.raw=false: Ollama has no template for this GGUF file; the prompt is sent as it is")
@@ -93,7 +94,7 @@ class Engine(EngineBase):
             notes.append(seen)
         path = self.model_path or weights.located(config.model)
         return Plan({"model": str(path or self._name), "num_ctx": num_ctx, **settings}, tuple(notes), memory,
-                    checks.asks(settings.get("num_thread")))
+                    checks.asks(settings.get("num_thread")), resolved.knobs)
 
     def fetch(self, progress: Progress) -> None:
         """Get a missing model: a file as weights.py does, an Ollama name by a pull, if engine.pull says so.
@@ -122,8 +123,9 @@ class Engine(EngineBase):
             raise
         if int(plan.settings.get("num_gpu", 0)) > 0 and ollama_log.gpus(self._server.host.log_since(0)) == []:
             self._server.stop()
-            raise EngineError("infer_os.gpu_acceleration=true, but this Ollama found no GPU that it can use (its log: "
-                              '"inference compute" library=cpu). Leave the flag off.')
+            raise EngineError(f"num_gpu={plan.settings['num_gpu']} was asked for, but this Ollama found no GPU that it "
+                              'can use (its log: "inference compute" library=cpu). Leave infer_os.gpu_acceleration off '
+                              "and knob.n_gpu_layers out.")
         return self._server
 
     def provenance(self) -> Mapping[str, str]:
@@ -188,20 +190,28 @@ class Engine(EngineBase):
                             end, older(api.version()), self.outer)
 
 
-def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], list[str]]:
-    """Settings behind the cell's flags, or its published environment, and notes. Raises ConfigError: see
-    knobs.resolve, or a server of this version has nothing behind a flag."""
+def resolved_settings(config: Config, version: str) -> Resolved:
+    """Settings behind the cell's flags and knobs, or its published environment. Raises ConfigError: see knobs.resolve;
+    a server of this version has nothing behind a flag or knob; a knob that the published environment leaves out."""
     published = config.infer_os.environment
     flags = dataclasses.replace(config.infer_os, environment=None)
-    resolved = resolve(config.engine, flags, ollama_settings.KNOBS, usable_cores())
+    resolved = resolve(config.engine, flags, ollama_settings.KNOBS, usable_cores(), config.knob, ollama_settings.WORDS)
     settings, notes = dict(resolved.settings), list(resolved.notes)
     if published is not None:
         # The flags as they were published: these variables, and no knob of ours, in the server's environment; but
         # Go's collector is held as steady as in every cell.
         dropped = ollama_settings.ENVIRONMENT.keys() - {"go_memory_limit_mib"}
+        for name in sorted(dropped & resolved.chosen.keys()):
+            raise ConfigError(f"{resolved.chosen[name]} is a variable of the server, and infer_os.environment says "
+                              f"exactly which it has. Put {ollama_settings.ENVIRONMENT[name]} there, or leave one of "
+                              f"them out. {NOTHING_STARTED}")
         settings = {name: value for name, value in settings.items() if name not in dropped}
         settings |= {f"env.{name}": value for name, value in published.items()}
     if older(version):
+        for name in ollama_settings.CHILD_ONLY:
+            if name in resolved.chosen:
+                raise ConfigError(f"{resolved.chosen[name]}: Ollama {version} has nothing behind {name}, which came "
+                                  f"with 0.30. {NOTHING_STARTED}")
         settings = {name: value for name, value in settings.items() if name not in ollama_settings.CHILD_ONLY}
         if config.infer_os.memory_optimization:
             notes.append(f"Ollama {version} has no prompt cache, no checkpoints, no switch for repacking (these came "
@@ -210,19 +220,21 @@ def resolved_settings(config: Config, version: str) -> tuple[dict[str, Scalar], 
         if kv_type not in ("f16", "q8_0", "q4_0"):
             raise ConfigError(f"kv_cache_type={kv_type}: Ollama {version} knows f16, q8_0 and q4_0, and ignores "
                               f"others. {NOTHING_STARTED}")
-    return settings | {"keep_alive": ollama_settings.FOR_EVER}, notes
+    return dataclasses.replace(resolved, settings=settings | {"keep_alive": ollama_settings.FOR_EVER}, notes=notes)
 
 
-def check_cell(config: Config, settings: Mapping[str, Scalar],
+def check_cell(config: Config, resolved: Resolved,
                header: Header | None) -> tuple[list[str], Mapping[str, int]]:
     """Checks of a cell against model and machine that need no server: notes, and bytes by component (Plan.memory).
 
     Raises ConfigError."""
+    settings = resolved.settings
     ollama_settings.check(settings, config.num_ctx)
     checks.check_context(header, config.num_ctx, config.max_tokens)
     if int(settings.get("num_gpu", 0)) > 0 and not _has_gpu():
-        raise refuse("gpu_acceleration", config.engine.name, "this machine has no GPU (nothing in /dev/nvidia*, "
-                     "/dev/kfd, /dev/dri); Ollama would take the number of layers and ignore it")
+        raise refuse(resolved.chosen.get("num_gpu", "infer_os.gpu_acceleration=true"), config.engine.name,
+                     "this machine has no GPU (nothing in /dev/nvidia*, /dev/kfd, /dev/dri); Ollama would take the "
+                     "number of layers and ignore it")
     if header is None:
         return [], {}
     slots, batch = int(settings.get("num_parallel", 1)), int(settings["num_batch"])

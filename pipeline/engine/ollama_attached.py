@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pipeline.config import Config
 from pipeline.engine import checks, model_checks, ollama_settings, process
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
-from pipeline.engine.knobs import NOTHING_STARTED
+from pipeline.engine.knobs import NOTHING_STARTED, Resolved
 from pipeline.engine.ollama import model_name, resolved_settings
 from pipeline.engine.ollama_api import Api, NoSuchModelError
 from pipeline.engine.ollama_process import Host, gone, listener, log_file, only_server
@@ -81,8 +81,8 @@ class Engine(EngineBase):
         if config.infer_os.environment is not None:
             raise ConfigError("infer_os.environment is read by a server at its start, and this one runs already: use "
                               f"engine=ollama. {NOTHING_STARTED}")
-        settings, notes = resolved_settings(config, version)
-        found, more = self._as_found(settings, self._environment())
+        resolved = resolved_settings(config, version)
+        found, more = self._as_found(resolved, self._environment())
         num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
         ollama_settings.check(found, num_ctx)
         checks.check_context(None, num_ctx, config.max_tokens)
@@ -90,7 +90,8 @@ class Engine(EngineBase):
         asked = {"model": str(self.model_path or self._name), "num_ctx": num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
         wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
-        return Plan(asked, (*notes, *rounded, *more), asks=(wants.format(url=self._url),))
+        return Plan(asked, (*resolved.notes, *rounded, *more), asks=(wants.format(url=self._url),),
+                    knobs=resolved.knobs)
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""
@@ -163,16 +164,18 @@ class Engine(EngineBase):
                               "trained for; the server would cut it silently. Choose "
                               f"num_ctx={trained} or less. {NOTHING_STARTED}")
 
-    def _as_found(self, settings: Mapping[str, Scalar],
+    def _as_found(self, resolved: Resolved,
                   environment: Mapping[str, str] | None) -> tuple[dict[str, Scalar], list[str]]:
-        """Settings with those that a start decides as the server has them. Raises ConfigError where a flag that is on
-        needs others: only a restart could bring them."""
-        asked = {name: settings[name] for flag in self.config.infer_os.switched_on
-                 for name in self.config.engine.flags[flag].on if name in ollama_settings.ENVIRONMENT.keys() & settings}
+        """Settings with those that a start decides as the server has them. Raises ConfigError where a flag that is on,
+        or a knob, needs others: only a restart could bring them."""
+        settings, only_a_start = resolved.settings, ollama_settings.ENVIRONMENT.keys()
+        by = {name: f"infer_os.{flag}=true" for flag in self.config.infer_os.switched_on
+              for name in self.config.engine.flags[flag].on} | dict(resolved.chosen)
+        asked = {name: settings[name] for name in by if name in only_a_start & settings.keys()}
         wrong = [name for name, value in asked.items() if not _has(environment, name, value)]
         if wrong:
-            raise self._needs_restart(wrong, settings, environment)
-        found = {name: value for name, value in settings.items() if name not in ollama_settings.ENVIRONMENT}
+            raise self._needs_restart(list(dict.fromkeys(by[name] for name in wrong)), settings, environment)
+        found = {name: value for name, value in settings.items() if name not in only_a_start}
         if environment is None:
             elsewhere = "" if self._local else "; there are no process meters for another machine"
             return found, [f"the settings of the Ollama at {self._url} that only its start decides cannot be read from "
@@ -183,15 +186,13 @@ class Engine(EngineBase):
         note = f"the Ollama at {self._url} is taken as it was started: {_line(given) or 'no variable of ours set'}"
         return {**asked, **given, **found}, [note + (f"; not set: {', '.join(unset)}" if unset else "")]
 
-    def _needs_restart(self, wrong: Sequence[str], settings: Mapping[str, Scalar],
+    def _needs_restart(self, keys: Sequence[str], settings: Mapping[str, Scalar],
                        environment: Mapping[str, str] | None) -> ConfigError:
-        flags = ", ".join(f"infer_os.{flag}=true" for flag in self.config.infer_os.switched_on
-                          if set(wrong) & set(self.config.engine.flags[flag].on))
         why = "cannot be asked from here whether it has them" if environment is None else "was started otherwise"
         exactly = _line({name: settings[name] for name in ollama_settings.ENVIRONMENT if name in settings})
-        return ConfigError(f"{flags} needs settings that Ollama reads at its start only, and the server at {self._url} "
-                           f"{why}. Use engine=ollama, which starts one for each cell, or start yours with exactly: "
-                           f"{exactly} ollama serve. {NOTHING_STARTED}")
+        return ConfigError(f"{', '.join(keys)} needs settings that Ollama reads at its start only, and the server at "
+                           f"{self._url} {why}. Use engine=ollama, which starts one for each cell, or start yours with "
+                           f"exactly: {exactly} ollama serve. {NOTHING_STARTED}")
 
 
 def _address(config: Config) -> tuple[str, bool, int]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pipeline.engine.base import Request, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text
+from pipeline.engine.vocabulary import Common, Words
 from pipeline.errors import ConfigError
 
 KV_TYPES = ("f16", "q8_0", "q4_0", "f32", "bf16", "q4_1", "iq4_nl", "q5_0", "q5_1")
@@ -16,7 +17,7 @@ KV_TYPES = ("f16", "q8_0", "q4_0", "f32", "bf16", "q4_1", "iq4_nl", "q5_0", "q5_
 
 KNOBS: Mapping[str, Knob] = {
     "max_loaded_models": Knob(int, least=1),
-    "num_parallel": Knob(int, least=1),
+    "num_parallel": Knob(int, least=1, most=256),  # LLAMA_MAX_SEQ
     "kv_cache_type": Knob(str, KV_TYPES),
     "flash_attention": Knob(bool),
     "cache_ram_mib": Knob(int),
@@ -24,7 +25,7 @@ KNOBS: Mapping[str, Knob] = {
     "repack": Knob(bool),
     "use_mmap": Knob(bool),
     "num_batch": Knob(int, least=1),
-    "num_thread": Knob(int, least=1, cores=True),
+    "num_thread": Knob(int, least=1, most=512, cores=True),  # GGML_MAX_N_THREADS
     "num_gpu": Knob(int),
     "go_memory_limit_mib": Knob(int),
 }
@@ -40,6 +41,24 @@ ENVIRONMENT: Mapping[str, str] = {
     "go_memory_limit_mib": "GOMEMLIMIT",
 }
 """Knobs that only a start of the server can set. LLAMA_ARG_* reach the child, which inherits the environment."""
+
+_COMMON = {
+    "cache_type": Common(("kv_cache_type",)), "n_parallel": Common(("num_parallel",)),
+    "n_batch": Common(("num_batch",)), "n_threads": Common(("num_thread",)), "n_gpu_layers": Common(("num_gpu",)),
+    "flash_attn": Common(("flash_attention",)), "load_mode": Common(("use_mmap",), {"mmap": True, "none": False}),
+}
+_HALF = "it gives both halves of the cache one type, knob.cache_type"
+_NONE = "it neither passes the setting on nor reads a variable for it"
+WORDS = Words(
+    common=_COMMON,
+    aliases={own: name for name, common in _COMMON.items() for own in common.settings} | {
+        variable.lower(): next((name for name, common in _COMMON.items() if own in common.settings), own)
+        for own, variable in ENVIRONMENT.items() if variable.startswith("OLLAMA_")},
+    nothing={"n_ubatch": "it passes num_batch on as both batch sizes, knob.n_batch", "cache_type_k": _HALF,
+             "cache_type_v": _HALF, **dict.fromkeys(("lazy_mode", "kv_unified", "swa_full", "cache_idle_slots",
+                                                     "cache_prompt", "warmup", "fit", "n_threads_http"), _NONE)},
+)
+"""Ollama's words: its options and its variables."""
 
 CHILD_ONLY = ("cache_ram_mib", "n_ctx_checkpoints", "repack")
 """Knobs of llama-server, which is Ollama's engine since 0.30: the engines before it have no prompt cache, no

@@ -129,6 +129,7 @@ def _of_effects(rows: Sequence[EffectRow]) -> list[str]:
     texts = []
     for flag in dict.fromkeys(row.flag for row in asked):
         own = [row for row in asked if row.flag == flag]
+        name = words.effect_name(own[0])
         for kind in dict.fromkeys(map(_kind, own)):
             group = [row for row in own if _kind(row) == kind]
             named = _(" and ").join(dict.fromkeys(r.mode for r in group))
@@ -138,7 +139,7 @@ def _of_effects(rows: Sequence[EffectRow]) -> list[str]:
             else:
                 size = words.span([abs(r.stats.estimate if r.stats.estimate is not None else r.difference or 0.0)
                                    for r in group], group[0].stats.unit)
-            texts.append(_((_FLAGS if flag == "on" else _ONE_FLAG)[kind]).format(flag=flag, size=size, modes=modes))
+            texts.append(_((_FLAGS if flag == "on" else _ONE_FLAG)[kind]).format(flag=name, size=size, modes=modes))
     return [*texts, *_of_costs(others)]
 
 
@@ -156,7 +157,7 @@ def _of_costs(rows: Sequence[EffectRow]) -> list[str]:
     several = len({row.mode for row in rows}) > 1
     texts = []
     for row in rows:
-        subject = _("the flags") if row.flag == "on" else row.flag
+        subject = _("the flags") if row.flag == "on" else words.effect_name(row)
         where = "".join([f", {row.mode}" if several else "", f", {words.where_text(row.where)}" if row.where else ""])
         texts.append(_("With {flags}{where}, {what}: {verdict}.").format(
             flags=subject, where=where, what=words.metric_name(row.metric),

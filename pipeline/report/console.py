@@ -278,15 +278,24 @@ def _exploration(rows: Sequence[EffectRow]) -> str:
 
 
 def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
-    """on − off, one line per metric, flag and mode; the sweep's question first."""
+    """on − off, one line per metric, flag and mode, the sweep's question first; then the same for each knob."""
+    for knob in dict.fromkeys(one.knob for one in sorted(effects, key=lambda one: one.knob != "")):
+        _effects_of(console, [one for one in effects if one.knob == knob])
+
+
+def _effects_of(console: Console, effects: Sequence[EffectRow]) -> None:
     measured = [row for metric in dict.fromkeys((*(row.metric for row in effects if row.question), *EFFECTS))
                 for row in effects if row.metric == metric and row.difference is not None]
     rows = measured if len(measured) <= _MANY_EFFECTS else [row for row in measured if row.question]
     if not rows:
         return
     flags = dict.fromkeys(row.flag for row in rows)
-    title = _("Flags, on − off") if len(flags) > 1 or "on" in flags else _("{flag}, on − off").format(
-        flag=next(iter(flags)))
+    knob, against = rows[0].knob, rows[0].against
+    if knob:
+        title = _("{knob}, against {value}").format(knob=knob if len(flags) > 1 else rows[0].flag, value=against)
+    else:
+        title = _("Flags, on − off") if len(flags) > 1 or "on" in flags else _("{flag}, on − off").format(
+            flag=next(iter(flags)))
     console.print()
     row(console, Text.assemble((title, "bold"), ("   " + _("tree RSS unless said otherwise"), "dim")))
     _entries(console, [(label, "", _verdict(one.stats, one.difference, one.off))
@@ -296,7 +305,8 @@ def _effects(console: Console, effects: Sequence[EffectRow]) -> None:
     families = sorted({one.stats.family for one in rows if one.stats.family > 1})
     if methods:
         level = _(" to ").join(dict.fromkeys(f"{100 * level:.3g}" for level in (levels[0], levels[-1])))
-        methods |= {_("Bonferroni over {n} flags").format(n=n): None for n in families[-1:]}
+        over = _("Bonferroni over {n} values") if knob else _("Bonferroni over {n} flags")
+        methods |= {over.format(n=n): None for n in families[-1:]}
         paragraph(console, Text(together([_("Intervals: {level} %, {methods}.").format(
             level=level, methods="; ".join(methods)), _exploration(rows)]), style="dim"))
     if len(rows) < len(measured):

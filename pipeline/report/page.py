@@ -155,14 +155,16 @@ def _arms(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[list[str
 
 def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]],
          order: Sequence[Sequence[int]], notes: Sequence[str], as_json: bool, *, warm_ups: Sequence[int] = (),
-         expected: Sequence[str] = (), figures: Mapping[str, Any] | None = None) -> None:
+         expected: Sequence[str] = (), figures: Mapping[str, Any] | None = None,
+         knobs: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> None:
     """Print what a sweep would run: `cells` are (name, server settings), `order` cell indices block by block.
 
     `warm_ups` run before the first block; `expected` says what it takes, a line each, and `figures` the same in
-    numbers."""
+    numbers. `knobs`: of each cell what Plan.knobs says."""
     if as_json:
         print_json({"schema_version": SCHEMA_VERSION,
-                    "cells": [{"cell": name, "settings": dict(settings)} for name, settings in cells],
+                    "cells": [{"cell": name, "settings": dict(settings), "knobs": (knobs or {}).get(name, {})}
+                              for name, settings in cells],
                     "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
                     "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes),
                     "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {})})
@@ -184,6 +186,9 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
         console.print()
         paragraph(console, Text(", ".join(names)))
         paragraph(console, Text("  ".join(f"{key}={value}" for key, value in settings.items())), 2)
+        for line in dict.fromkeys(line for name in names for one in (knobs or {}).get(name, {}).values()
+                                  for line in one):
+            paragraph(console, Text(told(line), style="dim"), 4, "  ")
     for name, reason in skipped:
         paragraph(console, Text(_("left out: {cell}: {why}").format(cell=name, why=told(reason))))
     for note in dict.fromkeys(notes):

@@ -80,6 +80,14 @@ TEMPLATES = (
     N_("neighbours kept half a core or more busy: speed is noisy, memory is not"),
     N_("some task waited for memory {share} % of the time (PSI)"),
     N_("infer_os.{flag} changes nothing here: on {n} usable cores on and off are both {values}"),
+    # a plan: what a knob does
+    N_("{knob} overrides {flags}, which would set {value}"),
+    N_("{knob} sets {setting} too: {why}"),
+    N_("the same"),
+    N_("the prompt cache is where idle slots are kept"),
+    N_("only a mapped file can be read on demand"),
+    N_("a batch is computed in parts of n_ubatch"),
+    N_("no part is larger than its batch"),
     # a sweep, while it begins
     N_("{sweep} goes on: {done} of {n} trials are done (--fresh starts anew)"),
     N_("{sweep} goes on: {done} of {n} trials are done"),

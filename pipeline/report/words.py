@@ -242,10 +242,19 @@ def cell_labels(cells: Sequence[CellSummary]) -> dict[str, str]:
     return {c.cell: labels[c.cell] or f"{c.mode} · {c.infer_os}" for c in cells}
 
 
-def effect_labels(rows: Sequence[EffectRow]) -> list[str]:
-    """One label per row: the metric, and of flag, mode and further keys those that differ between the rows."""
+def effect_name(row: EffectRow) -> str:
+    """Whose effect it is: "quantization", "cache_type=q8_0 (against f16)"."""
+    return _("{value} (against {reference})").format(value=row.flag, reference=row.against) if row.knob else row.flag
+
+
+def effect_labels(rows: Sequence[EffectRow], against: bool = False) -> list[str]:
+    """One label per row: the metric, and of flag, mode and further keys those that differ between the rows.
+
+    `against`: what a knob's value is compared with is in it too."""
     flags, modes = len({row.flag for row in rows}) > 1, len({row.mode for row in rows}) > 1
-    return [", ".join(part for part in (metric_name(row.metric), row.flag if flags else "",
+    return [", ".join(part for part in (metric_name(row.metric),
+                                        (effect_name(row) if against else row.flag) if flags or (row.knob and against)
+                                        else "",
                                         row.mode if modes else "", where_text(row.where)) if part)
             for row in rows]
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.stats.trials import Trial, flags_on, valid, varied
+from pipeline.stats.trials import KNOBS, Trial, flags_on, swept_knobs, valid, varied
 
 WORK = {"during_generation/prompt_tokens": "prompt tokens", "during_generation/output_tokens": "generated tokens"}
 """What two arms must have done alike before their memory is compared."""
@@ -43,13 +43,18 @@ class ModePair(NamedTuple):
     interactive: Sequence[Trial]
 
 
-class FlagGroup(NamedTuple):
-    """Cells of one mode that differ in their flags and nothing else: the reference and (flag, trials) of each arm."""
+class ArmGroup(NamedTuple):
+    """Cells of one mode that differ in their flags, or in one knob, and in nothing else: the reference and (flag, or
+    the knob's value, trials) of each arm."""
 
     mode: str
     where: Mapping[str, str]
     off: Sequence[Trial]
     arms: Sequence[tuple[str, Sequence[Trial]]]
+    knob: str = ""
+    """The knob's name; "" where the arms differ in flags."""
+    against: str = ""
+    """The knob's value in the reference."""
 
 
 def mode_pairs(trials: Sequence[Trial]) -> list[ModePair]:
@@ -83,24 +88,71 @@ def other_work(a: Sequence[Trial], b: Sequence[Trial]) -> str:
     return ""
 
 
+def effect_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
+    """Every set of cells whose difference is an effect: of the flags, then of each knob."""
+    return [*flag_groups(trials), *knob_groups(trials)]
+
+
+def knob_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
+    """For every knob that was varied, mode and arm of the flags: its first value against each other, while the other
+    knobs stand at their own first values. What they do together stands in the cells."""
+    differing, values = differing_keys(trials), swept_knobs(trials)
+    knobs = [key for key in dict.fromkeys(key for keys in differing.values() for key in keys) if key.startswith(KNOBS)]
+    for key in knobs:  # a sweep of before the tag: how its values were written is not known
+        values.setdefault(key, sorted({keys[key] for keys in differing.values() if key in keys}, key=natural))
+    first = {key: values[key][0] for key in knobs}
+    flags = {trial.infer_os for trial in trials}
+    found = []
+    for key in knobs:
+        groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[Trial]]] = defaultdict(
+            lambda: defaultdict(list))
+        for trial in trials:
+            here = differing[trial.cell]
+            if any(here.get(other) != first[other] for other in knobs if other != key):
+                continue
+            where = {**({"infer_os": trial.infer_os} if len(flags) > 1 else {}),
+                     **{other: text for other, text in here.items() if other not in knobs}}
+            groups[trial.mode, tuple(where.items())][here[key]].append(trial)
+        for (mode, rest), arms in groups.items():
+            if first[key] in arms:
+                against = [(text_of(value), arms[value]) for value in values[key][1:]
+                           if value in arms and not other_work(arms[value], arms[first[key]])]
+                if against:
+                    found.append(ArmGroup(mode, dict(rest), arms[first[key]], against, key.rpartition(".")[2],
+                                          text_of(first[key])))
+    return sorted(found, key=lambda g: (knobs.index(next(key for key in knobs if key.endswith(f".{g.knob}"))),
+                                        g.mode != "oneshot", g.mode, [natural(v) for v in g.where.values()]))
+
+
+def text_of(value: str) -> str:
+    """A knob's value as a person writes it: true and false in small letters."""
+    return value.lower() if value in ("True", "False") else value
+
+
 def refused(trials: Sequence[Trial]) -> list[str]:
-    """The comparisons that `flag_groups` leaves out because the arms did different work, a sentence each."""
-    differing = differing_keys(trials)
+    """The comparisons that `effect_groups` leaves out because the arms did different work, a sentence each."""
+    differing, swept = differing_keys(trials), swept_knobs(trials)
     cells: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         cells[trial.cell].append(trial)
+
+    def is_reference(cell: str) -> bool:
+        return all(differing[cell].get(key, values[0]) == values[0] for key, values in swept.items())
+
     found = []
     for off in cells.values():
-        if off[0].infer_os != "off":
-            continue
         for arm in cells.values():
-            same = arm[0].mode == off[0].mode and differing[arm[0].cell] == differing[off[0].cell]
-            if same and arm[0].infer_os != "off" and (how := other_work(arm, off)):
+            ours, theirs = differing[arm[0].cell], differing[off[0].cell]
+            by_flags = off[0].infer_os == "off" != arm[0].infer_os and ours == theirs
+            knobs = [key for key in ours if ours[key] != theirs.get(key)]
+            by_knob = (off[0].infer_os == arm[0].infer_os and len(knobs) == 1 and knobs[0].startswith(KNOBS)
+                       and is_reference(off[0].cell))
+            if arm[0].mode == off[0].mode and (by_flags or by_knob) and (how := other_work(arm, off)):
                 found.append(f"{arm[0].cell} and {off[0].cell} did different work ({how}): no effect is computed")
     return found
 
 
-def flag_groups(trials: Sequence[Trial]) -> list[FlagGroup]:
+def flag_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
     """Every set of cells that differ in their flags and nothing else.
 
     The reference is the arm "off", or without one the arm with the fewest flags; arms that lack one of the
@@ -122,5 +174,5 @@ def flag_groups(trials: Sequence[Trial]) -> list[FlagGroup]:
                 against.append((label if not base else "+".join(sorted(on - base)) or label, members))
         if against:
             against.sort(key=lambda arm: (arm[0] != "on", arm[0]))
-            found.append(FlagGroup(mode, dict(where), arms[reference], against))
+            found.append(ArmGroup(mode, dict(where), arms[reference], against))
     return sorted(found, key=lambda g: (g.mode != "oneshot", g.mode, [natural(v) for v in g.where.values()]))

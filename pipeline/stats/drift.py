@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.stats.arms import flag_groups, mode_pairs
+from pipeline.stats.arms import effect_groups, mode_pairs
 from pipeline.stats.intervals import holm, line_through, of_differences
 from pipeline.stats.measures import HEADLINE, measure
 from pipeline.stats.trials import Trial, by_block, valid, value
@@ -116,10 +116,11 @@ def _residuals(trials: Sequence[Trial], metric: str) -> Mapping[int, list[tuple[
 def _pairs(trials: Sequence[Trial], metric: str) -> list[tuple[str, list[float]]]:
     """(what, differences in block order) of every comparison the sweep makes."""
     pairs: list[tuple[str, Mapping[int, float], Mapping[int, float]]] = []
-    for group in flag_groups(trials):
+    for group in effect_groups(trials):
         off = by_block(group.off, metric)
         where = "".join(f", {key} {text}" for key, text in group.where.items())
-        pairs += [(f"{flag}, {group.mode}{where}", by_block(arm, metric), off) for flag, arm in group.arms]
+        pairs += [(f"{group.knob}={flag}, {group.mode}{where}" if group.knob else f"{flag}, {group.mode}{where}",
+                   by_block(arm, metric), off) for flag, arm in group.arms]
     for pair in mode_pairs(trials):
         where = "".join(f", {key} {text}" for key, text in pair.where.items())
         pairs.append((f"mode, {pair.infer_os}{where}", by_block(pair.oneshot, metric, 1),

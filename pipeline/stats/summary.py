@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.stats.arms import differing_keys, flag_groups, mode_pairs, natural
+from pipeline.stats.arms import differing_keys, effect_groups, mode_pairs, natural
 from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
 from pipeline.stats.trials import (
@@ -102,12 +102,13 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class EffectRow:
-    """on − off within one mode."""
+    """on − off within one mode; of a knob, its value − its first one."""
 
     metric: str
     mode: str
     flag: str
-    """What is on in one arm and off in the other: "on" for the preset, else the flags, joined by +."""
+    """What is on in one arm and off in the other: "on" for the preset, else the flags, joined by +; of a knob its
+    value, "cache_type=q8_0"."""
     on: float | None
     off: float | None
     difference: float | None
@@ -118,6 +119,10 @@ class EffectRow:
     """Is this the sweep's question? The rest is exploration."""
     where: Mapping[str, str]
     stats: Comparison
+    knob: str = ""
+    """The knob whose effect this is; "" for flags."""
+    against: str = ""
+    """The knob's value in the arm that it is compared with."""
 
 
 def cells(trials: Sequence[Trial]) -> list[CellSummary]:
@@ -192,7 +197,8 @@ def question_metrics(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, question: Sequence[str] | None = None,
             level: float = 0.95, looked: str | None = None) -> list[EffectRow]:
-    """on − off within each mode; k arms against the same off arm are a family (Bonferroni).
+    """on − off within each mode, and each value of a knob against its first; k arms against the same reference are a
+    family (Bonferroni).
 
     `question`: the metrics that the sweep asks about, which come first; None: as its config says. Cells that also
     differ in another key are only compared where that key is the same. No off arm: the arm with the fewest flags
@@ -200,11 +206,11 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
     """
     asked = question_metrics(trials) if question is None else question
     found: list[EffectRow] = []
-    groups, looked = flag_groups(trials), looked_at(trials, "effects") if looked is None else looked
+    groups, looked = effect_groups(trials), looked_at(trials, "effects") if looked is None else looked
     for metric in dict.fromkeys((*asked, *metrics, *filter(None, [looked]))):
-        for mode, where, off, arms in groups:
-            off_values = by_block(off, metric)
-            measured = [(flag, values) for flag, values in ((flag, by_block(arm, metric)) for flag, arm in arms)
+        for group in groups:
+            off_values = by_block(group.off, metric)
+            measured = [(flag, values) for flag, values in ((flag, by_block(arm, metric)) for flag, arm in group.arms)
                         if values or off_values]
             reference = median_of(off_values)
             compared = compare([values for _, values in measured], off_values, metric, level, metric == looked)
@@ -212,9 +218,11 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
                 on = median_of(on_values)
                 difference = None if on is None or reference is None else on - reference
                 found.append(EffectRow(
-                    metric=metric, mode=mode, flag=flag, on=on, off=reference, difference=difference,
+                    metric=metric, mode=group.mode, flag=f"{group.knob}={flag}" if group.knob else flag, on=on,
+                    off=reference, difference=difference,
                     relative_pct=100 * difference / reference if difference is not None and reference else None,
-                    n_on=len(on_values), n_off=len(off_values), question=metric in asked, where=where, stats=stats))
+                    n_on=len(on_values), n_off=len(off_values), question=metric in asked, where=group.where,
+                    stats=stats, knob=group.knob, against=group.against))
     return found
 
 

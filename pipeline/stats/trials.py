@@ -5,6 +5,7 @@ Values only: where trials are stored is the business of `track`, what is compute
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,10 @@ class Trial(Protocol):
         """Metric → turn → value; turn 0 is for what belongs to the trial and not to a turn."""
 
 
+SWEPT_KNOBS = "swept_knobs"
+"""The tag of a trial that says which knobs its sweep varies, and over which values (JSON)."""
+KNOBS = ("knob.", "engine.knobs.")
+"""What the config keys of a knob begin with."""
 WARM_UP = "warm-up"
 """The verdict of a trial that only warmed caches."""
 MLFLOW_INF = 1.7e308
@@ -176,6 +181,15 @@ def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str
             partitions.setdefault(tuple(texts.index(text) for text in texts), key)
     keys = sorted(partitions.values())
     return {cell: {key: first[cell].get(key, "") for key in keys} for cell in cells}
+
+
+def swept_knobs(trials: Iterable[Trial]) -> dict[str, list[str]]:
+    """The knobs that the sweep varies, by config key → their values as they were written, the reference first, as the
+    trials are tagged; empty for sweeps of before that."""
+    for trial in trials:
+        if text := getattr(trial, "tags", {}).get(SWEPT_KNOBS):
+            return {str(key): [str(value) for value in values] for key, values in json.loads(text).items()}
+    return {}
 
 
 def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:

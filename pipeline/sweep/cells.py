@@ -13,6 +13,8 @@ from pipeline import clear
 from pipeline.config import GROUPS, Config
 from pipeline.engine import load_engine
 from pipeline.engine.base import Plan
+from pipeline.engine.knobs import as_text
+from pipeline.engine.names import common_name
 from pipeline.errors import ConfigError
 from pipeline.meter.base import names as meters
 from pipeline.outcome import flatten, infer_os_label
@@ -23,6 +25,9 @@ from pipeline.settle.base import load_rule
 ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question", "question_metrics")
 """Keys that belong to the sweep and not to a cell."""
 
+
+KNOBS = ("knob.", "engine.knobs.")
+"""Where a knob is set by its name."""
 
 WORK = ("model", "prompt", "max_tokens", "num_ctx", "seed", "mode.turns", "mode.history", "engine.raw")
 """Keys that say what a cell is asked to do, besides the mode, whose comparison this project is for."""
@@ -56,9 +61,17 @@ def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) ->
     varied += sorted(key for key in keys if key.startswith("mode.") and len({cell.get(key) for cell in pairs}) > 1)
     names = []
     for config, cell in zip(configs, pairs, strict=True):
-        rest = [f"{key if key in GROUPS else key.split('.')[-1]}={cell.get(key)}" for key in varied]
+        rest = [_part(config, key, cell.get(key)) for key in varied]
         names.append("-".join([config.mode.name, infer_os_label(config.infer_os), *rest]))
     return names
+
+
+def _part(config: Config, key: str, text: str | None) -> str:
+    """What tells a cell apart, as its name has it: "num_ctx=4096"; a knob under its common name."""
+    if key.startswith("knob."):
+        name, _value = common_name(key.removeprefix("knob."), text)
+        return f"{name}={as_text(config.knob.get(name, text))}"
+    return f"{key if key in GROUPS else key.split('.')[-1]}={text}"
 
 
 def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> tuple[list[Cell], list[Skipped]]:
@@ -79,6 +92,7 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
             if config.prompt.file is not None:
                 file_text(config.prompt.file)
             cell = Cell(name, cell_overrides, config, load_engine(config).plan())
+            _refuse_unheard(cell)
             _refuse_twin(cell, cells)
         except ConfigError as error:
             if config.design.unsupported != "skip" or not config.infer_os.switched_on:
@@ -156,22 +170,44 @@ def _check_meters(config: Config) -> None:
             raise ConfigError(f"meter.sources={source} is not a meter: expected any of {', '.join(meters())}.")
 
 
+def _refuse_unheard(cell: Cell) -> None:
+    """A knob that an engine did not take would be swept for nothing."""
+    for name, value in cell.config.knob.items():
+        if name not in cell.plan.knobs:
+            raise ConfigError(f"knob.{name}={value}: engine {cell.config.engine.name} takes no knobs by their names. "
+                              "Set what it has under engine.knobs.")
+
+
+def swept_knobs(cells: Sequence[Cell]) -> dict[str, list[Any]]:
+    """Config keys of the knobs in which cells differ → their values in the order of the cells; the first one is what
+    the others are compared with."""
+    alike = [cell for cell in cells if cell.config.engine.name == cells[0].config.engine.name]
+    each = [{key: value for key, value in flatten(cell.config).items() if key.startswith(KNOBS)} for cell in alike]
+    values = {key: [one[key] for one in each if key in one] for key in (each[0] if each else ())}
+    return {key: [value for at, value in enumerate(found) if value not in found[:at]]
+            for key, found in values.items() if len({str(value) for value in found}) > 1}
+
+
 def _work_and_server(cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     everything = flatten(cell.config)
-    rest = {key: value for key, value in everything.items() if not key.startswith("infer_os.")}
+    of_the_server = ("infer_os.", "engine.flags", *KNOBS)
+    rest = {key: value for key, value in everything.items() if key != "knob" and not key.startswith(of_the_server)}
     return rest, dict(cell.plan.settings)
 
 
 def _refuse_twin(cell: Cell, others: Sequence[Cell]) -> None:
-    """Two arms that differ in flags but run the same server would compare nothing (DESIGN 5.3)."""
+    """Two arms that differ in flags or knobs but run the same server would compare nothing (DESIGN 5.3)."""
     for other in others:
         if _work_and_server(cell) != _work_and_server(other):
             continue
-        if cell.config.infer_os == other.config.infer_os:
+        ours, theirs = flatten(cell.config), flatten(other.config)
+        differ = [key for key in {**theirs, **ours} if key.startswith(KNOBS) and ours.get(key) != theirs.get(key)]
+        if not differ and cell.config.infer_os == other.config.infer_os:
             raise ConfigError(f"the sweep has the cell {cell.name} twice; use repetitions to measure a cell again.")
         if not cell.config.design.allow_identical:
-            flags = set(cell.config.infer_os.switched_on) ^ set(other.config.infer_os.switched_on)
+            flags = sorted(set(cell.config.infer_os.switched_on) ^ set(other.config.infer_os.switched_on))
+            words = [*flags, *(f"{key}={as_text(theirs.get(key))} against {as_text(ours.get(key))}" for key in differ)]
             raise ConfigError(
-                f"{cell.name} and {other.name} run the same server: on this machine {' and '.join(sorted(flags))} "
+                f"{cell.name} and {other.name} run the same server: on this machine {' and '.join(words)} "
                 "changes none of its settings, so there is nothing to compare. "
                 "design.allow_identical=true runs it anyway (an A/A sweep).")

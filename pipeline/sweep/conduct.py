@@ -17,12 +17,21 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pipeline import language, provenance
 from pipeline.config import Config, Stop
+from pipeline.engine.names import in_common_words, with_common_names
 from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
 from pipeline.result import TrialResult
-from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags, refuse_other_work
+from pipeline.sweep.cells import (
+    Cell,
+    Skipped,
+    check_cells,
+    fetch_models,
+    honoured_flags,
+    refuse_other_work,
+    swept_knobs,
+)
 from pipeline.sweep.composed import PLACE
 from pipeline.sweep.conversation import bring_person, check_repetitions, is_typed
 from pipeline.sweep.design import load_design
@@ -60,7 +69,7 @@ def typed(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(bare)
     if not isinstance(config, Config):
         raise ConfigError("the composed config is not slackwater's: conf/config.yaml must begin with base_config.")
-    return config
+    return with_common_names(config)
 
 
 def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
@@ -68,6 +77,8 @@ def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Seq
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    arguments = [in_common_words(argument) for argument in arguments]
+    params = {in_common_words(f"{key}=").removesuffix("="): value for key, value in params.items()}
     typed_by_hand = {argument.lstrip("+~").split("=", 1)[0] for argument in arguments}
     listed = [override for key, value in params.items() for override in overrides_of(str(key), value)]
     # `infer_os.quantization=true,false` replaces the file's sweep over `infer_os`, not only its own key
@@ -196,6 +207,7 @@ def _tell_all(store: Store, seed: int, concerns: Sequence[str]) -> None:
     lines = [f"store: {store.location.shown}", f"order: design {SESSION.cells[0].config.design.name}, seed {seed}"]
     for cell in SESSION.cells:
         lines.append(f"{cell.name}: " + "  ".join(f"{key}={value}" for key, value in cell.plan.settings.items()))
+        lines += [f"{cell.name}: {line}" for says in cell.plan.knobs.values() for line in says]
     for line in [*lines, *concerns]:
         SESSION.listener.on_event(Notice(line))
 
@@ -326,8 +338,10 @@ def _check_stop(stop_rule: Stop) -> None:
 
     arms = {tuple(cell.config.infer_os.switched_on) for cell in SESSION.cells}
     modes = {cell.config.mode.name for cell in SESSION.cells}
-    if (stop_rule.of == "effects" and len(arms) < 2) or (stop_rule.of == "gap" and len(modes) < 2):
-        wants = "two arms that differ in a flag (infer_os=off,on)" if stop_rule.of == "effects" else "both modes"
+    no_effect = len(arms) < 2 and not swept_knobs(SESSION.cells)
+    if (stop_rule.of == "effects" and no_effect) or (stop_rule.of == "gap" and len(modes) < 2):
+        wants = ("two arms that differ in a flag or a knob (infer_os=off,on; knob.cache_type=f16,q8_0)"
+                 if stop_rule.of == "effects" else "both modes")
         raise ConfigError(f"stop=precision of {stop_rule.of} needs {wants}, and this sweep has one.")
     unit = measure(stop_rule.metric).unit
     if stop_rule.wanted[1] not in ("%", unit):
@@ -356,13 +370,16 @@ def _precise(store: Store, stop_rule: Stop) -> bool:
 def _job_overrides(cell: Cell, block: int, order: int, trials: int) -> list[str]:
     place: dict[str, str | int] = {"sweep_id": SESSION.sweep_id, "cell": cell.name, "repetition": block,
                                    "block": block, "order": order, "trials": trials}
+    if swept := swept_knobs(SESSION.cells):
+        place["swept_knobs"] = json.dumps(swept)
     return [*cell.overrides, *(f"{PLACE}{key}={json.dumps(value, ensure_ascii=False)}" for key, value in place.items())]
 
 
 def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, Any]:
     return {
         "cells": [{"cell": cell.name, "overrides": list(map(provenance.without_password, cell.overrides)),
-                   "settings": dict(cell.plan.settings)}
+                   "settings": dict(cell.plan.settings),
+                   "knobs": {name: list(says) for name, says in cell.plan.knobs.items()}}
                   for cell in SESSION.cells],
         "skipped": [{"cell": cell.name, "reason": cell.reason} for cell in SESSION.skipped],
         "design": first.design.name, "shuffle_seed": seed, "repetitions": first.repetitions, "order": list(names),

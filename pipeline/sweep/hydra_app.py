@@ -24,11 +24,19 @@ WITH_VALUE = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
 def register_schema() -> None:
     """Put the schema where conf/*.yaml look for it: base_config, and base_<group> in each group."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    def node(schema: type, knobs: str) -> Any:
+        """The schema; where it takes knobs by name, any name is taken, without a +: the engine says which it has."""
+        made = OmegaConf.structured(schema)
+        if knobs in made:
+            OmegaConf.set_struct(made[knobs], False)
+        return made
 
     store = ConfigStore.instance()
-    store.store(name="base_config", node=Config, provider="slackwater")
+    store.store(name="base_config", node=node(Config, "knob"), provider="slackwater")
     for group, schema in GROUPS.items():
-        store.store(group=group, name=f"base_{group}", node=schema, provider="slackwater")
+        store.store(group=group, name=f"base_{group}", node=node(schema, "knobs"), provider="slackwater")
 
 
 def expose_plugins() -> None:

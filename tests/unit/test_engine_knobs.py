@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import CONF_DIR, Engine, FlagKnobs, InferOs
 from pipeline.engine.knobs import FLAGS, Knob, prove, resolve
-from pipeline.engine.llamacpp import KNOBS
+from pipeline.engine.llamacpp_settings import KNOBS
 from pipeline.errors import ConfigError
 
 MEMORY_ON = {"load_mode": "mmap", "repack": False, "cache_ram_mib": 0, "cache_idle_slots": False,
@@ -107,9 +107,15 @@ def test_unset_is_not_off(engine: Engine) -> None:
         settings(replace(engine, knobs={name: v for name, v in engine.knobs.items() if name != "n_batch"}))
 
 
-def test_two_places_for_one_knob_are_refused(engine: Engine) -> None:
-    with pytest.raises(ConfigError, match=r"n_threads is also set by engine\.knobs\.n_threads"):
-        settings(replace(engine, knobs=engine.knobs | {"n_threads": 2}))
+def test_two_flags_for_one_knob_are_refused(engine: Engine) -> None:
+    flags = engine.flags | {"parallel_processing": FlagKnobs(on={"n_threads": 2}, off={"n_threads": 1})}
+    with pytest.raises(ConfigError, match=r"n_threads is also set by engine\.flags\.cpu_optimization\.on\.n_threads"):
+        settings(replace(engine, flags=flags))
+
+
+def test_a_knob_that_a_flag_owns_wins_where_it_is_set_among_the_engines_knobs(engine: Engine) -> None:
+    mine = replace(engine, knobs=engine.knobs | {"n_threads": 3})
+    assert settings(mine)["n_threads"] == settings(mine, cpu_optimization=True)["n_threads"] == 3
 
 
 def test_an_unknown_flag_in_the_engine_file_is_an_error(engine: Engine) -> None:

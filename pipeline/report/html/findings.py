@@ -37,15 +37,20 @@ def effects(analysis: Analysis) -> Plot | None:
     drawn = rows if len(rows) <= MOST_ROWS else [row for row in rows if row.question][:MOST_ROWS * 2]
     if not drawn:
         return None
-    labels = words.effect_labels(drawn)
+    labels = words.effect_labels(drawn, against=True)
     by_unit: dict[str, list[Row]] = {}
     for row, label in zip(drawn, labels, strict=True):
         unit, marks = _marks(row.stats, row.difference)
         by_unit.setdefault(unit, []).append(Row(label, _said(row.stats, row.difference, row.off), *marks,
                                                 kind=row.stats.kind))
-    title = _("Effects of the flags: on − off")
-    note = _("A line is the interval, the mark on it the estimate: filled where the difference is certain. Left of "
-             "zero: less with the flags on.")
+    if any(row.knob for row in drawn):
+        title = _("Effects: each arm − its reference")
+        note = _("A line is the interval, the mark on it the estimate: filled where the difference is certain. Left of "
+                 "zero: less than the reference.")
+    else:
+        title = _("Effects of the flags: on − off")
+        note = _("A line is the interval, the mark on it the estimate: filled where the difference is certain. Left of "
+                 "zero: less with the flags on.")
     if len(drawn) < len(rows):
         note += " " + _("{n} further comparisons are in the table.").format(n=len(rows) - len(drawn))
     wide, narrow = rows_plot(_blocks(by_unit), "effects", title, _describe(by_unit))
@@ -85,9 +90,13 @@ def _describe(by_unit: Mapping[str, Sequence[Row]]) -> str:
 
 def effects_table(rows: Sequence[EffectRow]) -> Table:
     """Every comparison of flags with both readings, the interval's method and the number of blocks."""
-    labels = words.effect_labels(rows)
-    return Table(_("Flags, on − off: medians of valid trials, and what the paired blocks say"),
-                 [_("metric"), "off", "on", _("unit"), _("difference"), _("verdict"), _("n on / off"), _("method")],
+    labels = words.effect_labels(rows, against=True)
+    knobs = any(row.knob for row in rows)
+    title = _("Arm − reference: medians of valid trials, and what the paired blocks say") if knobs else _(
+        "Flags, on − off: medians of valid trials, and what the paired blocks say")
+    off, on = (_("reference"), _("arm")) if knobs else ("off", "on")
+    return Table(title,
+                 [_("metric"), off, on, _("unit"), _("difference"), _("verdict"), _("n on / off"), _("method")],
                  [[label, words.number(row.off, 2), words.number(row.on, 2), _unit(row.metric),
                    words.signed(row.difference or 0.0, ""), _said(row.stats, row.difference, row.off),
                    f"{row.n_on} / {row.n_off}", _method(row.stats)]
@@ -201,7 +210,7 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
     groups: dict[tuple[str, str, str], list[EffectRow]] = {}
     for row in analysis.effects:
         if row.difference is not None:
-            groups.setdefault((row.flag, row.mode, words.where_text(row.where)), []).append(row)
+            groups.setdefault((words.effect_name(row), row.mode, words.where_text(row.where)), []).append(row)
     drawn = [[_share(row) for row in members if _unit(row.metric) != "%"] for members in groups.values()]
     every = [row for rows in drawn[:MOST_ARMS] for row in rows]
     for index, ((flag, mode, where), members) in enumerate(groups.items()):
@@ -209,11 +218,13 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
         shown = drawn[index]
         if index < MOST_ARMS and any(row.point is not None for row in shown):
             title = _("Saved and paid: {name}").format(name=name)
-            blocks = [Block(_("% of off"), shown, ("← " + _("less"), _("more") + " →"), every, REACH["%"])]
+            axis = _("% of {reference}").format(reference=members[0].against or "off")
+            blocks = [Block(axis, shown, ("← " + _("less"), _("more") + " →"), every, REACH["%"])]
             described = _describe({"%": shown})
             wide, narrow = rows_plot(blocks, f"costs-{index}", title, described)
             plots.append(Plot(f"costs-{index}", title, described, wide, narrow))
-        tables.append(Table(name, [_("metric"), "off", "on", _("unit"), _("verdict"), _("n on / off")],
+        off, on = (members[0].against, members[0].flag.partition("=")[2]) if members[0].knob else ("off", "on")
+        tables.append(Table(name, [_("metric"), off, on, _("unit"), _("verdict"), _("n on / off")],
                             [[words.metric_name(row.metric), words.number(row.off, 2),
                               words.number(row.on, 2), _unit(row.metric), _said(row.stats, row.difference, row.off),
                               f"{row.n_on} / {row.n_off}"] for row in members], (1, 2)))

@@ -1,0 +1,71 @@
+"""Knobs under their common names, whichever engine's words a person used. Imports every engine's table, starts nothing.
+
+What the words are stands in each engine's table (`Words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.engine import llamacpp_settings, ollama_settings
+from pipeline.engine.knobs import Knob
+from pipeline.engine.vocabulary import Common, Words, plain
+
+TABLES: Mapping[str, tuple[Mapping[str, Knob], Words]] = {
+    "llamacpp": (llamacpp_settings.KNOBS, llamacpp_settings.WORDS),
+    "ollama": (ollama_settings.KNOBS, ollama_settings.WORDS),
+    "ollama_attached": (ollama_settings.KNOBS, ollama_settings.WORDS),
+}
+"""The engines that ship: their settings and their words."""
+
+
+def common_name(name: str, value: Any = None) -> tuple[str, Any]:
+    """A knob as a person wrote it, in common words; a name that is nobody's stays, without its dashes."""
+    for _knobs, words in TABLES.values():
+        if (found := words.translated(name, value)) is not None:
+            return found
+    return plain(name), value
+
+
+def is_knob(name: str) -> bool:
+    """Is this, in whichever engine's words, a knob of one of them?"""
+    common = common_name(name)[0]
+    return "." not in name and any(common in words.names(knobs) for knobs, words in TABLES.values())
+
+
+def of_engine(engine: str) -> Mapping[str, tuple[str, Sequence[str], Sequence[str]]]:
+    """Common name → (what it takes, for a person; its words; the engine's own settings behind it), sorted."""
+    knobs, words = TABLES.get(engine, ({}, Words()))
+    found = {}
+    for name in words.names(knobs):
+        behind = words.common.get(name, Common((name,)))
+        knob = knobs[behind.settings[0]]
+        choices = list(behind.values or knob.words)
+        if knob.kind is bool and behind.values is None:
+            choices = ["true", "false"]
+        expected = "one of " + ", ".join(behind.values) if behind.values else knob.expected
+        found[name] = (expected, choices + ["half", "all_but_one"] * knob.cores, behind.settings)
+    return found
+
+
+def with_common_names(config: Config) -> Config:
+    """The config with its `knob` in common words; of two words for one knob the later one holds."""
+    config.knob = dict(common_name(str(name), value) for name, value in config.knob.items())
+    return config
+
+
+def in_common_words(override: str) -> str:
+    """Hydra's override `knob.NAME=…` with the common name, where only the name is another; all else as it is."""
+    key, equals, value = override.partition("=")
+    sign = key[:len(key) - len(key.lstrip("+~"))]
+    place, dot, written = key[len(sign):].partition(".")
+    if place != "knob" or not dot:
+        return override
+    name, unchanged = common_name(written, _PROBE)
+    return f"{sign}knob.{name}{equals}{value}" if unchanged == _PROBE else override
+
+
+_PROBE = "true"
+"""A value that a word with other values than its common name would translate."""
