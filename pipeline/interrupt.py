@@ -22,13 +22,15 @@ class Held:
 def held_back() -> Iterator[Held]:
     """Note SIGINT and SIGTERM instead of acting on them; whoever holds them back decides what a noted one means.
 
+    One that is ignored stays so: a script's background job, cron and nohup start programs deaf to Ctrl-C.
     For bounded work only. Call from the main thread."""
     held = Held()
 
     def note(number: int, frame: FrameType | None) -> None:
         held.came = True
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, note) for number in SIGNALS
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield held
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import zipfile
@@ -21,6 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
 _DAC_READ_SEARCH = 2
 """capability(7): read and search past permission bits, but not write."""
+
+
+_OF_A_TERMINAL = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
+
+
+def pytest_configure() -> None:
+    """What the tests rely on, wherever they are started: a background job of a script, cron and nohup hand down an
+    ignored SIGINT, which programs that tests start would inherit, and a terminal may be dumb."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["TERM"] = "xterm-256color"
+    for name in _OF_A_TERMINAL:
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
