@@ -115,6 +115,14 @@ SECTIONS: Sequence[Section] = (
         Metric(f"{PHASE}/tree_file_mib", N_("Pages of mapped files: mapped weights, libraries."), _STATUS,
                N_("The kernel may drop these pages under pressure and read them again; the model is then smaller and "
                   "slower."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/tree_file_model_mib", N_("Of the file pages, those of the model's files: mapped weights."),
+               N_("/proc/PID/smaps of the processes that map them, once at the phase's end"),
+               N_("0 where the weights are read instead of mapped."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/tree_file_program_mib",
+               N_("Of the file pages, all others: the engine's program and its libraries."),
+               N_("/proc/PID/smaps of the processes that map them, once at the phase's end"),
+               N_("Moves by some MiB with how these files came into the page cache; the clear stage evicts them for "
+                  "that (clear/program_resident_after_mib)."), phases=WITH_SERVER),
         Metric(f"{PHASE}/tree_shmem_mib", N_("Shared memory (tmpfs, System V, shared anonymous mappings)."), _STATUS,
                N_("Counted once per process that maps it."), phases=WITH_SERVER),
         Metric(f"{PHASE}/tree_swap_mib", N_("What the kernel has moved to swap."), _STATUS,
@@ -295,6 +303,12 @@ SECTIONS: Sequence[Section] = (
         Metric("clear/model_resident_after_mib", N_("How much of it was left afterwards."),
                N_("cachestat(2), else mincore(2)"),
                N_("More than 1 % of the file left is noted: the trial did not begin cold.")),
+        Metric("clear/program_resident_before_mib",
+               N_("How much of the engine's own files lay in the page cache before the trial evicted them."),
+               N_("cachestat(2), else mincore(2)")),
+        Metric("clear/program_resident_after_mib", N_("How much of the engine's own files was left afterwards."),
+               N_("cachestat(2), else mincore(2)"),
+               N_("More than 1 % of a file left is noted: another program maps it, and program pages may differ.")),
     )),
     Section(N_("The server's cgroup"),
             N_("Only if the server has a memory cgroup to itself. Page cache and kernel memory are charged to it, "

@@ -151,10 +151,11 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
              "trial/stolen_cores": record.disturbed.stolen_cpu_cores,
              "trial/tree_major_faults": record.disturbed.tree_major_faults}, 0)
     put({f"trial/{purpose}_s": seconds for purpose, seconds in record.spent_s.items()}, 0)
-    if record.eviction is not None:
-        put({f"clear/model_resident_{when}_mib": resident / MIB
-             for when, resident in (("before", record.eviction.before), ("after", record.eviction.after))
-             if resident is not None}, 0)
+    for what, evicted in (("model", record.eviction), ("program", record.program_eviction)):
+        if evicted is not None:
+            put({f"clear/{what}_resident_{when}_mib": resident / MIB
+                 for when, resident in (("before", evicted.before), ("after", evicted.after))
+                 if resident is not None}, 0)
     if record.elsewhere:  # what was read here says nothing about the machine there
         return {name: turns for name, turns in by_turn.items() if not _is_of_this_machine(name)}
     return dict(by_turn)
@@ -316,6 +317,9 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
                          f"{_stolen(record)}")
     if record.eviction is not None and not record.eviction.verified:
         notes.append(f"model file not verified as evicted: {record.eviction.reason}")
+    if record.program_eviction is not None and not record.program_eviction.verified:
+        notes.append("the engine's own files not verified as evicted, so that its program pages may differ by some "
+                     f"MiB: {record.program_eviction.reason}")
     if (disturbed := record.disturbed) is not None:
         if disturbed.other_cpu_cores > NEIGHBOUR_CORES:
             notes.append("neighbours kept half a core or more busy: speed is noisy, memory is not")

@@ -98,6 +98,8 @@ class ProcessReading:
     hwm: int
     pss: int | None
     uss: int | None
+    file_model: int | None = None
+    """Of `file`, what maps the model's files (smaps)."""
 
     @property
     def rss(self) -> int:
@@ -293,12 +295,18 @@ def read_back(timeline: Timeline, since_ns: int, until_ns: int, faults: int) -> 
 
 
 def reading_metrics(phase: str, reading: TreeReading) -> dict[str, float]:
-    """PSS and USS of the tree at a phase boundary; only if every process could be read."""
+    """PSS and USS of the tree at a phase boundary, and its file pages as the model's and the program's (libraries,
+    executables): each only if every process could be read."""
     metrics = {f"{phase}/tree_pss_cost_ms": reading.duration_ns / 1e6}
     for name in ("pss", "uss"):
         values = [getattr(process, name) for process in reading.processes]
         if values and all(value is not None for value in values):
             metrics[f"{phase}/tree_{name}_mib"] = sum(values) / MIB
+    model = [process.file_model for process in reading.processes if process.file_model is not None]
+    if model and len(model) == len(reading.processes):
+        metrics[f"{phase}/tree_file_model_mib"] = sum(model) / MIB
+        metrics[f"{phase}/tree_file_program_mib"] = (sum(process.file for process in reading.processes)
+                                                     - sum(model)) / MIB
     return metrics
 
 

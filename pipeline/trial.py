@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.clear import clear_caches
+from pipeline.clear import clear_caches, clear_program
 from pipeline.config import Config
 from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, Proof, Request, Server
 from pipeline.errors import EngineError, MeterError, PromptTooLongError, SlackwaterError
@@ -24,6 +24,7 @@ from pipeline.meter.base import Available, Found, Meter, Target, find_all
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.system import Disturbance, disturbance, snapshot, with_found
+from pipeline.model.files import files_of
 from pipeline.phases import MOMENT_SAMPLES, Mark, Peaks, Span, TreeReading
 from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
 from pipeline.prompts import Prompts, Recorded
@@ -62,6 +63,8 @@ class Record:
     """The server runs where none of our meters reaches."""
     unload_ns: int | None = None
     eviction: Eviction | None = None
+    program_eviction: Eviction | None = None
+    """The same of the engine's own files."""
     spent_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds by purpose; what is in none of them is the pipeline's own overhead."""
     disturbed: Disturbance | None = None
@@ -84,6 +87,7 @@ class Trial:
         self.server: Server | None = None
         self.rule = load_rule(config)
         self.exclude: frozenset[int] = frozenset()
+        self.model: Sequence[Path] = ()
         self.history: list[str] = []
         self.tokens = 0
         self.request_ns = 0
@@ -123,7 +127,10 @@ class Trial:
         """No server of ours is left; the model file leaves the page cache if asked. System memory is recorded."""
         self.enter("clear")
         with self.spend("clear"):
-            self.record.eviction = clear_caches(self.config.clear, self.engine.model_path)
+            path = self.engine.model_path
+            self.model = files_of(path) if path is not None else ()
+            self.record.eviction = clear_caches(self.config.clear, path)
+            self.record.program_eviction = clear_program(self.config.clear, self.engine.program_files)
         self.window("baseline", 0)
 
     def start(self) -> None:
@@ -324,7 +331,7 @@ class Trial:
 
     def read_tree(self, phase: str, turn: int) -> None:
         with self.spend("read"):
-            self.record.readings[phase, turn] = tree.read_tree(self.members(), with_pss=True)
+            self.record.readings[phase, turn] = tree.read_tree(self.members(), with_pss=True, model=self.model)
 
         self.read_meters(phase, turn)
 

@@ -52,6 +52,11 @@ class Engine(EngineBase):
         """See EngineBase: also under the model's own template, which the file holds."""
         return self.model_path
 
+    @property
+    def program_files(self) -> Sequence[Path]:
+        """See EngineBase: xllamacpp's library. Python's own is ours too, and cannot leave the cache."""
+        return llamacpp_here.libraries()
+
     @classmethod
     def here(cls) -> tuple[bool, str]:
         """See EngineBase: its library is loaded once, in a process of its own."""

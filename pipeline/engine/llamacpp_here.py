@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import re
 import signal
@@ -53,6 +54,14 @@ def version() -> str:
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError("engine=llamacpp needs the package xllamacpp, which is not installed: pip install "
                           f"xllamacpp. {NOTHING_STARTED}") from error
+
+
+def libraries() -> list[Path]:
+    """The shared libraries of the installed xllamacpp; nothing of it is loaded for that."""
+    spec = importlib.util.find_spec("xllamacpp")
+    places = [Path(place) for place in (spec.submodule_search_locations or ()) if spec] if spec else []
+    return sorted(path for place in places for folder in (place, place.with_name(f"{place.name}.libs"))
+                  for path in folder.rglob("*.so*") if path.is_file())
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config import Config
@@ -26,6 +26,7 @@ from pipeline.engine.ollama_start import (
     find_binary,
     listen_address,
     older,
+    program_files,
     require_supported,
     start_serve,
     version_of,
@@ -55,6 +56,11 @@ class Engine(EngineBase):
             return stored.weights.resolve() if stored else None
         located = weights.located(self.config.model)
         return files_of(located)[0] if located and located.exists() else None
+
+    @property
+    def program_files(self) -> Sequence[Path]:
+        """See EngineBase."""
+        return program_files(find_binary(self.config.engine))
 
     @classmethod
     def here(cls) -> tuple[bool, str]:

@@ -46,6 +46,14 @@ def find_binary(config: Engine) -> Path:
                       f"name it with engine.binary=FILE. engine=llamacpp needs nothing installed. {NOTHING_STARTED}")
 
 
+def program_files(binary: Path) -> list[Path]:
+    """The program and what its installation brings with it: the engines and libraries in ../lib/ollama
+    (ml/path.go, LibOllamaPath)."""
+    own = binary.resolve()
+    library = own.parent.parent / "lib" / "ollama"
+    return [own, *sorted(path for path in library.rglob("*") if path.is_file() and not path.is_symlink())]
+
+
 def version_of(binary: Path) -> str:
     """What `ollama --version` says of the program. Raises ConfigError for a program that is not Ollama."""
     return _version(binary, binary.stat().st_mtime_ns)

@@ -77,6 +77,7 @@ TEMPLATES = (
     N_("the server's processes are out of reach of our meters: only what its API says is measured"),
     N_("turn {turn}: {n} tokens of the {of} asked for"),
     N_("model file not verified as evicted: {why}"),
+    N_("the engine's own files not verified as evicted, so that its program pages may differ by some MiB: {why}"),
     N_("neighbours kept half a core or more busy: speed is noisy, memory is not"),
     N_("some task waited for memory {share} % of the time (PSI)"),
     N_("infer_os.{flag} changes nothing here: on {n} usable cores on and off are both {values}"),

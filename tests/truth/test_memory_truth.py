@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.clear import clear_program
+from pipeline.config import Clear
+from pipeline.meter.model_file import evict
 from pipeline.meter.sampler import Sampler, lost_slots
 from pipeline.meter.tree import become_subreaper, children, members, read_peaks, read_tree, reset_peaks
 from pipeline.phases import MIB
@@ -65,6 +69,43 @@ def test_only_the_kind_that_moved_moves(program: Program, sampler: Sampler, tmp_
     moved = {name: int(after[f"tree_{name}"][-1] - before[f"tree_{name}"][-1]) for name in ("anon", "file", "shmem")}
     assert moved.pop(kind) == pytest.approx(100 * MIB, rel=0.005)
     assert all(abs(other) < 0.5 * MIB for other in moved.values())
+
+
+def test_file_pages_are_told_apart_as_the_models_and_the_programs(program: Program, tmp_path: Path) -> None:
+    weights, library = tmp_path / "weights.bin", tmp_path / "library.so"
+    for path, mib in ((weights, 50), (library, 20)):
+        path.write_bytes(b"\1" * (mib * MIB))
+        program.tell("hold", name=path.name, kind="file", path=str(path))
+    (process,) = read_tree([program.pid], model=[weights]).processes
+    assert process.file_model == 50 * MIB
+    assert process.file >= 70 * MIB
+    (blind,) = read_tree([program.pid]).processes
+    assert blind.file_model is None, "no file was named: nothing is told apart"
+
+
+def test_a_library_reads_the_same_just_installed_and_in_use_for_long(tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+
+    def mapped() -> int:
+        """Resident bytes of the library where a program needs every 64th page of it."""
+        clear_program(Clear(name="unload", evict_model=True), [library])
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+            assert memory[::64 * mmap.PAGESIZE]
+            (process,) = read_tree([os.getpid()], model=[library]).processes
+        assert process.file_model is not None
+        return process.file_model
+
+    with library.open("wb", buffering=0) as file:     # as pip writes it: its pages lie in large folios
+        for _ in range(32):
+            file.write(b"\1" * MIB)
+    if not evict(library).verified:
+        pytest.skip("this file system keeps every file in memory")
+    long_in_use = mapped()
+    library.unlink()
+    with library.open("wb", buffering=0) as file:
+        for _ in range(32):
+            file.write(b"\1" * MIB)
+    assert mapped() == pytest.approx(long_in_use, rel=0.005)
 
 
 def test_memory_shared_by_two_processes_counts_once_in_pss_and_twice_in_rss(program: Program) -> None:

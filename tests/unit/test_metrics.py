@@ -91,7 +91,7 @@ def everything(root: Path) -> Record:
     record.spans = [Span(name, turn[name], *edges) for name, edges in at.items()]
     record.peaks = [Peaks(span, {10: 2 * MIB}, {10: MIB}) for span in record.spans if span.name in PARTS]
     record.marks = [Mark("request_sent", at["load"][0], 1), Mark("first_token", at["decode"][0], 1)]
-    process = ProcessReading(10, "server", 1, 1, 1, 1, 1, 1, 1)
+    process = ProcessReading(10, "server", 1, 1, 1, 1, 1, 1, 1, 1)
     meters = readings(root)
     assert set(meters) == set(base.names()), "a meter that this test does not read"
     read = {f"{meter}_{quantity}": value for meter, values in meters.items() for quantity, value in values.items()}
@@ -106,7 +106,7 @@ def everything(root: Path) -> Record:
     record.unload_ns = at["released"][0]
     record.buffers = [Buffer(component, device, MIB) for component in COMPONENTS for device in ("CPU", "CUDA0")]
     record.buffers = [*record.buffers, Buffer("claimed", "/api/ps", MIB)]
-    record.eviction = Eviction(MIB, 0, True)
+    record.eviction = record.program_eviction = Eviction(MIB, 0, True)
     record.spent_s = dict.fromkeys(stages(), 1.0)
     record.disturbed = Disturbance(9, 0, 0, 0, 0, 0.0, 0.0, 1.0, 0.1, 0.0, stolen_cpu_cores=0.0)
     return record

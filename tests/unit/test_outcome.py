@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config, Mode, Place
+from pipeline.clear import clear_program
+from pipeline.config import Clear, Config, Mode, Place
 from pipeline.engine.base import Generation
 from pipeline.errors import EngineError
 from pipeline.meter.sampler import SamplerReport
@@ -147,6 +149,15 @@ def test_a_peak_that_could_not_be_reset_says_so() -> None:
     assert (verdict, reasons) == ("valid", "")
     assert said in notes
     assert suspects({}, record) == {"during_generation": [said]}
+
+
+def test_an_engine_whose_files_stay_in_the_cache_is_noted_and_never_fails_a_trial(tmp_path: Path) -> None:
+    record = good()
+    record.program_eviction = clear_program(Clear(name="unload", evict_model=True), [tmp_path / "gone.so"])
+    verdict, _, notes = judged(record)
+    assert verdict == "valid"
+    assert notes.startswith("the engine's own files not verified as evicted")
+    assert clear_program(Clear(name="none"), [tmp_path / "gone.so"]) is None
 
 
 def test_a_busy_neighbour_and_a_short_answer_are_notes() -> None:

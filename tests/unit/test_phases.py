@@ -1,5 +1,7 @@
 """Phase metrics of timelines whose truth is known because they were written by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -192,6 +194,16 @@ def test_pss_is_reported_only_if_every_process_could_be_read() -> None:
     hidden = ProcessReading(2, "b", 10 * MIB, 0, 0, 0, 10 * MIB, None, None)
     assert reading_metrics("released", TreeReading(0, [one, one], 5))["released/tree_pss_mib"] == 18
     assert "released/tree_pss_mib" not in reading_metrics("released", TreeReading(0, [one, hidden], 5))
+
+
+def test_file_pages_are_the_models_and_the_rest_the_programs() -> None:
+    mapping = ProcessReading(1, "a", 0, 112 * MIB, 0, 0, 0, 1, 1, 92 * MIB)
+    other = ProcessReading(2, "b", 0, 10 * MIB, 0, 0, 0, 1, 1, 0)
+    metrics = reading_metrics("stabilized", TreeReading(0, [mapping, other], 5))
+    assert metrics["stabilized/tree_file_model_mib"] == 92
+    assert metrics["stabilized/tree_file_program_mib"] == 30
+    hidden = replace(other, file_model=None)
+    assert "stabilized/tree_file_program_mib" not in reading_metrics("stabilized", TreeReading(0, [mapping, hidden], 5))
 
 
 def test_phases_are_pairs_of_marks_of_the_same_turn() -> None:
