@@ -105,7 +105,7 @@ def test_a_library_reads_the_same_just_installed_and_in_use_for_long(tmp_path: P
     with library.open("wb", buffering=0) as file:
         for _ in range(32):
             file.write(b"\1" * MIB)
-    assert mapped() == pytest.approx(long_in_use, rel=0.005)
+    assert mapped() == pytest.approx(long_in_use, abs=0.5 * MIB), "without the clearing: 31 MiB against 14"
 
 
 def test_memory_shared_by_two_processes_counts_once_in_pss_and_twice_in_rss(program: Program) -> None:
