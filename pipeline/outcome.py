@@ -39,7 +39,7 @@ from pipeline.phases import (
     reading_metrics,
     release_metrics,
 )
-from pipeline.result import TrialResult, Verdict
+from pipeline.result import METHOD, TrialResult, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
 from pipeline.text import printable, to_json
 from pipeline.trial import Record
@@ -364,7 +364,7 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
               **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),
               **({"prompt_digest": _digest_of(record.prompts)} if config.mode.source == "recorded" else {}),
               **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},
-        folder=str(folder),
+        folder=str(folder), method=METHOD,
         extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError),
                "engine_unusable": isinstance(record.error, EngineUnusableError)},
     )

@@ -15,6 +15,16 @@ from pipeline.text import to_json
 
 SCHEMA_VERSION = 1
 
+METHOD = 2
+"""How this version measures. To be raised whenever the same cell would read or count differently, since trials of two
+methods are not compared as if only their settings differed. A trial that carries no number is of method 1.
+
+1  until 3c8a73e.
+2  The engine's own files are brought into one page-cache state before a trial, as the model is; the sampler's rate
+   follows what moves; a peak that could not be reset is not called the phase's; a phase that lacks samples is suspect
+   by itself, lost slots elsewhere are a note, major faults of the server's tree are suspect; a wait ends by progress.
+"""
+
 Verdict = Literal["valid", "suspect", "failed", "warm-up"]
 """warm-up: measured as any other, and in no comparison by design."""
 
@@ -55,6 +65,8 @@ class TrialResult:
     extra: Mapping[str, Any] = field(default_factory=dict)
     suspect_phases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Phase → why its values enter no comparison, whatever the verdict of the whole trial is."""
+    method: int = 1
+    """How it was measured: see METHOD."""
 
     def value(self, metric: str, turn: int | None = None) -> float | None:
         """The metric's value at a turn; None asks for the last one (the run's value). None: not measured."""

@@ -54,7 +54,8 @@ def page() -> str:
           "lang: in a config file, for its sweep); lang=en goes back. --json never changes."),
         "",
         _("Exit codes: 0 as asked; 1 something failed while measuring, or a --fail-if limit\n"
-          "tripped; 2 wrong input, nothing was measured; 130 interrupted."),
+          "was broken; 2 wrong input, nothing was measured; 3 a limit is undecided;\n"
+          "130 interrupted."),
         ""))
 
 

@@ -38,9 +38,13 @@ def compare(given: Given) -> int:
     """`slackwater compare A B`."""
     from pipeline.report import compare as comparing
 
+    undecided = given.value("--undecided") or "fail"
+    if undecided not in ("fail", "pass"):
+        raise ConfigError(_("--undecided {value} is not allowed: expected fail or pass.").format(value=undecided))
     return comparing.compare(given.words[0], given.words[1], uri=given.value("--store"),
                              limits=given.values("--fail-if"), as_json=given.has("--json"),
-                             allow_different_work=given.has("--allow-different-work"))
+                             allow_different_work=given.has("--allow-different-work"),
+                             undecided_fails=undecided == "fail")
 
 
 def export(given: Given) -> int:

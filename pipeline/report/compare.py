@@ -22,15 +22,18 @@ from pipeline.report.lines import paragraph
 from pipeline.report.told import told
 from pipeline.stats import gate
 from pipeline.stats.between import Change, Pair, by_cell, changes, match, pair_up
-from pipeline.stats.differing import Difference, differences, other_work
+from pipeline.stats.differing import HARDWARE, NOT_RECORDED, Difference, differences, other_work
 from pipeline.stats.gate import Judged
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
-from pipeline.stats.trials import Trial, valid
+from pipeline.stats.trials import Trial, methods, valid
 from pipeline.text import print_json
 from pipeline.track.subject import Subject, find
 
 METRICS = tuple(dict.fromkeys((*EFFECT_METRICS, *UNIFIED_METRICS)))
-JUDGED_BY = N_("A limit trips when the estimate is beyond it; the interval beside it says how sure that is.")
+JUDGED_BY = N_("A limit on a change is judged by the whole interval beside it: failed if all of it is beyond the "
+               "limit, passed if none is, else undecided. A limit on B is judged by its median.")
+UNDECIDED = 3
+"""Exit code."""
 _TITLES = {"model": N_("model"), "config": N_("config"), "engine": N_("engine settings"), "machine": N_("machine")}
 _LEAST_WORDS = 24
 """Columns that words need beside their label."""
@@ -52,6 +55,8 @@ class Comparison:
     gates: Sequence[Judged]
     other_work: str
     """How the sides did different work, where that was allowed."""
+    methods: tuple[Sequence[int], Sequence[int]]
+    """How either side was measured (result.METHOD)."""
 
     @property
     def paired(self) -> bool:
@@ -86,14 +91,17 @@ _SHARED = N_("These sweeps differ by {known} and by when they ran; differences b
 
 
 def compare(name_a: str, name_b: str, *, uri: str | None, limits: Sequence[str], as_json: bool,
-            allow_different_work: bool) -> int:
-    """Print B against A; 1 if a limit tripped, else 0. Raises ConfigError and StoreError."""
+            allow_different_work: bool, undecided_fails: bool = True) -> int:
+    """Print B against A; 1 if a limit was broken, 3 if one is undecided and that fails, else 0.
+
+    Raises ConfigError and StoreError."""
     found = gather(find(name_a, uri), find(name_b, uri), limits, allow_different_work)
     if as_json:
         print_json(document(found))
     else:
         render(Console(highlight=False), found)
-    return int(any(judged.tripped for judged in found.gates))
+    outcome = gate.overall(found.gates)
+    return 1 if outcome == "failed" else UNDECIDED if outcome == "undecided" and undecided_fails else 0
 
 
 def gather(a: Subject, b: Subject, limits: Sequence[str] = (), allow_different_work: bool = False) -> Comparison:
@@ -122,8 +130,24 @@ def gather(a: Subject, b: Subject, limits: Sequence[str] = (), allow_different_w
     gates = [gate.parse(text, measured) for text in limits]
     wanted = dict.fromkeys((*METRICS, *(each.metric for each in gates)))
     found = [change for metric in wanted if metric in measured for change in changes(pairs, metric)]
-    judged = [gate.judge(each, change) for each in gates for change in found if change.metric == each.metric]
-    return Comparison(a, b, pairs, only_a, only_b, differing, found, judged, work)
+    apart = _apart(ways := (methods(compared_a), methods(compared_b)), differing)
+    judged = [gate.judge(each, change, apart) for each in gates for change in found if change.metric == each.metric]
+    shown = [change for change in found if change.n_a or change.n_b]
+    return Comparison(a, b, pairs, only_a, only_b, differing, shown, judged, work, ways)
+
+
+def _apart(ways: tuple[Sequence[int], Sequence[int]], differing: Sequence[Difference]) -> str:
+    """Why no limit on a change can be decided between these sides, in English; "" if it can."""
+    if len({*ways[0], *ways[1]}) > 1:
+        return f"A was measured by method {_listed(ways[0])}, B by method {_listed(ways[1])}"
+    for one in differing:
+        if one.group == "machine" and one.key in HARDWARE and NOT_RECORDED not in (one.a, one.b):
+            return f"A and B ran on different machines ({one.key}: {one.a} → {one.b})"
+    return ""
+
+
+def _listed(ways: Sequence[int]) -> str:
+    return ", ".join(map(str, ways))
 
 
 def _cells(side: Subject) -> str:
@@ -154,13 +178,15 @@ def _metrics(trials: Sequence[Trial]) -> set[str]:
 def document(found: Comparison) -> dict[str, object]:
     """One JSON-ready value; a change is on one level with its statistics, `difference` is between medians, B − A."""
     return {
-        "schema_version": SCHEMA_VERSION, "a": _side(found.a), "b": _side(found.b), "paired": found.paired,
+        "schema_version": SCHEMA_VERSION, "methods": dict(zip("ab", map(list, found.methods), strict=True)),
+        "a": _side(found.a), "b": _side(found.b), "paired": found.paired,
         "scope": found.scope, "different_work": found.other_work,
         "differences": {group: [{"key": one.key, "a": one.a, "b": one.b} for one in found.differences
                                 if one.group == group] for group in _TITLES},
         "unmatched": {"a": list(found.only_a), "b": list(found.only_b)},
         "effects": [plain({**{key: value for key, value in asdict(one).items() if key != "stats"}, **asdict(one.stats)})
                     for one in found.changes],
+        "outcome": gate.overall(found.gates),
         "gates": [plain(asdict(one)) for one in found.gates], "gates_judged_by": JUDGED_BY,
     }
 
@@ -172,7 +198,11 @@ def _side(side: Subject) -> dict[str, object]:
 
 
 def render(console: Console, found: Comparison) -> None:
-    """The page: sides, what differs, effects, limits."""
+    """The page: two methods if there are two, sides, what differs, effects, limits."""
+    if len({*found.methods[0], *found.methods[1]}) > 1:
+        paragraph(console, Text(_("Careful: {finding}.").format(finding=_(
+            "A was measured by method {a}, B by method {b}: the same cell may read differently for that alone").format(
+                a=_listed(found.methods[0]), b=_listed(found.methods[1]))), style="yellow"))
     paragraph(console, Text(_("B against A"), style="bold"))
     for letter, side in (("A", found.a), ("B", found.b)):
         paragraph(console, Text(_described(side)), 5, f"  {letter}")
@@ -244,12 +274,20 @@ def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
     console.print()
     for one in gates:
         unit = f" {words.unit_name(one.unit)}".rstrip()
-        within = "" if one.lo is None or one.hi is None else f" ({one.lo:+.4g} … {one.hi:+.4g})"
-        value = f"{one.value:+.4g}" if within else f"{one.value:.4g}"
+        shown = one.lo is not None and one.hi is not None and one.why != gate.SAYS_NOTHING
+        within = f" ({one.lo:+.4g} … {one.hi:+.4g})" if shown else ""
+        value = _("not measured") if one.value is None else f"{one.value:{'+' * (one.lo is not None)}.4g}{unit}{within}"
         cells = f" [{one.cell_b}]" if several else ""
-        said = _("FAILED: {limit}: {value}") if one.tripped else _("passed: {limit}: {value}")
-        text = said.format(limit=f"{one.gate}{cells}", value=f"{value}{unit}{within}")
-        if not one.certain:
-            text += _("; the interval holds both sides of the limit")
-        paragraph(console, Text(text, style="red" if one.tripped else "green"))
+        text = _(_OUTCOMES[one.outcome]).format(limit=f"{one.gate}{cells}", value=value)
+        if one.why:
+            text += _("; ") + told(one.why)
+        if one.more_blocks is not None and one.why in (gate.BOTH_SIDES, gate.SAYS_NOTHING):
+            text += _("; ") + words.n_of(one.more_blocks, N_("about {n} more block would decide"),
+                                         N_("about {n} more blocks would decide"))
+        paragraph(console, Text(text, style=_COLOURS[one.outcome]))
     paragraph(console, Text(_(JUDGED_BY), style="dim"))
+
+
+_OUTCOMES = {"passed": N_("passed: {limit}: {value}"), "failed": N_("FAILED: {limit}: {value}"),
+             "undecided": N_("undecided: {limit}: {value}")}
+_COLOURS = {"passed": "green", "failed": "red", "undecided": "yellow"}

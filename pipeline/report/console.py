@@ -52,6 +52,8 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     """
     paragraph(console, Text(sweep.question or _("What was measured"), style="bold"))
     pack(console, subject(sweep, analysis).split(_DOT), _DOT, "dim")
+    if mixed := words.mixed(analysis.methods):
+        paragraph(console, Text(_("Careful: {finding}.").format(finding=mixed), style="yellow"))
     _phases(console, analysis.cells)
     _account(console, analysis.cells)
     _left_out(console, analysis, skipped)

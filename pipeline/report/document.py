@@ -19,7 +19,7 @@ from pipeline.stats.growth import Growth, growths
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.slope import Slope, slopes
 from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap, question_metrics
-from pipeline.stats.trials import WARM_UP, Trial, counted, finite, valid
+from pipeline.stats.trials import WARM_UP, Trial, counted, finite, methods, valid
 
 SCHEMA_VERSION = 1
 """Of the document. Names are only added within a version, never changed or removed."""
@@ -85,6 +85,8 @@ class Analysis:
     """Cores that other processes kept busy, of each valid trial, in the order they ran."""
     context: ContextUse | None = None
     """Of the cell that used least of its context; None: not known."""
+    methods: Sequence[int] = ()
+    """How the trials were measured (result.METHOD): more than one in a sweep that a later version went on with."""
 
 
 def analyse(trials: Sequence[Trial]) -> Analysis:
@@ -98,7 +100,7 @@ def analyse(trials: Sequence[Trial]) -> Analysis:
                     refused(trials), question, growths(trials),
                     [(t.order, t.cell) for t in sorted(trials, key=lambda t: t.order) if t.verdict == WARM_UP],
                     [cores for t in sorted(valid(trials), key=lambda t: t.order)
-                     if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None], context_use(trials))
+                     if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None], context_use(trials), methods(trials))
 
 
 def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
@@ -113,6 +115,7 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
         "gap": {"as_found": [_row(row) for row in analysis.gap.as_found],
                 "unified": [_row(row) for row in analysis.gap.unified]},
         "question_metrics": list(analysis.question),
+        "methods": list(analysis.methods),
         "effects": [_row(row) for row in analysis.effects],
         "refused": list(analysis.refused),
         "factorial": [_factorial(one) for one in analysis.factorial],
@@ -142,6 +145,7 @@ def runs_document(sweeps: Sequence[Sweep], last: Mapping[str, Any] | None = None
 def _trial(trial: Trial) -> dict[str, Any]:
     return {"run_id": trial.run_id, "cell": trial.cell, "repetition": trial.repetition, "order": trial.order,
             "block": trial.block, "mode": trial.mode, "infer_os": trial.infer_os, "verdict": trial.verdict,
+            "method": trial.method,
             "started_ms": trial.started_ms, "ended_ms": trial.ended_ms,
             "reasons": list(trial.reasons), "notes": list(trial.notes),
             "suspect_phases": {phase: list(why) for phase, why in trial.suspect_phases.items()},

@@ -36,6 +36,9 @@ TEMPLATES = (
     N_("{one} and {other} did different work ({how}): no effect is computed"),
     N_("{counts} prompt tokens against {others}"),
     N_("{counts} generated tokens against {others}"),
+    # stats: limits
+    N_("A was measured by method {a}, B by method {b}"),
+    N_("A and B ran on different machines ({key}: {a} → {b})"),
     # stats: methods
     N_("t on paired block differences"),
     N_("t on paired log ratios"),
@@ -92,6 +95,8 @@ TEMPLATES = (
     # a sweep, while it begins
     N_("{sweep} goes on: {done} of {n} trials are done (--fresh starts anew)"),
     N_("{sweep} goes on: {done} of {n} trials are done"),
+    N_("warning: measured by method {was} so far, by method {now} from here on; the same cell may read differently"),
+    N_("method of measuring: {was} → {now}"),
     N_("precision after {n} blocks: {widths}, wanted {target}"),
     N_("stopped after the failed trial {n}, as design.on_failure=stop asks"),
     # wrong words

@@ -133,10 +133,12 @@ def bounds(lo: float, hi: float, decimals: int) -> str:
     """"−1.2 … +3.4" if zero is between them, else the two magnitudes, smaller first; zero only if it is zero."""
     if lo < 0 < hi:
         return f"−{-lo:.{decimals}f} … +{hi:.{decimals}f}"
-    small, large = sorted((abs(lo), abs(hi)))
-    if small and float(f"{small:.{decimals}f}") == 0:
-        return f"{small:.{max(decimals, -math.floor(math.log10(small)))}f} … {large:.{decimals}f}"
-    return f"{small:.{decimals}f} … {large:.{decimals}f}"
+    return " … ".join(f"{x:.{_digits(x, decimals)}f}" for x in sorted((abs(lo), abs(hi))))
+
+
+def _digits(x: float, decimals: int) -> int:
+    """So many decimals, or as many more as it takes to see that it is not zero."""
+    return decimals if not x or float(f"{x:.{decimals}f}") else max(decimals, -math.floor(math.log10(abs(x))))
 
 
 def _shown(stats: Comparison) -> tuple[float, float, float, str]:
@@ -170,6 +172,7 @@ def comparison(stats: Comparison, difference: float | None = None, reference: fl
     estimate, lo, hi, unit = _shown(stats)
     decimals = _decimals((hi - lo) / 2, estimate, unit)
     if stats.kind in ("less", "more"):
+        decimals = _digits(estimate, decimals)
         share = signed(100 * estimate / reference, "%") if reference and stats.scale == "difference" else ""
         said = _(_SIZES[stats.kind, bool(share)])
         return said.format(size=quantity(estimate, unit, decimals), interval=bounds(lo, hi, decimals), share=share,
@@ -204,6 +207,14 @@ def interval(stats: Comparison) -> str:
     if stats.scale == "ratio" and stats.lo is not None and stats.hi is not None and max(stats.hi, 1 / stats.lo) > 3:
         return f"×{_factor(stats.lo)} … ×{_factor(stats.hi)}"
     return f"{bounds(lo, hi, _decimals((hi - lo) / 2, estimate, unit))} {unit_name(unit)}".rstrip()
+
+
+def mixed(methods: Sequence[int]) -> str:
+    """That a sweep's trials were not all measured alike; "" where they were."""
+    if len(methods) < 2:
+        return ""
+    return _("its trials were measured by methods {methods}, which may read the same cell differently").format(
+        methods=_(" and ").join(map(str, methods)))
 
 
 def n_of(n: int, one: str, many: str) -> str:

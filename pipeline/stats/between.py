@@ -114,14 +114,12 @@ def pair_up(names: tuple[str, str], a: Cell, b: Cell, same_sweep: bool, sweep_a:
 
 
 def changes(pairs: Sequence[Pair], metric: str, level: float = 0.95) -> list[Change]:
-    """B − A of every pair that has the metric on some side; the pairs are one family, each at 1 − (1 − level)/k."""
+    """B − A of every pair, also of one that has the metric on no side; one family, each at 1 − (1 − level)/k."""
     how = measure(metric)
     read = [(pair, by_block(pair.a, metric, pair.turn), by_block(pair.b, metric, pair.turn)) for pair in pairs]
     k = max(1, sum(min(len(a), len(b)) > 1 for _, a, b in read))
     found = []
     for pair, a, b in read:
-        if not a and not b:
-            continue
         base, new = median_of(a), median_of(b)
         if pair.paired:
             blocks = sorted(a.keys() & b.keys())

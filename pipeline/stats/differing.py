@@ -32,6 +32,8 @@ NOT_THE_CELL = ("place.", "tracking.", "design.", "question", "repetitions")
 MACHINE = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "swap_total",
            "transparent_hugepages", "libc", "python", "revision")
 """Facts of a sweep's tags, beside package.*."""
+HARDWARE = ("architecture", "cpu", "cores_usable")
+"""Of MACHINE: what makes it another machine, of which no interval knows."""
 NOT_RECORDED = "not recorded"
 
 

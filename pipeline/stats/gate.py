@@ -1,18 +1,23 @@
 """Limits for CI: "stabilized/tree_rss_mib > +2%" read strictly, and judged on a Change. Pure.
 
 A signed number limits the change of B against A, in percent of A or in the metric's unit; one without a sign limits B.
+A change is judged by its whole interval: what is undecided never passes.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.language import N_
 from pipeline.stats.between import Change
+from pipeline.stats.intervals import required_n
 from pipeline.stats.measures import measure
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
 
@@ -22,6 +27,14 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 FORM = ('METRIC > LIMIT, also <, >= and <=, with a limit such as +2% (more than A by 2 %), +5MiB (more by 5 MiB) or '
         '600MiB (B itself)')
+
+
+Outcome = Literal["passed", "failed", "undecided"]
+
+BOTH_SIDES = N_("the interval holds both sides of the limit")
+SAYS_NOTHING = N_("too few blocks to say by how much")
+NOTHING_IN_A = N_("A has no valid trial with it")
+NOTHING_IN_B = N_("B has no valid trial with it")
 
 
 @dataclass(frozen=True)
@@ -38,22 +51,28 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A gate on one pair of cells."""
+    """A gate on one pair of cells. `outcome` decides; `tripped` and `certain` say how it came about."""
 
     gate: str
     metric: str
     cell_a: str
     cell_b: str
+    outcome: Outcome
     tripped: bool
-    value: float
-    """What was held against the limit: the estimate of the change, or the median of B."""
+    """The estimate is beyond the limit."""
+    value: float | None
+    """What was held against the limit: the estimate of the change, or the median of B. None: not measured."""
     limit: float
     unit: str
     lo: float | None
     """The interval of the change, in the limit's unit; None for a limit of B itself."""
     hi: float | None
     certain: bool
-    """The whole interval is on the same side of the limit as the estimate; True where there is none."""
+    """The whole interval is on the same side of the limit as the estimate; True for a limit of B itself."""
+    why: str = ""
+    """outcome "undecided": the reason."""
+    more_blocks: int | None = None
+    """About how many more would decide it; None: decided, not known, or more than a thousand."""
 
 
 def parse(text: str, metrics: Collection[str]) -> Gate:
@@ -84,30 +103,62 @@ def _listing(metric: str, metrics: Collection[str]) -> str:
     return f"{hint}The usual ones:\n{listed}\nAll {len(metrics)} are the columns of trials.csv in an export."
 
 
-def judge(gate: Gate, change: Change) -> Judged:
-    """Hold the estimate against the limit: chance is not excluded, `certain` says whether the interval does so.
+def overall(judged: Sequence[Judged]) -> Outcome | None:
+    """Failed if one failed, undecided if one is undecided, else passed; None without a gate."""
+    outcomes: tuple[Outcome, ...] = ("failed", "undecided", "passed")
+    return next((outcome for outcome in outcomes if any(one.outcome == outcome for one in judged)), None)
 
-    Raises ConfigError where a change has no interval: one trial says nothing about the next."""
-    cells = f"{change.cell_a} against {change.cell_b}" if change.cell_a != change.cell_b else change.cell_a
-    lo = hi = None
-    if not gate.is_change:
-        value = change.b
-    else:
-        stats, base = change.stats, change.a
-        if stats.estimate is None or stats.lo is None or stats.hi is None:
-            raise ConfigError(f"--fail-if {gate.text!r} cannot be judged for {cells}: {stats.verdict} (valid trials: "
-                              f"{change.n_a} and {change.n_b}). Measure again with repetitions=2 or more.")
-        value, lo, hi = (_in_unit(number, change, gate.unit) for number in (stats.estimate, stats.lo, stats.hi))
-        if base is None or value is None:
-            raise ConfigError(f"--fail-if {gate.text!r} cannot be judged for {cells}: A is {base}, and has no percent. "
-                              f"Give a limit in {measure(gate.metric).unit or 'the unit of the metric'}.")
-    if value is None:
-        raise ConfigError(f"--fail-if {gate.text!r} cannot be judged for {cells}: B has no valid trial with it.")
+
+def judge(gate: Gate, change: Change, apart: str = "") -> Judged:
+    """Hold the whole interval of a change against the limit, or the median of B.
+
+    `apart`: why the sides cannot be told apart by what is compared (two methods, two machines), which leaves a change
+    undecided. Raises ConfigError for percent of an A that is zero."""
+    stats, base = change.stats, change.a
+    if gate.is_change and base == 0 and gate.unit == "%":
+        cells = f"{change.cell_a} against {change.cell_b}" if change.cell_a != change.cell_b else change.cell_a
+        raise ConfigError(f"--fail-if {gate.text!r} cannot be judged for {cells}: A is 0, and has no percent. "
+                          f"Give a limit in {measure(gate.metric).unit or 'the unit of the metric'}.")
+    value, lo, hi = change.b, None, None
+    if gate.is_change:
+        value, lo, hi = (None if number is None else _in_unit(number, change, gate.unit)
+                         for number in (stats.estimate, stats.lo, stats.hi))
     exceeds = _SIGNS[gate.sign]
-    tripped = exceeds(value, gate.limit)
-    certain = lo is None or hi is None or exceeds(lo, gate.limit) == exceeds(hi, gate.limit) == tripped
-    return Judged(gate=gate.text, metric=gate.metric, cell_a=change.cell_a, cell_b=change.cell_b, tripped=tripped,
-                  value=value, limit=gate.limit, unit=gate.unit, lo=lo, hi=hi, certain=certain)
+    tripped = value is not None and exceeds(value, gate.limit)
+    certain = not gate.is_change or (
+        lo is not None and hi is not None and exceeds(lo, gate.limit) == exceeds(hi, gate.limit) == tripped)
+    why, more = "", None
+    if change.b is None:
+        why = NOTHING_IN_B
+    elif gate.is_change and base is None:
+        why = NOTHING_IN_A
+    elif gate.is_change and apart:
+        why = apart
+    elif gate.is_change and (lo is None or hi is None):
+        why, more = stats.verdict, stats.more_trials
+    elif gate.is_change and not (certain and stats.informative):
+        why, more = BOTH_SIDES if stats.informative else SAYS_NOTHING, _more_blocks(gate, change)
+    outcome: Outcome = "undecided" if why else "failed" if tripped else "passed"
+    return Judged(gate=gate.text, metric=gate.metric, cell_a=change.cell_a, cell_b=change.cell_b, outcome=outcome,
+                  tripped=tripped, value=value, limit=gate.limit, unit=gate.unit, lo=lo, hi=hi,
+                  certain=certain and not why, why=why, more_blocks=more)
+
+
+def _more_blocks(gate: Gate, change: Change) -> int | None:
+    """About how many more until the interval leaves the limit out, if the estimate is the truth."""
+    stats, base = change.stats, change.a or 0.0
+    if stats.estimate is None or stats.sd is None or stats.level is None:
+        return None
+    limit, centre = gate.limit, stats.estimate
+    if stats.scale == "ratio":
+        ratio = 1 + (limit / 100 if gate.unit == "%" else limit / base if base else -1.0)
+        if ratio <= 0:
+            return None
+        limit, centre = math.log(ratio), math.log(centre)
+    elif gate.unit == "%":
+        limit *= abs(base) / 100
+    needed = required_n(stats.sd, abs(limit - centre), stats.level)
+    return None if needed is None else max(1, needed - stats.n_blocks)
 
 
 def _in_unit(number: float, change: Change, unit: str) -> float | None:

@@ -42,6 +42,9 @@ class Trial(Protocol):
     def verdict(self) -> str:
         """valid, suspect, failed, interrupted or warm-up; only valid ones enter a comparison."""
     @property
+    def method(self) -> int:
+        """How it was measured (result.METHOD)."""
+    @property
     def reasons(self) -> Sequence[str]: ...
     @property
     def notes(self) -> Sequence[str]: ...
@@ -149,6 +152,11 @@ def looked_at(trials: Iterable[Trial], of: str) -> str:
 def counted(trials: Iterable[Trial]) -> list[Trial]:
     """Those that are of the sweep proper: all but warm-ups, whose whole purpose is to be run first."""
     return [trial for trial in trials if trial.verdict != WARM_UP]
+
+
+def methods(trials: Iterable[Trial]) -> list[int]:
+    """The methods (result.METHOD) that the valid trials were measured by."""
+    return sorted({trial.method for trial in valid(trials)})
 
 
 def flags_on(trial: Trial) -> frozenset[str]:

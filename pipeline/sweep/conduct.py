@@ -22,7 +22,8 @@ from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
-from pipeline.result import TrialResult
+from pipeline.result import METHOD, TrialResult
+from pipeline.stats.trials import methods
 from pipeline.sweep.cells import (
     Cell,
     Skipped,
@@ -247,6 +248,10 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
         anew = "" if SESSION.resume else " (--fresh starts anew)"
         SESSION.listener.on_event(Notice(
             f"{record.sweep_id} goes on: {len(SESSION.done)} of {len(names)} trials are done{anew}"))
+        if (was := methods(trials)) not in ([], [METHOD]):
+            SESSION.listener.on_event(Notice(
+                f"warning: measured by method {', '.join(map(str, was))} so far, by method {METHOD} from here on; "
+                "the same cell may read differently"))
     arguments = [provenance.without_password(word) for word in SESSION.arguments]
     SESSION.summary = SweepSummary(
         sweep_id=SESSION.sweep_id, experiment=SESSION.experiment, question=first.question,

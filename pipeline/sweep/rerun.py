@@ -18,6 +18,8 @@ from pipeline.config import CONF_DIR, GROUPS, Config
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten
+from pipeline.result import METHOD
+from pipeline.stats.trials import methods
 from pipeline.sweep.conduct import typed
 from pipeline.sweep.hydra_app import expose_plugins, register_schema
 from pipeline.sweep.messages import is_open, is_setting, options
@@ -67,6 +69,8 @@ def prepare(subject: Subject) -> Again:
         cells.append((name, overrides))
         configs.append(config)
         notes += new
+    if (was := methods(subject.trials)) not in ([], [METHOD]):
+        notes.append(f"method of measuring: {', '.join(map(str, was))} → {METHOD}")
     notes += _since(subject, [first[name] for name in names], configs)
     of = subject.run_id or ":".join(filter(None, (subject.sweep.sweep_id, subject.cell)))
     return Again(of, subject.sweep.experiment, cells, list(dict.fromkeys(notes)))

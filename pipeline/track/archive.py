@@ -113,7 +113,7 @@ def _table(results: Sequence[TrialResult]) -> bytes:
     metrics = sorted({name for result in results for name in result.metrics})
     out = io.StringIO()
     table = csv.writer(out)
-    first = ("order", "block", "repetition", "cell", "mode", "infer_os", "verdict", "started_ms", "ended_ms")
+    first = ("order", "block", "repetition", "cell", "mode", "infer_os", "verdict", "method", "started_ms", "ended_ms")
     table.writerow([*first, *metrics])
     for result in results:
         table.writerow([*(getattr(result, name) for name in first), *(result.value(name) for name in metrics)])
@@ -240,4 +240,5 @@ def record_of(folder: str, result: TrialResult) -> TrialRecord:
         verdict="interrupted" if result.extra.get("interrupted") else result.verdict, reasons=result.reasons,
         notes=result.notes, started_ms=result.started_ms, ended_ms=result.ended_ms, params=result.params,
         settings=result.settings, metrics={name: turns[max(turns)] for name, turns in result.metrics.items() if turns},
-        turns=result.metrics, tags=result.tags, artifact_uri="", suspect_phases=result.suspect_phases)
+        turns=result.metrics, tags=result.tags, artifact_uri="", suspect_phases=result.suspect_phases,
+        method=result.method)

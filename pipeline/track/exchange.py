@@ -23,8 +23,8 @@ from pipeline.track.summary import SweepStatus, SweepSummary
 
 _OF_THE_STORE = frozenset((
     "kind", "sweep_id", "cell", "repetition", "order", "block", "mode", "infer_os", "verdict", "reasons", "notes",
-    "suspect_phases",
-    "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command", "planned_trials", "pid", "pid_start",
+    "suspect_phases", "method", "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command", "planned_trials", "pid",
+    "pid_start",
 ))
 """Tags that logging writes anew."""
 
@@ -122,7 +122,7 @@ def _result(trial: TrialRecord, store: Store) -> TrialResult:
         reasons=trial.reasons or (["interrupted"] if interrupted else []), notes=trial.notes,
         started_ms=trial.started_ms, ended_ms=trial.ended_ms or trial.started_ms, params=trial.params,
         settings=trial.settings, metrics=trial.turns, series=store.series(trial.run_id), tags=_own(trial.tags),
-        folder="", extra={"interrupted": interrupted}, suspect_phases=trial.suspect_phases)
+        folder="", extra={"interrupted": interrupted}, suspect_phases=trial.suspect_phases, method=trial.method)
 
 
 def _own(tags: Mapping[str, str]) -> dict[str, str]:

@@ -46,6 +46,8 @@ class TrialRecord:
     artifact_uri: str
     suspect_phases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Phase → why its values enter no comparison."""
+    method: int = 1
+    """How it was measured (result.METHOD)."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def _trial(run: Run, params: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         reasons=split_lines(tags.get("reasons", "")), notes=split_lines(tags.get("notes", "")),
         started_ms=run.started_ms, ended_ms=run.ended_ms,
         params=params, settings=settings, metrics=run.metrics, turns=run.turns, tags=tags,
-        artifact_uri=run.artifact_uri, suspect_phases=split_groups(tags.get("suspect_phases", "")))
+        artifact_uri=run.artifact_uri, suspect_phases=split_groups(tags.get("suspect_phases", "")),
+        method=_whole(tags, "method") or 1)
 
 
 def _whole(tags: Mapping[str, str], name: str) -> int:

@@ -195,6 +195,7 @@ class Store:
                 "mode": result.mode, "infer_os": result.infer_os, "verdict": result.verdict,
                 "reasons": names.join_lines(list(result.reasons)), "notes": names.join_lines(list(result.notes)),
                 "suspect_phases": names.join_groups(result.suspect_phases),
+                "method": str(result.method),
                 "trial_uuid": uuid, "mlflow.note.content": describe_trial(result),
             }
             run_id, files = self._run(found, names.run_name(result), result.started_ms, tags)

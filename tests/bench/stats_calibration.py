@@ -264,7 +264,8 @@ def drifts(report: Report, rng: np.random.Generator, sweeps: int = 1_500) -> Non
             values, _ = readings(shape, rng, blocks, 4, sweeps)
             means = pages(values).mean(axis=2)
             figures.append(100 * float(np.mean([trend(list(m), PAGE_MIB)[1] <= 0.05 for m in means])))
-            assert abs(trend(list(means[0]))[1] - linregress(np.arange(blocks), means[0]).pvalue) < 1e-9
+            if np.ptp(means[0]) > PAGE_MIB / 8:  # below it there is rounding only, and its p is anything
+                assert abs(trend(list(means[0]))[1] - linregress(np.arange(blocks), means[0]).pvalue) < 1e-9
         # AR(1) is slow noise and block drift is drift: finding them is right
         report.line(shape, figures, None, None if shape in ("AR(1) 0.6", "block drift") else 7.0)
 

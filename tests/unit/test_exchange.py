@@ -37,8 +37,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store = open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
         shutil.copy(folder / "mlflow.db", folder / "empty.db")
         trials = [
-            trial("interactive-on", 1, 190.25, order=1, metrics={
-                HEADLINE: {1: 180.5, 2: 190.25}, "as_found/tree_rss_mib": {0: 1 / 3}}, model__tag=None),
+            replace(trial("interactive-on", 1, 190.25, order=1, metrics={
+                HEADLINE: {1: 180.5, 2: 190.25}, "as_found/tree_rss_mib": {0: 1 / 3}}, model__tag=None), method=2),
             replace(trial("oneshot-off", 1, 200.0, order=2, verdict="suspect"), notes=["a neighbour", "warm"]),
             replace(trial("oneshot-off", 2, 1.0, order=3, verdict="failed"), metrics={}, series={},
                     reasons=["interrupted"], extra={"interrupted": True}),
@@ -94,6 +94,7 @@ def test_a_round_trip_keeps_everything(opened: Opener, tmp_path: Path) -> None:
                 other.run_id, other.artifact_uri, name)
     assert after[0].tags["host"] == "harbour" != owner_tags()["host"]
     assert after[0].metrics["as_found/tree_rss_mib"] == 1 / 3, "to the last bit"
+    assert [one.method for one in after] == [2, 1, 1]
     sweeps = [store.find_sweep("tide") for store in (here, there)]
     assert (sweeps[0].question, sweeps[0].status, sweeps[0].started_ms, sweeps[0].ended_ms, sweeps[0].metrics) == (
         sweeps[1].question, sweeps[1].status, sweeps[1].started_ms, sweeps[1].ended_ms, sweeps[1].metrics)
@@ -135,10 +136,10 @@ def test_the_file_is_readable_without_us_and_holds_no_password(opened: Opener, t
         assert folders == ["00001-interactive-on-r1", "00002-oneshot-off-r1", "00003-oneshot-off-r2"]
         assert "trials/*/" in file.read("README.txt").decode()
         result = json.loads(file.read(f"trials/{folders[0]}/result.json"))
-        assert result["metrics"][HEADLINE] == {"1": 180.5, "2": 190.25}
+        assert result["metrics"][HEADLINE] == {"1": 180.5, "2": 190.25} and result["method"] == 2
         header, first, *_ = file.read("trials.csv").decode().splitlines()
         row = dict(zip(header.split(","), first.split(","), strict=True))
-        assert row["cell"] == "interactive-on" and float(row[HEADLINE]) == 190.25
+        assert row["cell"] == "interactive-on" and row["method"] == "2" and float(row[HEADLINE]) == 190.25
         assert json.loads(file.read("manifest.json"))["schema_version"] == 1
         everything = b"".join(file.read(name) for name in names)
     assert b"me:***@host" in everything and b"secret" not in everything

@@ -12,7 +12,7 @@ from rich.console import Console
 from pipeline.report import words
 from pipeline.report.answer import answer
 from pipeline.report.console import print_sweep
-from pipeline.report.document import Sweep, analyse
+from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.listing import print_runs
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
@@ -162,3 +162,13 @@ def test_arms_that_did_different_work_are_not_compared_and_that_is_said() -> Non
     assert "1 generated tokens against 16" in analysis.refused[0]
     assert "Not compared: " in page(trials)
     assert "save" not in answer(analysis)
+
+
+def test_a_sweep_that_a_later_version_went_on_with_says_so_on_its_page_and_in_its_document() -> None:
+    trials = [replace(one, method=1 + (one.block > 2)) for one in two_by_two()]  # type: ignore[type-var]
+    mixed = analyse(trials)
+    said = "Careful: its trials were measured by methods 1 and 2, which may read the same cell differently."
+    assert said in " ".join(page(trials).split())
+    assert said not in " ".join(page(two_by_two()).split())
+    found = document(Sweep("s"), trials, mixed)
+    assert found["methods"] == [1, 2] and {one["method"] for one in found["trials"]} == {1, 2}

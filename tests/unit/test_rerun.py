@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
+from pipeline.result import METHOD
 from pipeline.sweep import rerun
 from pipeline.sweep.conduct import typed
 from pipeline.sweep.overrides import grammar
@@ -38,7 +39,8 @@ def logged(configs: Mapping[str, Config], *, cell: str = "", run_id: str = "", p
     for order, (name, config) in enumerate(configs.items(), start=1):
         made = trial(name, 1, 1.0, order=order)
         known = {key: text for key, text in load_engine(config).provenance().items() if key in made.tags}
-        made = replace(made, params=flatten(config), infer_os=infer_os_label(config.infer_os), tags=known)
+        made = replace(made, params=flatten(config), infer_os=infer_os_label(config.infer_os), tags=known,
+                       method=METHOD)
         trials.append(record_of(str(order), made))
         tree = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config))),
                                OmegaConf.create(change))
@@ -112,13 +114,14 @@ def test_a_relative_model_path_is_taken_from_where_the_sweep_was_started() -> No
 def test_what_differs_now_is_said() -> None:
     subject = logged({"oneshot-off": composed("mode=oneshot")}, machine={"kernel": "2.6.32", "host": "harbour"})
     notes = prepare(replace(subject, trials=[
-        replace(one, tags={**one.tags, "engine_version": "0.1"}) for one in subject.trials])).notes
+        replace(one, tags={**one.tags, "engine_version": "0.1"}, method=1) for one in subject.trials])).notes
     here = provenance.machine()
     assert f"kernel: 2.6.32 → {here['kernel']}" in notes
     assert f"host: harbour → {here['host']}" in notes
     now = subject.trials[0].tags["engine_version"]
     assert f"engine version of llamacpp: 0.1 → {now}" in notes
-    assert len(notes) == 3
+    assert f"method of measuring: 1 → {METHOD}" in notes
+    assert len(notes) == 4
 
 
 def test_what_cannot_be_made_again_is_one_error() -> None:

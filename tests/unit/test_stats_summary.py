@@ -36,6 +36,7 @@ class Made:
     started_ms: int = 0
     ended_ms: int | None = None
     suspect_phases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    method: int = 1
 
     @property
     def repetition(self) -> int:

@@ -63,6 +63,7 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
         "sweep": sweep, "subject": subject(sweep, analysis), "answer": answer(analysis),
         "status": _status(sweep, analysis),
         "effects": findings.effects(analysis), "gap": findings.gap(analysis),
+        "mixed": words.mixed(analysis.methods),
         "refused": [told(sentence) for sentence in analysis.refused],
         "context_note": told(analysis.context.note) if analysis.context is not None else "",
         "factorials": findings.factorials(analysis), "slopes": findings.slopes(analysis),

@@ -177,7 +177,7 @@ def design(sweep: Sweep, analysis: Analysis, trials: Sequence[Trial], material: 
         Fact(_("trials"), _("{n} in {blocks} blocks; each block runs every cell once, in an order drawn from the "
                             "seed").format(n=n, blocks=analysis.blocks) if n else ""),
         Fact(_("design"), str(plan.get("design", ""))), Fact(_("seed of the order"), str(plan.get("shuffle_seed", ""))),
-        Fact(_("work"), _work(trials)),
+        Fact(_("work"), _work(trials)), Fact(_("method of measuring"), ", ".join(map(str, analysis.methods))),
         Fact(_("measured"), " – ".join(when)), Fact(_("sweep"), sweep.sweep_id), Fact(_("store"), material.store)]
     return [fact for fact in facts if fact.text]
 
