@@ -35,7 +35,7 @@ VERBS = {verb.name: verb for verb in (
          more=N_("A SWEEP (last without it), one cell of it (SWEEP:CELL), one trial (RUN, its\n"
                  "MLflow id), or an exported FILE.")),
     Verb("compare", "A B", N_("what differs between two, and how much"), "reading:compare",
-         (Flag("--fail-if", N_("exit with 1 if this holds, 3 if it is undecided; several times"), "LIMIT",
+         (Flag("--fail-if", N_("exit with 1 if it holds, 3 if undecided; repeatable"), "LIMIT",
                N_('a limit, such as "stabilized/tree_rss_mib > +2%"')),
           Flag("--undecided", N_("whether an undecided limit fails: exit with 3 or 0"), "fail|pass",
                N_("fail or pass")),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from pipeline.config import Config
+from pipeline.config import Config, Place
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError, MeterError
 from pipeline.interrupt import held_back
@@ -18,6 +18,8 @@ from pipeline.outcome import Sampled, result_of
 from pipeline.progress import Notice, TrialFinished, TrialStarted
 from pipeline.prompts import Prompts, Recorded
 from pipeline.result import TrialResult
+from pipeline.stats.trials import Measured
+from pipeline.stats.trials import Trial as Work
 from pipeline.sweep.conduct import StopSweep, typed
 from pipeline.sweep.forecast import cell_digest, outer_limit
 from pipeline.sweep.lengths import prompts_of
@@ -48,11 +50,11 @@ def run_job(composed: DictConfig) -> TrialResult:
         SESSION.results.remove(result)
         if run_id is not None:
             store.supersede([run_id])
-    nothing_measured = all(earlier.verdict == "failed" for earlier in SESSION.results)
+    nothing_measured = not SESSION.done and all(earlier.verdict == "failed" for earlier in SESSION.results)
     if result.extra.get("prompt_too_long") and nothing_measured:
         raise StopSweep(result.reasons[0], wrong_input=True)
     if result.extra.get("engine_unusable") and len({cell.config.engine.name for cell in SESSION.cells}) < 2:
-        raise StopSweep(result.reasons[0], wrong_input=nothing_measured and not SESSION.done)
+        raise StopSweep(result.reasons[0], wrong_input=nothing_measured)
     if result.verdict == "failed" and config.design.on_failure == "stop":
         raise StopSweep(f"stopped after the failed trial {result.order}, as design.on_failure=stop asks",
                         wrong_input=False)
@@ -76,7 +78,7 @@ def _attempt(config: Config, store: Store) -> tuple[TrialResult, str | None, boo
         ended_ms = time.time_ns() // 1_000_000
         sampler.discard()
         result = same_work(result_of(record, sampled, config, engine, plan, folder, started_ms, ended_ms, SESSION.draw),
-                           SESSION.results)
+                           _earlier(store, place))
         result = replace(result, tags={**result.tags, CELL_DIGEST: cell_digest(config, plan.settings)})
         recorded = store.record(result)
         SESSION.results.append(result)
@@ -106,14 +108,30 @@ def _stop(sampler: Sampler, record: Record) -> SamplerReport | None:
         return None
 
 
-def same_work(result: TrialResult, earlier: Sequence[TrialResult]) -> TrialResult:
+def _earlier(store: Store, place: Place) -> Sequence[Work]:
+    """The cell's trials so far, by their order, whoever ran them and when.
+
+    Those of this process are at hand; the store is asked where there are others: of a sweep that goes on, and in a
+    process that a launcher made for this trial."""
+    if SESSION.store is not None and not SESSION.done:
+        return [Measured(result, "") for result in SESSION.results if result.cell == place.cell]
+    return [trial for trial in store.trials_and(place.sweep_id, SESSION.results, SESSION.run_ids, WORK, place.cell)
+            if trial.cell == place.cell and trial.order != place.order]
+
+
+def same_work(result: TrialResult, earlier: Sequence[Work]) -> TrialResult:
     """The result, suspect if it did other work than the cell's first valid trial (DESIGN 5.4)."""
-    first = next((other for other in earlier if other.cell == result.cell and other.verdict == "valid"), None)
+    first = next((other for other in earlier if other.verdict == "valid"), None)
     if first is None or result.verdict in ("failed", "warm-up"):
         return result
-    reasons = [f"{name.rpartition('/')[2]} by turn {dict(result.metrics.get(name, {}))}, "
-               f"the cell's other trials {dict(first.metrics.get(name, {}))}"
-               for name in WORK if result.metrics.get(name) != first.metrics.get(name)]
+    reasons = [f"{name.rpartition('/')[2]} by turn {_counts(result.metrics, name)}, "
+               f"the cell's other trials {_counts(first.turns, name)}"
+               for name in WORK if dict(result.metrics.get(name, {})) != dict(first.turns.get(name, {}))]
     if not reasons:
         return result
     return replace(result, verdict="suspect", reasons=[*result.reasons, *reasons])
+
+
+def _counts(turns: Mapping[str, Mapping[int, float]], name: str) -> str:
+    """"{1: 12, 2: 40}": the same words for what was just counted and for what a store gives back."""
+    return "{" + ", ".join(f"{turn}: {count:g}" for turn, count in sorted(turns.get(name, {}).items())) + "}"

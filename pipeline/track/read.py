@@ -89,12 +89,12 @@ def read_sweeps(source: Source) -> list[SweepRecord]:
     return sorted(records, key=lambda record: (record.started_ms, record.sweep_id))
 
 
-def read_trials(source: Source, sweep_id: str | None = None,
-                metrics: Collection[str] | None = None) -> list[TrialRecord]:
-    """The trials of a sweep in the order they ran, or of all sweeps by their start; with these metrics only, if given.
-
-    Raises StoreError."""
+def read_trials(source: Source, sweep_id: str | None = None, metrics: Collection[str] | None = None,
+                cell: str | None = None) -> list[TrialRecord]:
+    """The trials of a sweep in the order they ran, or of all sweeps by their start; with these metrics only, and of
+    this cell only, if given. Raises StoreError."""
     tags = {"kind": "trial"} | ({"sweep_id": sweep_id} if sweep_id is not None else {})
+    tags |= {"cell": cell} if cell is not None else {}
     runs = source.runs(tags, metrics=metrics)
     # runs of one cell share their params, and so their records do
     decoded = {id(run.params): _decode(run.params) for run in {id(run.params): run for run in runs}.values()}

@@ -81,18 +81,20 @@ class Store:
         """All sweeps, the oldest first. Raises StoreError."""
         return read_sweeps(self._source)
 
-    def trials(self, sweep_id: str | None = None, metrics: Collection[str] | None = None) -> list[TrialRecord]:
-        """Trials of one sweep in the order they ran, or of all; with these metrics only, which is faster, if given.
+    def trials(self, sweep_id: str | None = None, metrics: Collection[str] | None = None,
+               cell: str | None = None) -> list[TrialRecord]:
+        """Trials of one sweep in the order they ran, or of all; with these metrics only, and of this cell only, which
+        is faster, if given. Raises StoreError."""
+        return read_trials(self._source, sweep_id, metrics, cell)
 
-        Raises StoreError."""
-        return read_trials(self._source, sweep_id, metrics)
-
-    def trials_and(self, sweep_id: str, results: Sequence[TrialResult], run_ids: Mapping[int, str]) -> list[Trial]:
+    def trials_and(self, sweep_id: str, results: Sequence[TrialResult], run_ids: Mapping[int, str],
+                   metrics: Collection[str] | None = None, cell: str | None = None) -> list[Trial]:
         """The sweep's trials as the store has them, and from memory those of `results` that it does not have.
 
-        `run_ids`: order of a trial → its run, where it has one. Does not raise for a store that is away."""
+        `run_ids`: order of a trial → its run, where it has one. `metrics` and `cell` narrow what the store is asked.
+        Does not raise for a store that is away."""
         try:
-            found: dict[int, Trial] = {trial.order: trial for trial in self.trials(sweep_id)}
+            found: dict[int, Trial] = {trial.order: trial for trial in self.trials(sweep_id, metrics, cell)}
         except StoreError:
             found = {}
         for result in results:

@@ -62,6 +62,7 @@ class Program:
         self.folder, self.capsys = folder, capsys
         self.seen: list[tuple[int, str]] = []
         self.extra: Callable[[Any], dict[str, Any]] = lambda config: {}
+        self.tokens: Callable[[Any], float] = lambda config: 8.0
         self.reads: Readings = lambda config: ("valid", 200.0 - 20.0 * (config.place.cell == "oneshot-on"))
 
         def run_trial(made: Any) -> Record:
@@ -75,7 +76,8 @@ class Program:
             if place.block == WARM_UP_BLOCK and verdict == "valid":
                 verdict = "warm-up"
             one = trial(place.cell, place.block, reading, sweep=place.sweep_id, order=place.order, verdict=verdict,
-                        began_ms=1_760_000_000_000 + 10 * len(self.seen), metrics=WORK)
+                        began_ms=1_760_000_000_000 + 10 * len(self.seen), metrics={
+                            **WORK, "during_generation/output_tokens": {1: self.tokens(config)}})
             if extra := self.extra(config):
                 one = replace(one, reasons=["engine=tide cannot run on this machine: no water."], extra=extra)
             return replace(one, params=flatten(config), folder=str(folder), infer_os=place.cell.partition("-")[2])
@@ -308,3 +310,21 @@ def test_a_factorial_plan_runs_every_combination_in_every_block(program: Program
     assert "memory_optimization (10.0 MiB)" in said
     assert "quantization (7.0 MiB)" in said
     assert "Not run: npu_optimization" in said
+
+
+def test_a_sweep_that_goes_on_judges_the_work_as_if_it_had_not_been_interrupted(program: Program) -> None:
+    """Its first trial generated 8 tokens, the others 9: they are suspect, whichever process ran the first."""
+    program.tokens = lambda config: 8.0 if config.place.order == 1 else 9.0
+
+    def interrupted(config: Any) -> tuple[str, float]:
+        if len(program.seen) == 2:
+            raise KeyboardInterrupt
+        return "valid", 180.0
+
+    program.reads = interrupted
+    assert program.run("mode=oneshot", "repetitions=3")[0] == 130
+    code, said = program.run("mode=oneshot", "repetitions=3")
+    assert code == 0 and "goes on: 1 of 3 trials are done" in said
+    other = ["output_tokens by turn {1: 9}, the cell's other trials {1: 8}"]
+    assert [(one.verdict, one.reasons) for one in program.trials()] == [
+        ("valid", []), ("suspect", other), ("suspect", other)]
