@@ -23,8 +23,8 @@ from pipeline.track.summary import SweepStatus, SweepSummary
 
 _OF_THE_STORE = frozenset((
     "kind", "sweep_id", "cell", "repetition", "order", "block", "mode", "infer_os", "verdict", "reasons", "notes",
-    "suspect_phases", "method", "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command", "planned_trials", "pid",
-    "pid_start",
+    "suspect_phases", "method", "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command", "planned_trials",
+    "pid", "pid_start",
 ))
 """Tags that logging writes anew."""
 
