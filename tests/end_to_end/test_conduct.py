@@ -325,6 +325,7 @@ def test_a_sweep_that_goes_on_judges_the_work_as_if_it_had_not_been_interrupted(
     assert program.run("mode=oneshot", "repetitions=3")[0] == 130
     code, said = program.run("mode=oneshot", "repetitions=3")
     assert code == 0 and "goes on: 1 of 3 trials are done" in said
+    assert "warning: measured by method 1 so far, by method 2 from here on" in said
     other = ["output_tokens by turn {1: 9}, the cell's other trials {1: 8}"]
     assert [(one.verdict, one.reasons) for one in program.trials()] == [
         ("valid", []), ("suspect", other), ("suspect", other)]

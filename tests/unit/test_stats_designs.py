@@ -11,6 +11,8 @@ import pytest
 from scipy import stats
 
 from pipeline.report import words
+from pipeline.report.document import Sweep, analyse, document
+from pipeline.report.html import findings
 from pipeline.stats import drift, factorial, intervals, slope, stopping, summary
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
@@ -278,3 +280,18 @@ def test_a_line_is_that_of_scipy_with_its_error_and_p() -> None:
         assert intervals.line_through(x, y) == pytest.approx(
             (theirs.slope, theirs.intercept, theirs.stderr, theirs.pvalue), rel=1e-9)
     assert intervals.line_through([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == (0.0, 5.0, 0.0, 1.0)
+
+
+def test_an_interval_that_says_nothing_is_neither_drawn_nor_printed() -> None:
+    trials = [made("oneshot", arm, b, {"decode/tokens_per_s": {1: speed}})
+              for b, pair in enumerate(((50.0, 80.0), (90.0, 0.5)), 1)
+              for arm, speed in zip(("off", "on"), pair, strict=True)]
+    analysis = analyse(trials)
+    row = next(row for row in analysis.effects if row.metric == "decode/tokens_per_s")
+    said = words.comparison(row.stats, row.difference, row.off)
+    assert said.endswith("(how much is unknown)") and "…" not in said and "×" not in said
+    plot = findings.effects(analysis)
+    assert plot is not None and "…" not in plot.description
+    assert findings._marks(row.stats, row.difference)[1][1:] == (None, None)
+    told = document(Sweep("s"), trials, analysis)["effects"][0]
+    assert told["informative"] is False and told["lo"] is not None
