@@ -36,12 +36,14 @@ def _require(holds: bool, key: str, value: object, expected: str) -> None:
 
 @dataclass
 class Model:
-    """Which weights. `kind` says where they come from: pypi (a file inside a wheel), file, ollama (a name)."""
+    """Which weights. `kind` says where they come from: pypi (a file inside a wheel), file, ollama (a name).
+
+    What it is called: model/files.py, title."""
 
     name: str = MISSING
     kind: str = MISSING
     path: str | None = None
-    """kind=file: the GGUF on this machine."""
+    """The GGUF on this machine; given, it is the model, whatever kind was chosen."""
     package: str | None = None
     version: str | None = None
     member: str | None = None
@@ -52,6 +54,12 @@ class Model:
     """kind=ollama: the name as `ollama pull` takes it."""
 
     def __post_init__(self) -> None:
+        if self.path not in (None, MISSING) and self.kind != "file":
+            # a path given means that file, whatever model the config has chosen before
+            self.kind, self.package, self.version, self.member = "file", None, None, None
+            self.sha256, self.size_bytes, self.tag = None, None, None
+            if self.name == MISSING or (CONF_DIR / "model" / f"{self.name}.yaml").is_file():
+                self.name = "gguf"
         if self.kind != MISSING:
             kinds = ("pypi", "file", "ollama")
             _require(self.kind in kinds, "model.kind", self.kind, "one of " + ", ".join(kinds))

@@ -23,6 +23,7 @@ from pipeline.errors import EngineUnusableError, PromptTooLongError
 from pipeline.meter.base import Available
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.timeline import downsample, write_parquet
+from pipeline.model.files import title
 from pipeline.phases import (
     MEAN_SAMPLES,
     MIB,
@@ -350,14 +351,14 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
     place = config.place
     _write_artifacts(record, sampled, config, plan, folder, provided, draw)
     origin = record.spans[0].start_ns if record.spans else 0
-    label = infer_os_label(config.infer_os)
+    label, called = infer_os_label(config.infer_os), {"model.name": title(config.model)}
     return TrialResult(
         sweep_id=place.sweep_id, cell=place.cell, repetition=place.repetition, block=place.block, order=place.order,
         mode=config.mode.name, infer_os=label, verdict=verdict, reasons=reasons,
-        notes=[*plan.notes, *notes], started_ms=started_ms, ended_ms=ended_ms, params=flatten(config),
+        notes=[*plan.notes, *notes], started_ms=started_ms, ended_ms=ended_ms, params=flatten(config) | called,
         settings=dict(plan.settings), metrics=metrics, suspect_phases=suspect_phases_of(record, metrics, config),
         series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
-        tags={"engine": config.engine.name, "model": config.model.name,
+        tags={"engine": config.engine.name, "model": called["model.name"],
               **({"swept_knobs": place.swept_knobs} if place.swept_knobs else {}),
               **({"knobs": ", ".join(f"{name}={as_text(value)}" for name, value in config.knob.items())}
                  if config.knob else {}),

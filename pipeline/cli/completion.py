@@ -173,7 +173,7 @@ def _settings(word: str, words: Sequence[str]) -> Iterator[Candidate]:
         before, comma, _last = value.rpartition(",")
         lead = f"{sign}{key}={before}{comma}"
         taken = before.split(",")
-        if key in _FILES:
+        if key in _FILES or (key == "model" and value):
             yield from _files(f"{sign}{key}=", value)
         yield from ((f"{lead}{option}", "") for option in _values(key, words) if option not in taken)
         return

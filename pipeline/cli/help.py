@@ -14,7 +14,7 @@ EXAMPLES = (
     ("slackwater run mode=oneshot infer_os=off,on", N_("a sweep over one question")),
     ("slackwater run infer_os.quantization=true,false", N_("a sweep over one flag")),
     ("slackwater run knob.cache_type=f16,q8_0,q4_0", N_("a sweep over one knob")),
-    ("slackwater run model=gguf model.path=FILE.gguf", N_("your own model")),
+    ("slackwater run model=FILE.gguf", N_("your own model")),
     ("slackwater run mode.source=stdin", N_("type the prompts yourself")),
 )
 WAYS = (

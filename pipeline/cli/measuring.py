@@ -86,6 +86,7 @@ def _measure(given: Given, arguments: list[str], again: str | None = None) -> in
     from pipeline.sweep.experiments import register
     from pipeline.sweep.hydra_app import INSPECT, WITH_VALUE, run_hydra
     from pipeline.sweep.messages import explain
+    from pipeline.sweep.model_words import with_files
     from pipeline.sweep.session import SESSION
 
     for word in arguments:
@@ -101,7 +102,7 @@ def _measure(given: Given, arguments: list[str], again: str | None = None) -> in
         if again is not None:
             _prepare_again(again, arguments)
         # how a person reads is no part of what the sweep is: Hydra gets it, the record does not
-        words = [*([f"lang={given.lang}"] if given.lang else []), *arguments]
+        words = [*([f"lang={given.lang}"] if given.lang else []), *with_files(arguments)]
         if any(word.partition("=")[0] in INSPECT for word in words):
             run_hydra(run_trial, words, Path.cwd())
             return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -50,13 +50,14 @@ def stem(path: Path) -> str:
     return path.name[:-5] if path.name.lower().endswith(".gguf") and len(path.name) > 5 else path.name
 
 
-def titles(paths: Sequence[Path]) -> list[str]:
-    """A title for each file; where two differ only in their folders, with as much of the folder as tells them apart."""
+def titles(paths: Sequence[Path], taken: Collection[str] = ()) -> list[str]:
+    """A title for each file, none of those `taken` by others; where two differ only in their folders, with as much of
+    the folder as tells them apart."""
     found = [stem(path) for path in paths]
     for at, path in enumerate(paths):
         depth = 0
         rivals = {other for other in paths if other != path and stem(other) == stem(path)}
-        while rivals and depth < len(path.parts) - 1:
+        while (rivals or found[at] in taken) and depth < len(path.parts) - 1:
             depth += 1
             folders = path.parts[-1 - depth:-1]
             rivals = {other for other in rivals if other.parts[-1 - depth:-1] == folders}

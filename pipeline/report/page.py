@@ -43,7 +43,8 @@ def _subject(trials: Sequence[Any]) -> dict[str, Any]:
         return {}
     first = trials[0]
     contexts = {trial.params.get("num_ctx") for trial in trials}
-    return {"model": str(first.tags.get("model", "")), "engine": str(first.tags.get("engine", "")),
+    models = dict.fromkeys(str(trial.tags.get("model", "")) for trial in trials)
+    return {"model": ", ".join(filter(None, models)), "engine": str(first.tags.get("engine", "")),
             "engine_version": str(first.tags.get("engine_version", "")),
             "num_ctx": int(first.params["num_ctx"]) if len(contexts) == 1 and "num_ctx" in first.params else None}
 

@@ -82,7 +82,7 @@ def differences(a: Sequence[Recorded], b: Sequence[Recorded], machine_a: Mapping
 def _files(a: Sequence[Recorded], b: Sequence[Recorded]) -> set[str]:
     """Keys that name the model's file: of no interest where its digest says that it is the same."""
     digests = {trial.tags.get("model_digest") for trial in (*a, *b)}
-    return {"model.path"} if len(digests) == 1 and _known(next(iter(digests))) else set()
+    return {"model.path", "model.name"} if len(digests) == 1 and _known(next(iter(digests))) else set()
 
 
 def _known(digest: str | None) -> bool:
@@ -134,7 +134,8 @@ def other_work(a: Sequence[Recorded], b: Sequence[Recorded]) -> str:
 def _factors(trials: Sequence[Recorded]) -> set[str]:
     """design.factor of every trial: config keys whose change of the work is the question."""
     each = [trial.params.get("design.factor") for trial in trials]
-    sets = [set(map(str, factor)) if isinstance(factor, (list, tuple)) else set[str]() for factor in each]
+    sets = [{"model" if str(key).startswith("model.") else str(key) for key in factor}
+            if isinstance(factor, (list, tuple)) else set[str]() for factor in each]
     return set.intersection(*sets) if sets else set()
 
 

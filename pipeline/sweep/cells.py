@@ -17,6 +17,7 @@ from pipeline.engine.knobs import as_text
 from pipeline.engine.names import common_name
 from pipeline.errors import ConfigError
 from pipeline.meter.base import names as meters
+from pipeline.model.files import title
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.progress import Fetching, Listener
 from pipeline.prompts import file_text
@@ -31,6 +32,10 @@ KNOBS = ("knob.", "engine.knobs.")
 
 WORK = ("model", "prompt", "max_tokens", "num_ctx", "seed", "mode.turns", "mode.history", "engine.raw")
 """Keys that say what a cell is asked to do, besides the mode, whose comparison this project is for."""
+
+
+_MODEL = ("model", "model.path", "model.name")
+"""Keys that choose a model."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,16 @@ class Skipped:
     reason: str
 
 
-def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> list[str]:
-    """A short name each, unique within the sweep: mode, flags, then whatever else varies as key=value."""
+def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]], by_path: bool = False) -> list[str]:
+    """A short name each, unique within the sweep: mode, flags, then whatever else varies as key=value.
+
+    `by_path`: as sweeps until 3c8a73e named cells of several files, by their paths."""
     pairs = [dict(override.lstrip("+").split("=", 1) for override in cell if "=" in override) for cell in overrides]
+    if not by_path:  # a model is called by its own name, however it was given
+        several = len({tuple(cell.get(key) for key in _MODEL) for cell in pairs}) > 1
+        pairs = [{**{key: text for key, text in cell.items() if key not in _MODEL},
+                  **({"model": title(config.model)} if several else {})}
+                 for cell, config in zip(pairs, configs, strict=True)]
     keys = {key for cell in pairs for key in cell}
     named = ("mode", "infer_os", "experiment")
     varied = sorted(key for key in keys if len({cell.get(key) for cell in pairs}) > 1
@@ -72,6 +84,14 @@ def _part(config: Config, key: str, text: str | None) -> str:
         name, _value = common_name(key.removeprefix("knob."), text)
         return f"{name}={as_text(config.knob.get(name, text))}"
     return f"{key if key in GROUPS else key.split('.')[-1]}={text}"
+
+
+def named_as_before(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+    """The cells under the names that a sweep until 3c8a73e gave them, if `names` are those."""
+    older = cell_names([cell.config for cell in cells], [cell.overrides for cell in cells], by_path=True)
+    if set(older) != set(names):
+        return list(cells)
+    return [replace(cell, name=name) for cell, name in zip(cells, older, strict=True)]
 
 
 def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> tuple[list[Cell], list[Skipped]]:
@@ -128,6 +148,8 @@ def refuse_other_work(configs: Sequence[Config]) -> None:
 
 
 def _covers(factor: str, key: str) -> bool:
+    if factor in _MODEL:  # a path is how a model was given
+        factor = "model"
     return key == factor or key.startswith(f"{factor}.")
 
 
@@ -137,7 +159,7 @@ def fetch_models(cells: Sequence[Cell], listener: Listener) -> None:
     Raises ConfigError: no network, no space, another checksum."""
     for cell in {f"{cell.config.engine.name} {cell.config.model}": cell for cell in cells}.values():
 
-        def tell(what: str, done: int, total: int, name: str = cell.config.model.name) -> None:
+        def tell(what: str, done: int, total: int, name: str = title(cell.config.model)) -> None:
             listener.on_event(Fetching(name, what, done, total))
 
         load_engine(cell.config).fetch(tell)

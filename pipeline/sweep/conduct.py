@@ -30,6 +30,7 @@ from pipeline.sweep.cells import (
     check_cells,
     fetch_models,
     honoured_flags,
+    named_as_before,
     refuse_other_work,
     swept_knobs,
 )
@@ -40,6 +41,7 @@ from pipeline.sweep.forecast import Forecast, clock, forecast, remaining_s
 from pipeline.sweep.lengths import require_fit
 from pipeline.sweep.lock import machine_lock
 from pipeline.sweep.messages import is_setting, must_be_given, unknown_setting
+from pipeline.sweep.model_words import told_apart
 from pipeline.sweep.overrides import overrides_of
 from pipeline.sweep.session import SESSION
 from pipeline.text import to_json
@@ -111,6 +113,11 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     overrides = combinations(loader, params, arguments) if again is None else [
         [*cell, *arguments] for _, cell in again.cells]
     configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
+    if same_name := told_apart([config.model for config in configs]):
+        overrides = [[*cell, f"model.name={json.dumps(same_name[str(config.model.path)], ensure_ascii=False)}"]
+                     if config.model.path in same_name else cell
+                     for cell, config in zip(overrides, configs, strict=True)]
+        configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
     if len({config.lang for config in configs}) > 1:
         raise ConfigError(_("lang cannot be swept: it is how you read, and changes nothing that is measured."))
     language.speak(configs[0].lang or language.wished())
@@ -233,6 +240,10 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
     record = store.find_sweep(SESSION.resume) if SESSION.resume else None
     if record is None and not SESSION.fresh:
         record = identity.unfinished(store, plan, SESSION.cells, SESSION.order)
+    if record is not None:
+        kept = identity.kept_plan(store, record)
+        SESSION.cells = named_as_before(SESSION.cells, [str(cell["cell"]) for cell in kept.get("cells", ())])
+        plan = identity.plan_hash(SESSION.cells, SESSION.order)
     names = [SESSION.cells[index].name for block in SESSION.order for index in block]
     started_ms, accepted = time.time_ns() // 1_000_000, []
     if record is None:
@@ -240,8 +251,8 @@ def _begin(store: Store, first: Config, seed: int, concerns: Sequence[str]) -> S
     else:
         # what was warm then is not any more: warm-ups have no final verdict, and are run again
         trials = store.trials(record.sweep_id)
-        accepted = identity.require_same(record, trials, identity.kept_plan(store, record), SESSION.cells,
-                                         SESSION.order, here, SESSION.accept_change)
+        accepted = identity.require_same(record, trials, kept, SESSION.cells, SESSION.order, here,
+                                         SESSION.accept_change)
         SESSION.sweep_id, started_ms = record.sweep_id, record.started_ms
         SESSION.done = {trial.order for trial in trials if trial.verdict in identity.FINAL}
         store.supersede([trial.run_id for trial in trials if trial.order not in SESSION.done])

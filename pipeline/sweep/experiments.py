@@ -11,6 +11,7 @@ from pipeline.config import EXPERIMENTS_DIR, GROUPS
 from pipeline.errors import ConfigError
 from pipeline.sweep.config_files import read_yaml
 from pipeline.sweep.messages import is_open, is_setting, unknown_setting
+from pipeline.sweep.model_words import with_files_in
 from pipeline.sweep.one_path import WAY_ROUND, require_one_path
 from pipeline.sweep.overrides import overrides_of, sweeps, unquoted
 
@@ -157,6 +158,7 @@ def register(arguments: list[str]) -> str:
 
     name = chosen(arguments)
     if name:
-        ConfigStore.instance().store(group="experiment", name=name, node=OmegaConf.create(load_experiment(name)),
+        content = with_files_in(load_experiment(name))
+        ConfigStore.instance().store(group="experiment", name=name, node=OmegaConf.create(content),
                                      package="_global_", provider="experiment")
     return name

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import provenance
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError, StoreError
+from pipeline.model.files import as_path
 from pipeline.outcome import flatten
 from pipeline.prompts import file_digest
 from pipeline.sweep import defaults
@@ -58,11 +59,25 @@ def environment(cells: Sequence[Cell]) -> dict[str, str]:
         if (file := cell.config.prompt.file) is not None:
             facts[f"prompt.file {file}"] = f"sha256:{file_digest(file)}"
         provided = load_engine(cell.config).provenance()
-        for key in ("engine_version", "model_digest"):
-            name = cell.config.engine.name if key == "engine_version" else cell.config.model.name
-            if key in provided:
-                facts[f"{key} of {name}"] = provided[key]
+        names = {"engine_version": cell.config.engine.name, "model_digest": _whose(cell)}
+        facts |= {f"{key} of {name}": provided[key] for key, name in names.items() if key in provided}
     return facts
+
+
+def _whose(cell: Cell) -> str:
+    """Whose digest it is: a file's, by its path, since two files may be called the same; else a name's."""
+    model = cell.config.model
+    return str(as_path(model.path)) if model.kind == "file" and model.path else model.name
+
+
+def _as_before(cells: Sequence[Cell], now: Mapping[str, str], was_here: Mapping[str, str]) -> dict[str, str]:
+    """The environment under the keys of sweeps until 3c8a73e, where all files had one: the name of their config."""
+    found = dict(now)
+    for cell in cells:
+        key, digest = f"model_digest of {cell.config.model.name}", now.get(f"model_digest of {_whose(cell)}")
+        if key not in now and digest is not None and found.get(key) != was_here.get(key):
+            found[key] = digest  # the one that was recorded, if any of them still has it
+    return found
 
 
 def changes(trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Sequence[Cell],
@@ -80,6 +95,8 @@ def changes(trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Seque
     for cell in (cell for cell in cells if cell.name in stored):
         was, is_set = stored[cell.name], set_in(cell)
         for key, value in plan_of(cell).items():
+            if key == "model.name" and cell.config.model.kind == "file":
+                continue  # what a file is called
             if key in was:
                 found += [f"{key}: {was[key]} → {value} ({cell.name})"] if not _same(was[key], value) else []
             elif key in is_set:  # a key that is new since, and not at its default
@@ -131,6 +148,7 @@ def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mappi
     if not found and known.startswith(_BY_WHAT_IS_SET) and known != plan_hash(cells, order):
         found = ["the plan: a cell that had no trial yet is set differently"]
     was_here: dict[str, str] = json_tag(record.tags, "environment") or {}
+    now = _as_before(cells, now, was_here)
     found += [f"{key}: {was} → {now.get(key, 'not known')}" for key, was in was_here.items() if was != now.get(key)]
     if found and not accept:
         lines = "\n".join(f"  {line}" for line in found[:12])

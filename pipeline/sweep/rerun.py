@@ -17,6 +17,7 @@ from pipeline import provenance
 from pipeline.config import CONF_DIR, GROUPS, Config
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
+from pipeline.model.files import title
 from pipeline.outcome import flatten
 from pipeline.result import METHOD
 from pipeline.stats.trials import methods
@@ -180,7 +181,7 @@ def _since(subject: Subject, trials: Sequence[TrialRecord], configs: Sequence[Co
     for trial, config in zip(trials, configs, strict=True):
         now = load_engine(config).provenance()
         found += [f"{key.replace('_', ' ')} of {name}: {trial.tags[key]} → {now[key]}"
-                  for key, name in (("engine_version", config.engine.name), ("model_digest", config.model.name))
+                  for key, name in (("engine_version", config.engine.name), ("model_digest", title(config.model)))
                   if key in trial.tags and key in now and trial.tags[key] != now[key]]
     here, there = provenance.machine(), subject.sweep.tags
     keys = [key for key in there if key in MACHINE or key.startswith("package.")]

@@ -148,7 +148,7 @@ def machine(sweep: Sweep, material: Material) -> list[Fact]:
              "cores_usable": _("cores usable"), "memory_total": _("memory"), "swap_total": _("swap"),
              "transparent_hugepages": _("transparent huge pages"), "kernel": _("kernel"), "libc": _("C library"),
              "python": "Python", "revision": _("revision of slackwater")}
-    facts = [Fact(_("model"), sweep.model), Fact(_("model digest"), papers.get("model_digest", "")),
+    facts = [Fact(_("model"), _model(sweep.model, papers)), Fact(_("model digest"), papers.get("model_digest", "")),
              Fact(_("model size"), _bytes(papers.get("model_bytes", ""))),
              Fact(_("engine"), f"{sweep.engine} {sweep.engine_version}".strip()),
              *(Fact(names[key], _memory(papers.get(key, ""))) for key in MACHINE),
@@ -156,6 +156,12 @@ def machine(sweep: Sweep, material: Material) -> list[Fact]:
                  f"{key.removeprefix('package.')} {text}" for key, text in sorted(papers.items())
                  if key.startswith("package.") and text != "not installed"))]
     return [fact for fact in facts if fact.text]
+
+
+def _model(name: str, papers: Mapping[str, str]) -> str:
+    """A file's own name, and in brackets what its header calls it."""
+    own = papers.get("model_general_name", "")
+    return f"{name} ({own})" if own and own != name and ", " not in name else name
 
 
 def _bytes(text: str) -> str:
