@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from pipeline import provenance
 from pipeline.config import Config, InferOs, Stop
+from pipeline.defaults import leaves
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.engine.knobs import as_text
 from pipeline.errors import EngineUnusableError, PromptTooLongError
@@ -93,15 +94,6 @@ def flatten(config: Config) -> dict[str, Any]:
     tree.pop("place")
     tree.pop("lang")  # how a person reads changes nothing that was measured
     return leaves(tree)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree as one level, keys joined by dots; lists and empty dicts stay one value each."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        at = f"{prefix}.{key}" if prefix else str(key)
-        found.update(leaves(value, at) if isinstance(value, Mapping) and value else {at: value})
-    return found
 
 
 def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None, config: Config,

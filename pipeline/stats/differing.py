@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Protocol
 
+from pipeline import defaults
 from pipeline.stats.trials import Trial, valid, value
 
 
@@ -64,10 +65,13 @@ def differences(a: Sequence[Recorded], b: Sequence[Recorded], machine_a: Mapping
 
     compare("model", "model_digest", _texts(t.tags.get("model_digest") for t in a),
             _texts(t.tags.get("model_digest") for t in b))
+    def of(trial: Recorded, key: str) -> object:
+        # a key that an earlier version did not have is at its default
+        return trial.params[key] if key in trial.params else defaults.unset(trial.params).get(key, NOT_RECORDED)
+
     for key in config:
         group: Group = "model" if key.startswith("model.") else "engine" if key.startswith("engine.") else "config"
-        compare(group, key, _texts(t.params.get(key, NOT_RECORDED) for t in a),
-                _texts(t.params.get(key, NOT_RECORDED) for t in b))
+        compare(group, key, _texts(of(t, key) for t in a), _texts(of(t, key) for t in b))
     compare("engine", "engine_version", _texts(t.tags.get("engine_version") for t in a),
             _texts(t.tags.get("engine_version") for t in b))
     for key in settings:

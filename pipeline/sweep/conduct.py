@@ -81,9 +81,9 @@ def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Seq
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     arguments = [in_common_words(argument) for argument in arguments]
-    params = {in_common_words(f"{key}=").removesuffix("="): value for key, value in params.items()}
     typed_by_hand = {argument.lstrip("+~").split("=", 1)[0] for argument in arguments}
-    listed = [override for key, value in params.items() for override in overrides_of(str(key), value)]
+    listed = [in_common_words(override) for key, value in params.items()
+              for override in overrides_of(str(key), value)]
     # `infer_os.quantization=true,false` replaces the file's sweep over `infer_os`, not only its own key
     kept = [override for override in listed
             if not any(f"{given}.".startswith(f"{override.lstrip('+').partition('=')[0]}.") for given in typed_by_hand)]

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from pipeline import defaults
 from pipeline.config import Config
 from pipeline.engine.waiting import NEVER, OuterLimit
 from pipeline.language import _
@@ -87,8 +88,13 @@ def clock(seconds: float) -> str:
 
 
 def cell_digest(config: Config, settings: Mapping[str, Any]) -> str:
-    """The same for trials that do the same with the same server, in whatever sweep: 16 hex digits of a SHA-256."""
-    own = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in ONE_PER_SWEEP}
+    """The same for trials that do the same with the same server, in whatever sweep: 16 hex digits of a SHA-256.
+
+    A key at its default is left out, so that one that is new since does not make earlier trials unknown."""
+    flat = flatten(config)
+    unset = defaults.unset(flat)
+    own = {key: value for key, value in flat.items() if key.split(".")[0] not in ONE_PER_SWEEP
+           and not (key in unset and unset[key] == value)}
     text = json.dumps([own, dict(settings)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -10,13 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import provenance
+from pipeline import defaults, provenance
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError, StoreError
 from pipeline.model.files import as_path
 from pipeline.outcome import flatten
 from pipeline.prompts import file_digest
-from pipeline.sweep import defaults
 from pipeline.sweep.cells import Cell
 from pipeline.track.artifacts import Artifacts
 from pipeline.track.names import shown_param
@@ -38,7 +37,7 @@ def plan_of(cell: Cell) -> dict[str, Any]:
 
 def set_in(cell: Cell) -> dict[str, Any]:
     """What of a cell's plan is not what it would be if nobody had set it (see `defaults`)."""
-    unset = defaults.unset(cell.config)
+    unset = defaults.unset(flatten(cell.config))
     return {key: value for key, value in plan_of(cell).items() if key not in unset or not _same(unset[key], value)}
 
 

@@ -96,7 +96,7 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
             continue
         if whole and is_open(key):
             overrides.append(f"~{key}")
-        else:
+        elif now[key] not in (None, "", [], {}):  # nothing is set by it, so nothing is new
             notes.append(f"{key} was not logged (a setting that is new since); now {now[key]}")
     gone = [key for key in logged if key not in now and not is_setting(key)]
     if gone:

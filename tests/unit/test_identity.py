@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 
 from pipeline import config as schema
+from pipeline import defaults
 from pipeline.config import Config, Meter, Tracking
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten
-from pipeline.sweep import defaults, identity
+from pipeline.stats.differing import differences
+from pipeline.stats.trials import Measured
+from pipeline.sweep import identity
 from pipeline.sweep.cells import Cell, check_cells
 from pipeline.sweep.design import load_design
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import Store, open_store
+from tests.unit.made_sweeps import trial
 from tests.unit.test_rerun import composed
 
 ORDER = [[0, 1], [1, 0]]
@@ -42,10 +46,10 @@ class LaterMeter(Meter):
 @pytest.fixture
 def forget() -> Iterator[None]:
     """What was read from conf/ before and in a test is not remembered across it."""
-    for cached in (defaults._group, defaults._top):
+    for cached in (defaults._group, defaults._top, defaults._unset):
         cached.cache_clear()
     yield
-    for cached in (defaults._group, defaults._top):
+    for cached in (defaults._group, defaults._top, defaults._unset):
         cached.cache_clear()
 
 
@@ -60,6 +64,7 @@ def test_a_new_key_of_the_schema_at_its_default_does_not_change_the_plan(monkeyp
     was = identity.plan_hash(now, ORDER)
     monkeypatch.setitem(schema.GROUPS, "meter", LaterMeter)
     defaults._group.cache_clear()
+    defaults._unset.cache_clear()
     assert "meter.quiet_hz" in flatten(later(now[0]).config)
     assert identity.plan_hash([later(cell) for cell in now], ORDER) == was
     assert identity.plan_hash([later(cell, quiet_hz=5.0) for cell in now], ORDER) != was
@@ -75,6 +80,7 @@ def test_a_new_knob_in_an_engines_file_does_not_change_the_plan(
     file = tmp_path / "conf" / "engine" / "llamacpp.yaml"
     file.write_text(file.read_text().replace("knobs:\n", "knobs:\n  tides: 2\n", 1))
     defaults._group.cache_clear()
+    defaults._unset.cache_clear()
 
     def with_knob(value: int) -> list[Cell]:
         return [replace(cell, config=replace(cell.config, engine=replace(
@@ -87,6 +93,19 @@ def test_a_new_knob_in_an_engines_file_does_not_change_the_plan(
 @pytest.mark.parametrize("words", ["mode=oneshot", "num_ctx=512", "clear=none", "engine.knobs.n_ubatch=256"])
 def test_whatever_is_set_makes_another_plan(words: str) -> None:
     assert identity.plan_hash(cells(words), ORDER) != identity.plan_hash(cells(), ORDER)
+
+
+def test_a_key_that_one_side_lacks_is_at_its_default_when_two_sweeps_are_compared() -> None:
+    flat = flatten(cells()[0].config)
+    before = {key: value for key, value in flat.items() if key not in ("knob", "settle.range_pct")}
+
+    def found(**changes: Any) -> list[str]:
+        one, other = (Measured(replace(trial("oneshot-off", 1, 1.0), params=params), "")
+                      for params in (before, {**flat, **changes}))
+        return [difference.key for difference in differences([one], [other], {}, {})]
+
+    assert found() == []
+    assert found(**{"settle.range_pct": 9.0}) == ["settle.range_pct"]
 
 
 def test_a_value_set_to_its_default_is_the_same_plan() -> None:

@@ -14,16 +14,29 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from pipeline.config import CONF_DIR, GROUPS, Config
-from pipeline.outcome import leaves
 
 
-def unset(config: Config) -> Mapping[str, Any]:
-    """The values of a flattened config that has nothing but what its files say: conf/GROUP/NAME.yaml of each group.
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree as one level, keys joined by dots; lists and empty dicts stay one value each."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        at = f"{prefix}.{key}" if prefix else str(key)
+        found.update(leaves(value, at) if isinstance(value, Mapping) and value else {at: value})
+    return found
+
+
+def unset(flat: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a flattened config would be if it had nothing but what its files say: conf/GROUP/NAME.yaml of each group.
 
     NAME stands in the config; where it is no file of ours (a user's own, a changed name), the schema's defaults."""
+    return _unset(tuple(str(flat.get(f"{group}.name", "")) for group in GROUPS))
+
+
+@functools.cache
+def _unset(names: tuple[str, ...]) -> Mapping[str, Any]:
     values = dict(_top())
-    for group in GROUPS:
-        values |= _group(group, str(getattr(getattr(config, group), "name", "")))
+    for group, name in zip(GROUPS, names, strict=True):
+        values |= _group(group, name)
     return values
 
 
