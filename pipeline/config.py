@@ -247,7 +247,8 @@ class Tracking:
     """Where results go."""
 
     uri: str | None = None
-    """null: the local store, mlruns/mlflow.db. Else an MLflow tracking URI."""
+    """null or local: the local store. usual: $MLFLOW_TRACKING_URI if it is set and can be used, else the local store.
+    Else an MLflow tracking URI."""
     experiment: str = "slackwater"
     timeline_points: int = 300
     """Points per series logged as metrics; the full timeline is an artifact."""

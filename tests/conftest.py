@@ -25,6 +25,8 @@ _DAC_READ_SEARCH = 2
 
 
 _OF_A_TERMINAL = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
+_OF_A_PERSON = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "SLACKWATER_HOME", "SLACKWATER_LANG")
+"""No test, and no program that one starts, sends results where this person's environment says."""
 
 
 def pytest_configure() -> None:
@@ -32,7 +34,7 @@ def pytest_configure() -> None:
     ignored SIGINT, which programs that tests start would inherit, and a terminal may be dumb."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["TERM"] = "xterm-256color"
-    for name in _OF_A_TERMINAL:
+    for name in (*_OF_A_TERMINAL, *_OF_A_PERSON):
         os.environ.pop(name, None)
 
 

@@ -139,17 +139,16 @@ def _of_verb(verb: Verb, words: Sequence[str], word: str) -> Iterator[Candidate]
 
 def _sweeps(words: Sequence[str]) -> Iterator[Candidate]:
     """The sweeps of a store that is a file on this machine, the newest first; nothing of any other."""
-    from pipeline.config import Tracking
-    from pipeline.track.location import locate
+    from pipeline.track.location import locate, named
     from pipeline.track.source import SqlSource
 
     uri = words[words.index("--store") + 1] if "--store" in words[:-1] else None
-    location = locate(Tracking(uri=uri))
+    location = locate(named(uri))
     yield "last", ""
     if location.database is not None and location.database.is_file():
         found = SqlSource(location).runs({"kind": "sweep"}, values=False)
-        named = {run.tags["sweep_id"]: run for run in found if "sweep_id" in run.tags}
-        yield from ((name, named[name].tags.get("question", "")) for name in reversed(named))
+        sweeps = {run.tags["sweep_id"]: run for run in found if "sweep_id" in run.tags}
+        yield from ((name, sweeps[name].tags.get("question", "")) for name in reversed(sweeps))
 
 
 def _files(key: str, word: str) -> Iterator[Candidate]:

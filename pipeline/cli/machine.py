@@ -10,8 +10,9 @@ from pipeline.language import _
 def doctor(given: Given) -> int:
     """`slackwater doctor`."""
     from pipeline.report import machine
+    from pipeline.sweep.lock import holder
 
-    return machine.doctor(given.has("--json"))
+    return machine.doctor(given.has("--json"), holder())
 
 
 def watch(given: Given) -> int:

@@ -31,13 +31,13 @@ def run(given: Given) -> int:
 
 def resume(given: Given) -> int:
     """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
-    from pipeline.config import Tracking
     from pipeline.sweep.session import SESSION
+    from pipeline.track.location import named
     from pipeline.track.read import json_tag
     from pipeline.track.store import open_store
 
     uri = given.value("--store")
-    record = open_store(Tracking(uri=uri), write=False).find_sweep(given.first("last"))
+    record = open_store(named(uri), write=False).find_sweep(given.first("last"))
     if "arguments" not in record.tags:
         raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
                             "imported. Start it anew with slackwater run.").format(sweep=record.sweep_id))
@@ -184,15 +184,17 @@ def _print_plan(as_json: bool) -> None:
     from dataclasses import asdict
 
     from pipeline.report import page
+    from pipeline.sweep.conduct import where_results_go
     from pipeline.sweep.session import SESSION
 
-    expected = SESSION.forecast
-    assert expected is not None, "conduct fills it before it stops"
+    expected, store = SESSION.forecast, SESSION.store
+    assert expected is not None and store is not None, "conduct fills them before it stops"
     page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
               [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
               [*([SESSION.warning] if SESSION.warning else []),
                *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json,
-              warm_ups=SESSION.warm_ups, expected=expected.lines(), figures=asdict(expected),
+              warm_ups=SESSION.warm_ups, expected=[where_results_go(store.location), *expected.lines()],
+              figures={**asdict(expected), "store": store.location.shown, "store_chosen_by": store.location.chosen_by},
               knobs={cell.name: cell.plan.knobs for cell in SESSION.cells})
 
 

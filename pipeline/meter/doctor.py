@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ from pipeline.phases import MIB
 
 NEIGHBOURS_SHOWN = 8
 _NEIGHBOUR_MIB = 100
+_SERVER_MARK = re.compile(rb"(?:^|\0)SLACKWATER_SERVER=(\d+)-")
+"""What engine/process.py gives every server of ours, with the process that started it."""
+_WAIT = "Wait until the sweep that runs here has ended: what holds memory may be its server."
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,32 @@ class Examination:
         return not any(concern.level == "blocks" for concern in self.concerns)
 
 
-def examine(rate_hz: float = 100.0, target: base.Target = base.NOTHING, root: Path = Path("/")) -> Examination:
+def examine(rate_hz: float = 100.0, target: base.Target = base.NOTHING, root: Path = Path("/"),
+            sweep: str = "") -> Examination:
     """Look at everything, about one second; a trial run of the sampler at `rate_hz` included.
 
+    `sweep`: the process whose sweep holds this machine, "" if none does or that is not known. Its server is no
+    neighbour, and while it runs nothing is advised to be ended: what one sees may be what it measures.
     Below another `root` (recorded trees) the live trials are left out. Raises MeterError without /proc/meminfo."""
     live = root == Path("/")
     before = snapshot(root=root)
     sampler = _try_sampler(rate_hz) if live else None
     seen = disturbance(before, snapshot(root=root))
     meters = base.find_all(root, target)
-    neighbours = _neighbours(root, members(os.getpid()) if live else ())
+    served = _served(root)
+    owners = {*served.values(), *([int(sweep)] if sweep.isdigit() else ())} - {os.getpid()}
+    sweep = sweep or (str(min(owners)) if owners else "")
+    trees = [pid for owner in (os.getpid(), *owners) for pid in members(owner)] if live else []
+    neighbours = _neighbours(root, {*trees, *served, *owners})
     concerns = [*_about_meters(meters), *_about_memory(root), *_about_cores(root), *_about_activity(seen, neighbours),
                 *(_about_permissions(root) if live else ()),
                 *(_about_sampler(sampler, rate_hz) if sampler is not None else ())]
+    if sweep:
+        concerns = [replace(concern, remedy=_WAIT) if concern.remedy.startswith("End ") else concern
+                    for concern in concerns]
+        concerns.append(Concern(
+            "note", f"A sweep of slackwater runs here (process {sweep}): what it does is seen in the figures above.",
+            "Look again when it has ended; a sweep started now waits for it."))
     facts = [*machine_facts(root), *_sampler_facts(sampler)]
     return Examination(facts, meters, neighbours, sorted(concerns, key=lambda concern: concern.level))
 
@@ -270,6 +287,21 @@ def _neighbours(root: Path, ours: Collection[int]) -> list[Neighbour]:
         if values is not None and int(folder.name) not in ours and sum(values[:3]) >= _NEIGHBOUR_MIB * MIB:
             found.append(Neighbour(int(folder.name), command[:80], sum(values[:3])))
     return sorted(found, key=lambda neighbour: -neighbour.rss)[:NEIGHBOURS_SHOWN]
+
+
+def _served(root: Path) -> dict[int, int]:
+    """Servers that slackwater has started and still watches → the process that did, whatever lock that one holds.
+
+    Of another user's nothing can be read; the lock's holder tells of that."""
+    found = {}
+    for folder in (root / "proc").glob("[0-9]*"):
+        try:
+            mark = _SERVER_MARK.search((folder / "environ").read_bytes())
+        except OSError:
+            continue
+        if mark is not None and (root / "proc" / mark[1].decode()).exists():
+            found[int(folder.name)] = int(mark[1])
+    return found
 
 
 def _text(path: Path) -> str:

@@ -39,9 +39,11 @@ _CALLED = {"load": N_("load average")}
 """Facts whose name alone could be another thing."""
 
 
-def doctor(as_json: bool) -> int:
-    """Print what this machine offers and what would spoil a measurement; 0 only if a trustworthy run is possible."""
-    examination, programs = examine(), engines()
+def doctor(as_json: bool, sweep: str = "") -> int:
+    """Print what this machine offers and what would spoil a measurement; 0 only if a trustworthy run is possible.
+
+    `sweep`: the process whose sweep holds this machine, "" if none does."""
+    examination, programs = examine(sweep=sweep), engines()
     if as_json:
         print_json(_document(examination, programs))
     else:

@@ -14,7 +14,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.language import N_, _
 from pipeline.report import words
@@ -27,6 +26,7 @@ from pipeline.report.told import told
 from pipeline.result import TrialResult
 from pipeline.stats.trials import WARM_UP, Trial, counted
 from pipeline.text import print_json, to_json
+from pipeline.track.location import named
 from pipeline.track.read import SweepRecord, TrialRecord, json_tag
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
@@ -117,7 +117,7 @@ def _report(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analy
 
 def show(name: str, as_json: bool, uri: str | None) -> None:
     """Print a sweep from the store. Raises ConfigError for a name that fits none or several."""
-    store = open_store(Tracking(uri=uri), write=False)
+    store = open_store(named(uri), write=False)
     record = store.find_sweep(name)
     asked = json_tag(record.tags, "question_metrics") or []
     trials = store.trials(record.sweep_id, None if as_json else words.SHOWN | set(asked))
@@ -130,7 +130,7 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
 
 def runs(as_json: bool, uri: str | None) -> None:
     """Print the list of sweeps, the newest first."""
-    store = open_store(Tracking(uri=uri), write=False)
+    store = open_store(named(uri), write=False)
     records = store.sweeps()[::-1]
     sweeps = [sweep_of_record(record, []) for record in records]
     if as_json:

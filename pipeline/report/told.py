@@ -185,6 +185,9 @@ TEMPLATES = (
     N_("The host of this virtual machine takes {n} of a core away (steal): the sampler may lose more than 1 % of its "
        "slots, and such trials do not count."),
     N_("Measure at another hour, or on a machine of your own."),
+    N_("A sweep of slackwater runs here (process {pid}): what it does is seen in the figures above."),
+    N_("Look again when it has ended; a sweep started now waits for it."),
+    N_("Wait until the sweep that runs here has ended: what holds memory may be its server."),
     N_("Others hold memory: process {pid} {size} MiB ({command}){more}. What they do moves the system's percentage, "
        "not the tree's figures."),
     N_(", and {n} more with over {least} MiB"),

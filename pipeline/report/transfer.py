@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.config import Tracking
 from pipeline.language import N_, _
 from pipeline.report import words
 from pipeline.report.document import SCHEMA_VERSION
 from pipeline.text import print_json
 from pipeline.track.exchange import Moved, export_sweep, import_sweep
+from pipeline.track.location import named
 from pipeline.track.store import open_store
 
 
 def export(name: str, path: Path, uri: str | None, as_json: bool) -> int:
     """Write a sweep into a file and say so; 0. Raises ConfigError and StoreError."""
-    moved = export_sweep(open_store(Tracking(uri=uri), write=False), name, path)
+    moved = export_sweep(open_store(named(uri), write=False), name, path)
     size = path.stat().st_size
     if as_json:
         _document(moved, {"bytes": size})
@@ -30,7 +30,7 @@ def export(name: str, path: Path, uri: str | None, as_json: bool) -> int:
 
 def import_(path: Path, uri: str | None, as_json: bool) -> int:
     """Put a file's sweep into a store and say so; 0. Raises ConfigError and StoreError."""
-    store = open_store(Tracking(uri=uri))
+    store = open_store(named(uri))
     moved = import_sweep(path, store)
     if as_json:
         _document(moved, {"store": store.location.shown})

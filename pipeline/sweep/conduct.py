@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
 
+    from pipeline.track.location import Location
     from pipeline.track.store import Store
     from pipeline.track.summary import SweepStatus, SweepSummary
 
@@ -205,14 +206,20 @@ def _state(store: Store, seed: int) -> Forecast:
     if SESSION.warm_ups:
         plan += "; " + _("first, not counted: {n} warm-up").format(n=len(SESSION.warm_ups))
     warned = [_("warning: {what}").format(what=SESSION.warning)] if SESSION.warning else []
-    for line in [plan, *expected.lines(), *warned]:
+    for line in [where_results_go(store.location), plan, *expected.lines(), *warned]:
         SESSION.listener.on_event(Notice(line))
     return expected
 
 
+def where_results_go(location: Location) -> str:
+    """"results: mlruns/mlflow.db (SLACKWATER_HOME)": the store, and what named it if anything did."""
+    line = _("results: {store}").format(store=location.shown)
+    return f"{line} ({location.chosen_by})" if location.chosen_by else line
+
+
 def _tell_all(store: Store, seed: int, concerns: Sequence[str]) -> None:
     """What -v adds before the first trial: where results go, the order's seed, each cell's settings, concerns."""
-    lines = [f"store: {store.location.shown}", f"order: design {SESSION.cells[0].config.design.name}, seed {seed}"]
+    lines = [f"order: design {SESSION.cells[0].config.design.name}, seed {seed}"]
     for cell in SESSION.cells:
         lines.append(f"{cell.name}: " + "  ".join(f"{key}={value}" for key, value in cell.plan.settings.items()))
         lines += [f"{cell.name}: {line}" for says in cell.plan.knobs.values() for line in says]

@@ -57,7 +57,7 @@ def _writable_folder(folder: Path, what: str) -> None:
 
 
 _ELSEWHERE = ("Make it writable, or put the store elsewhere: tracking.uri=sqlite:////absolute/path/mlflow.db; the "
-              "spool is in mlruns/ of a checkout, otherwise in $SLACKWATER_HOME.")
+              "spool is in $SLACKWATER_HOME, without it in mlruns/ of a checkout.")
 
 
 def _check_sqlite(database: Path, location: Location, write: bool) -> bool:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from pipeline.config import PACKAGE, Tracking
 from pipeline.errors import StoreError
-from pipeline.machine import in_home
 from pipeline.provenance import without_password
+
+USUAL = "usual"
+"""tracking.uri without anybody's choice: $MLFLOW_TRACKING_URI if it is set and can be used, else the local store."""
+VARIABLE = "MLFLOW_TRACKING_URI"
+HOME_VARIABLE = "SLACKWATER_HOME"
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?://(/.*)?$")
 _SQL = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
@@ -35,6 +39,10 @@ class Location:
     """The SQLite file."""
     artifacts: Path | None = None
     """Where artifacts go if this machine's disk holds them; None: the server decides."""
+    chosen_by: str = ""
+    """What named it: tracking.uri, MLFLOW_TRACKING_URI, or SLACKWATER_HOME for the local store; "": nothing did."""
+    passed_over: str = ""
+    """Why this is the local store although MLFLOW_TRACKING_URI is set."""
 
     @property
     def spool(self) -> Path:
@@ -48,21 +56,45 @@ class Location:
 
 
 def home() -> Path:
-    """`mlruns/` of the checkout this runs from, else $SLACKWATER_HOME, else slackwater in the XDG data folder."""
+    """$SLACKWATER_HOME, else `mlruns/` of the checkout this runs from, else slackwater in the XDG data folder."""
+    if chosen := os.environ.get(HOME_VARIABLE):
+        return Path(chosen).expanduser().absolute()
     root = PACKAGE.parent
     if (root / "pyproject.toml").is_file() and (root / "mlruns").is_dir():
         return root / "mlruns"
-    if chosen := os.environ.get("SLACKWATER_HOME"):
-        return in_home(chosen, "SLACKWATER_HOME")
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return in_home(data, "SLACKWATER_HOME") / "slackwater"
+    return Path(data).expanduser().absolute() / "slackwater"
+
+
+def named(uri: str | None) -> Tracking:
+    """The store that `--store URI` names; without it the one that results usually go to."""
+    return Tracking(uri=USUAL if uri is None else uri)
+
+
+def local(passed_over: str = "") -> Location:
+    """This machine's own store. `passed_over`: why it is not the one that MLFLOW_TRACKING_URI names."""
+    chosen_by = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else ""
+    return replace(_sqlite(home() / "mlflow.db"), chosen_by=chosen_by, passed_over=passed_over)
 
 
 def locate(tracking: Tracking) -> Location:
-    """The store that a config asks for. Raises StoreError for an address that no store can have."""
-    uri = tracking.uri
-    if uri is None:
-        return _sqlite(home() / "mlflow.db")
+    """The store that a config asks for: tracking.uri, else MLFLOW_TRACKING_URI, else the local one.
+
+    Raises StoreError for a tracking.uri that no store can have; a variable that none can have is passed over."""
+    if tracking.uri is None or tracking.uri == "local":
+        return local()
+    if tracking.uri != USUAL:
+        return replace(_at(tracking.uri), chosen_by="tracking.uri")
+    address = os.environ.get(VARIABLE, "").strip()
+    if not address:
+        return local()
+    try:
+        return replace(_at(address), chosen_by=VARIABLE)
+    except StoreError as error:
+        return local(str(error).replace("tracking.uri=", f"{VARIABLE}="))
+
+
+def _at(uri: str) -> Location:
     uri = uri.rstrip("/") if _HTTP.match(uri) else uri
     shown = without_password(uri)
     if sqlite := _SQLITE.match(uri):

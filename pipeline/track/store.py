@@ -11,13 +11,16 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import language
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
+from pipeline.language import _
 from pipeline.provenance import without_password
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
@@ -28,7 +31,7 @@ from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.inputs import dataset
-from pipeline.track.location import Location, locate
+from pipeline.track.location import VARIABLE, Location, local, locate
 from pipeline.track.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
 from pipeline.track.rows import Point
@@ -358,8 +361,20 @@ def open_store(tracking: Tracking, write: bool = True) -> Store:
     """The store that the config names, checked first; made if there is none (`write` only).
 
     Opening for writing closes the runs that dead processes of this machine left behind. Opening an SQLite store for
-    reading imports no MLflow. Raises StoreError: unreachable, not writable, not MLflow's, of another schema."""
+    reading imports no MLflow. Raises StoreError: unreachable, not writable, not MLflow's, of another schema; for a
+    store that MLFLOW_TRACKING_URI names that is said, and the local one is opened."""
     location = locate(tracking)
+    try:
+        store = _open(location, tracking.experiment, write)
+    except StoreError as error:
+        if location.chosen_by != VARIABLE:
+            raise
+        store = _open(local(str(error)), tracking.experiment, write)
+    _say_where(store.location)
+    return store
+
+
+def _open(location: Location, experiment: str, write: bool) -> Store:
     there = check(location, write)
     if not write:
         if not there:
@@ -368,12 +383,25 @@ def open_store(tracking: Tracking, write: bool = True) -> Store:
         return Store(location, reader, None, "")
     with first_use(location):
         client = make_client(location)
-        experiment_id = _experiment(location, client, tracking.experiment)
+        experiment_id = _experiment(location, client, experiment)
     source = SqlSource(location) if _has_reader(location) else ClientSource(location, client)
-    store = Store(location, source, client, experiment_id, tracking.experiment)
+    store = Store(location, source, client, experiment_id, experiment)
     store.spool.clean()
     store.reap()
     return store
+
+
+@functools.cache
+def _say_where(location: Location) -> None:
+    """Once per process and store: what a variable of the environment decides stands in no command and no config."""
+    if location.passed_over:
+        said = _("{variable} cannot be used, and results stay in {store}: {why}").format(
+            variable=VARIABLE, store=location.shown, why=location.passed_over)
+    elif location.chosen_by == VARIABLE:
+        said = _("results: {store} ({variable})").format(store=location.shown, variable=VARIABLE)
+    else:
+        return
+    print(f"slackwater: {language.harmless(said)}", file=sys.stderr)
 
 
 def _has_reader(location: Location) -> bool:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Tracking
 from pipeline.errors import ConfigError
 from pipeline.track.archive import Archive
 from pipeline.track.artifacts import Artifacts
+from pipeline.track.location import named
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import open_store
 
@@ -52,7 +52,7 @@ def find(name: str, uri: str | None = None) -> Subject:
     if "/" in name.partition("=")[0]:
         raise ConfigError(f"There is no file {name}. Expected a sweep, SWEEP:CELL, a run id, or a file that "
                           "`slackwater export` wrote.")
-    store = open_store(Tracking(uri=uri), write=False)
+    store = open_store(named(uri), write=False)
     artifacts = Artifacts(store.location)
 
     def plan_of(sweep: SweepRecord) -> Mapping[str, Any]:

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Tracking
 from pipeline.engine import process
 from pipeline.errors import ConfigError, StoreError
 from pipeline.language import _
 from pipeline.track import view
 from pipeline.track.artifacts import Artifacts
-from pipeline.track.location import Location
+from pipeline.track.location import Location, named
 from pipeline.track.read import SweepRecord
 from pipeline.track.store import Store, open_store
 
@@ -33,13 +32,13 @@ def serve(sweep: str | None = None, uri: str | None = None, port: int = 5000, br
     """Serve the store's page until Ctrl-C, or name the page if the store is a server; returns the exit code.
 
     `sweep`: an id, a prefix, or None for the last one. Raises ConfigError, StoreError."""
-    store = open_store(Tracking(uri=uri), write=False)
+    store = open_store(named(uri), write=False)
     sweeps = store.sweeps()
     record = store.find_sweep(sweep or "last") if sweeps or sweep else None
     if record is None:
         print(_("The store is empty so far: `slackwater run experiment=mode_gap` fills it."))
         if not store.location.is_server:
-            store = open_store(Tracking(uri=uri))
+            store = open_store(named(uri))
     page, note = _page(store, record)
     if note:
         print(note)

@@ -22,6 +22,7 @@ from pipeline.config import CONF_DIR, EXPERIMENTS_DIR, GROUPS
 from pipeline.sweep.conduct import typed
 from pipeline.sweep.experiments import chosen, load_experiment, register
 from pipeline.sweep.hydra_app import expose_plugins, register_schema
+from pipeline.sweep.overrides import override_of
 from tests.conftest import ROOT
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -112,7 +113,8 @@ def test_every_run_composes(command: str) -> None:
     name = chosen(arguments)
     params = load_experiment(name).get("hydra", {}).get("sweeper", {}).get("params", {}) if name else {}
     register(arguments)
-    swept = OverridesParser.create().parse_overrides([*(f"{key}={text}" for key, text in params.items()), *arguments])
+    swept = OverridesParser.create().parse_overrides(
+        [*(f"{key}={text}" for key, text in params.items()), *map(override_of, arguments)])
     choices = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [str(one.input_line).partition("=")[2]]
                for one in swept]
     cells = {tuple(f"{one.get_key_element()}={values[at]}" for one, values in zip(swept, choices, strict=True))

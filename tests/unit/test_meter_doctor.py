@@ -40,6 +40,26 @@ def test_a_large_neighbour_is_named_and_our_own_children_are_not() -> None:
         assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
 
 
+def test_the_server_of_a_running_sweep_is_no_neighbour_and_nothing_is_advised_to_be_ended(tmp_path: Path) -> None:
+    status = "Name:\tserver\n" + "".join(f"{key}:\t400000 kB\n" for key in (
+        "VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmSwap"))
+    environs = {"41": b"", "42": b"A=1\0SLACKWATER_SERVER=41-7\0", "43": b"SLACKWATER_SERVER=9999-7\0", "44": b"A=1\0"}
+    for pid, environ in environs.items():
+        (tmp_path / "proc" / pid).mkdir(parents=True)
+        (tmp_path / "proc" / pid / "status").write_text(status)
+        (tmp_path / "proc" / pid / "cmdline").write_bytes(b"server\0")
+        (tmp_path / "proc" / pid / "environ").write_bytes(environ)
+    found = _machine(tmp_path)
+    assert {one.pid for one in found.neighbours} == {43, 44}, "a server whose owner is gone is one to be ended"
+    assert any("A sweep of slackwater runs here (process 41)" in concern.what for concern in found.concerns)
+    found = _machine(tmp_path / "alone", free=1_000)
+    assert any(concern.remedy.startswith("End ") for concern in found.concerns)
+    for sweep in ("41", "unknown"):
+        found = _machine(tmp_path / f"swept-{sweep}", free=1_000, sweep=sweep)
+        assert not [concern for concern in found.concerns if concern.remedy.startswith("End ")]
+        assert any(f"A sweep of slackwater runs here (process {sweep})" in concern.what for concern in found.concerns)
+
+
 MEMINFO = """MemTotal:       16000000 kB
 MemFree:         {free} kB
 MemAvailable:    {free} kB
@@ -53,7 +73,7 @@ SwapFree:        {swap} kB
 
 
 def _machine(root: Path, *, free: int = 12_000_000, swap: int = 0, thp: str = "madvise", zswap: str = "N",
-             overcommit: int = 0, limit: str = "max", quota: str = "max 100000") -> Examination:
+             overcommit: int = 0, limit: str = "max", quota: str = "max 100000", sweep: str = "") -> Examination:
     files = {
         "proc/meminfo": MEMINFO.format(free=free, swap=swap), "proc/vmstat": "pgmajfault 1\n",
         "proc/stat": "cpu  1 0 1 100 0 0 0 0 0 0\n", "proc/cpuinfo": "model name\t: Test CPU\n",
@@ -67,7 +87,7 @@ def _machine(root: Path, *, free: int = 12_000_000, swap: int = 0, thp: str = "m
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    return examine(root=root)
+    return examine(root=root, sweep=sweep)
 
 
 def test_a_quiet_machine_has_nothing_to_mend(tmp_path: Path) -> None:

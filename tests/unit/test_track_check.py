@@ -18,7 +18,7 @@ from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.track import location
 from pipeline.track.check import check, installed_schema
-from pipeline.track.location import locate
+from pipeline.track.location import locate, named
 from pipeline.track.store import open_store
 from tests.conftest import ROOT, run_as_nobody
 
@@ -169,3 +169,21 @@ def test_a_missing_store_is_no_error_and_reading_makes_none(tmp_path: Path) -> N
     assert check(locate(Tracking(uri=f"sqlite:///{tmp_path}/none.db")), write=False) is False
     assert open_store(Tracking(uri=f"sqlite:///{tmp_path}/none.db"), write=False).sweeps() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_the_environment_that_does_not_answer_is_named_and_results_stay_local(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    for _ in range(2):
+        assert open_store(named(None), write=False).location.database == tmp_path / "home" / "mlflow.db"
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("MLFLOW_TRACKING_URI cannot be used") == 1  # once, however often it is opened
+    assert str(tmp_path / "home") in said.err
+    assert "secret" not in said.err
+    with pytest.raises(StoreError):
+        open_store(named("http://127.0.0.1:9"), write=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/theirs.db")
+    assert open_store(named(None), write=False).location.shown == f"{tmp_path}/theirs.db"
+    assert f"results: {tmp_path}/theirs.db (MLFLOW_TRACKING_URI)" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.config import Tracking
+from pipeline.errors import StoreError
 from pipeline.result import TrialResult
 from pipeline.track import location, names
 
@@ -85,12 +86,50 @@ def test_outside_a_checkout_the_store_is_slackwater_home_then_the_data_folder(
     assert location.locate(Tracking()).database == tmp_path / "data" / "slackwater" / "mlflow.db"
 
 
-def test_in_a_checkout_the_store_is_its_mlruns_whatever_the_working_directory(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.setattr(location, "PACKAGE", tmp_path / "pipeline")
-    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "mine"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("tracking", [Tracking(), location.named(None), Tracking(uri="local")])
+def test_slackwater_home_wins_in_a_checkout_too(
+        checkout: Path, tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLACKWATER_HOME", str(checkout / "mine"))
+    found = location.locate(tracking)
+    assert found.database == checkout / "mine" / "mlflow.db"
+    assert found.spool == checkout / "mine" / "spool"
+    assert found.chosen_by == "SLACKWATER_HOME"
+
+
+def test_a_tracking_uri_wins_over_the_variable_and_the_variable_over_the_local_store(
+        checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5005/")
+    usual = location.locate(location.named(None))
+    assert (usual.uri, usual.chosen_by) == ("http://127.0.0.1:5005", "MLFLOW_TRACKING_URI")
+    given = location.locate(location.named("sqlite:////mine.db"))
+    assert (given.shown, given.chosen_by) == ("/mine.db", "tracking.uri")
+    for tracking in (Tracking(uri=None), Tracking(uri="local")):  # tracking.uri=null and tracking=local
+        assert location.locate(tracking).database == checkout / "mlruns" / "mlflow.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert location.locate(location.named(None)).database == checkout / "mlruns" / "mlflow.db"
+
+
+@pytest.mark.parametrize("address", ["./mlruns", "file:///tmp/mlruns", "databricks", "sqlite://"])
+def test_a_variable_that_no_store_can_have_is_passed_over_by_name(
+        checkout: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    found = location.locate(location.named(None))
+    assert found.database == checkout / "mlruns" / "mlflow.db"
+    assert f"MLFLOW_TRACKING_URI={address}" in found.passed_over
+    with pytest.raises(StoreError, match=r"tracking\.uri="):
+        location.locate(Tracking(uri=address))
+
+
+def test_in_a_checkout_the_store_is_its_mlruns_whatever_the_working_directory(
+        checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     found = location.locate(Tracking())
     assert found.database == tmp_path / "mlruns" / "mlflow.db"

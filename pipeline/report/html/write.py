@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Tracking
 from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse
@@ -19,6 +18,7 @@ from pipeline.report.html.gather import gather, plan_of
 from pipeline.report.html.render import render
 from pipeline.stats.trials import Trial
 from pipeline.text import print_json
+from pipeline.track.location import named
 from pipeline.track.store import Store, open_store
 
 ARTIFACT = "report.html"
@@ -46,7 +46,7 @@ def report(name: str, target: Path | None, uri: str | None, as_json: bool) -> in
     # here and not above: the page makes reports too
     from pipeline.report.page import sweep_of_record
 
-    store = open_store(Tracking(uri=uri), write=False)
+    store = open_store(named(uri), write=False)
     record = store.find_sweep(name)
     trials = store.trials(record.sweep_id)
     text = report_of(store, sweep_of_record(record, trials), trials, analyse(trials),
