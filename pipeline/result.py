@@ -22,7 +22,8 @@ methods are not compared as if only their settings differed. A trial that carrie
 1  until 3c8a73e.
 2  The engine's own files are brought into one page-cache state before a trial, as the model is; the sampler's rate
    follows what moves; a peak that could not be reset is not called the phase's; a phase that lacks samples is suspect
-   by itself, lost slots elsewhere are a note, major faults of the server's tree are suspect; a wait ends by progress.
+   by itself, lost slots elsewhere are a note, major faults of the server's tree and swap between the moments are
+   suspect; a wait ends by progress.
 """
 
 Verdict = Literal["valid", "suspect", "failed", "warm-up"]

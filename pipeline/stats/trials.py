@@ -68,6 +68,7 @@ KNOBS = ("knob.", "engine.knobs.")
 """What the config keys of a knob begin with."""
 WARM_UP = "warm-up"
 """The verdict of a trial that only warmed caches."""
+_MOST_BLOCKS = 2**20
 MLFLOW_INF = 1.7e308
 """MLflow stores ±inf as ±1.797e308."""
 
@@ -200,6 +201,12 @@ def swept_knobs(trials: Iterable[Trial]) -> dict[str, list[str]]:
     return {}
 
 
+def block_of(trial: Trial) -> int:
+    """The block that pairs it with others. What one version began and a later one went on with is no pair: trials of
+    two methods stand in blocks of their own."""
+    return (trial.block or trial.repetition) + (trial.method - 1) * _MOST_BLOCKS
+
+
 def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:
     """Block → value of the valid trials (their mean, should a block hold the cell twice); left out is what was not
     measured, and what belongs to a suspect phase."""
@@ -211,7 +218,7 @@ def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> d
         number = value(trial, metric, turn)
         if number is None:
             continue
-        block = trial.block or trial.repetition
+        block = block_of(trial)
         if block in blocks:
             again.setdefault(block, [blocks[block]]).append(number)
         else:

@@ -223,3 +223,16 @@ def test_a_metric_one_mode_lacks_is_a_row_without_a_difference() -> None:
     trials = [made("oneshot", "off", 1, {HEADLINE: {1: 5.0}}), made("interactive", "off", 1, {PEAK: {1: 7.0}})]
     rows = {r.metric: r for r in summary.gap(trials).unified}
     assert (rows[HEADLINE].oneshot, rows[HEADLINE].interactive, rows[HEADLINE].difference) == (5.0, None, None)
+
+
+def test_a_block_that_two_methods_share_is_no_pair() -> None:
+    """A sweep of an older version, interrupted in the second of four blocks; the later one reads 1.5 MiB less."""
+    trials: list[Trial] = []
+    for block in (1, 2, 3, 4):
+        for infer_os, saved in (("off", 0.0), ("on", 20.0)):
+            later = (block, infer_os) > (2, "off")
+            trials.append(replace(made("oneshot", infer_os, block, {
+                HEADLINE: {1: 194.0 - saved - 1.5 * later + 0.01 * block}}), method=1 + later))
+    row = next(row for row in summary.effects(trials) if row.metric == HEADLINE)
+    assert (row.n_on, row.n_off, row.stats.n_blocks) == (4, 4, 3)
+    assert row.stats.estimate == pytest.approx(-20.0) and (row.stats.hi or 0) - (row.stats.lo or 0) < 0.1
