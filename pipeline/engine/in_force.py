@@ -1,20 +1,41 @@
 """Which settings are in force in a llama.cpp server: its log, its memory maps and the model file, taken together.
 
-Names are those of engine/llamacpp.py; reading single lines is log.py.
+Names are those of engine/llamacpp.py; reading single lines is log.py. What the server did counts: the contexts, caches,
+buffers and pools that it says it made, its maps, its locked memory, its refusals. A line that repeats a request does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.engine import log, process
-from pipeline.engine.base import Scalar
+from pipeline.engine.base import Buffer, Scalar
 from pipeline.engine.model_checks import MAPPED
 from pipeline.model.files import files_of, read_model
+from pipeline.phases import MIB
 
+_LOCKED_SHARE = 0.9
+"""Of the weights, from which they count as locked: buffers are aligned, and a header is not locked."""
 # Types that llama.cpp repacks on common CPUs (ggml/src/ggml-cpu/repack.cpp); with others there is nothing to observe.
 _REPACKABLE = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
+
+
+def _load_mode(word: str, mapped: bool, locked: int | None, buffers: Sequence[Buffer]) -> tuple[str | None, str]:
+    """How the weights are held, by what the server did (its maps, its locked memory), and where that was read. `word`:
+    what its log calls it, which repeats the request and counts only where nothing can be seen.
+
+    None: read into its own memory, and whether past the page cache nobody can tell."""
+    weights = sum(buffer.bytes for buffer in buffers if buffer.component in ("weights", "repacked"))
+    if locked is None:
+        agrees = mapped == (word in MAPPED)
+        return (word if agrees else "mmap" if mapped else "none"), "VmLck: not readable"
+    seen = f"VmLck: {locked / MIB:.0f} of {weights / MIB:.0f} MiB"
+    if locked >= _LOCKED_SHARE * weights > 0:
+        return ("mmap_mlock" if mapped else "mlock"), seen
+    if mapped:
+        return "mmap", seen
+    return (None if word == "direct_io" else "none"), seen
 
 
 def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> dict[str, tuple[str, str]]:
@@ -31,11 +52,13 @@ def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> d
         shown["n_gpu_layers"] = ("0", "log: no layer is offloaded, every buffer is on the CPU")
     mapped = process.maps_file(pid, *files_of(model))
     if mapped is not None and on_cpu and "load_mode" in shown:
-        mode, source = shown["load_mode"]
-        state = "mapped" if mapped else "not mapped"
-        agrees = mapped == (mode in MAPPED)
-        value = mode if agrees else f"{mode}, but the file is {state}"
-        shown["load_mode"] = (value, f"{source}; maps: the file is {state}")
+        word, source = shown.pop("load_mode")
+        state = f"maps: the file is {'mapped' if mapped else 'not mapped'}"
+        shown["mapped"] = (str(mapped).lower(), state)
+        mode, seen = _load_mode(word, mapped, process.locked_bytes(pid), found.buffers)
+        if mode is not None:
+            refusals = "".join(f"; log: {line}" for line in log.lock_refusals(text))
+            shown["load_mode"] = (mode, f"{state}; {seen}; {source}{refusals}")
         if not mapped:
             shown["lazy_mode"] = ("false", "maps: the file is not mapped, nothing can be read on demand")
     if any(buffer.component == "repacked" for buffer in found.buffers):

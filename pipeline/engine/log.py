@@ -27,7 +27,9 @@ _NO_COMPLAINT = re.compile(r"no API key is set|reproduce them with -fit off|n_pa
 _CACHE_STATE = re.compile(r"cache state: \d+ prompts, (?P<mib>[\d.]+) MiB")
 _COMPONENTS = {"model": "weights", "output": "output", "KV": "kv", "RS": "kv", "compute": "compute"}
 _REPACKED = ("CPU_REPACK", "CPU_KLEIDIAI", "AMX")
-_WORDS = {"enabled": "true", "disabled": "false"}
+_WORDS = {"enabled": "true", "disabled": "false",
+          "mmap+mlock": "mmap_mlock", "dio": "direct_io"}  # llama_load_mode_name, include/llama.h
+_LOCK_REFUSED = re.compile(r"^.*failed to (?:mlock|VirtualLock) .*$", re.MULTILINE)
 
 # (setting, pattern): its group is the value; a later pattern of the same setting wins over an earlier one.
 _BEFORE_LOAD = (
@@ -103,6 +105,11 @@ def complaints(text: str, count: int = 6) -> str:
     """The last lines that warn of something or say what went wrong, in one line; empty if there are none."""
     wrong = [line for line in text.splitlines() if _COMPLAINT.search(line) and not _NO_COMPLAINT.search(line)]
     return " | ".join(dict.fromkeys(" ".join(_PREFIX.sub("", line).split()) for line in wrong[-count:]))
+
+
+def lock_refusals(text: str) -> list[str]:
+    """What the log says of memory that could not be locked, each line once."""
+    return list(dict.fromkeys(" ".join(line.split()) for line in _LOCK_REFUSED.findall(_PREFIX.sub("", text))))
 
 
 def _line_at(text: str, at: int) -> str:

@@ -180,12 +180,15 @@ def _in_engine(name: str, seen: Evidence) -> Step:
         if total is None or slots is None:
             return None, ""
         return str(int(total[0]) // int(slots[0])), f"{total[1]}, {slots[1]}"
+    if name == "use_mmap" and "mapped" in seen.in_force:
+        return seen.in_force["mapped"]
     values = [seen.in_force[each] for each in _IN_ENGINE.get(name, (name,)) if each in seen.in_force]
     if len(values) < len(_IN_ENGINE.get(name, (name,))):
         return None, ""
     value = _both(*(value for value, _ in values))
     if name == "use_mmap":
-        value = {"mmap": "true", "none": "false", "direct_io": "false"}.get(str(value), value)
+        value = {"mmap": "true", "mmap_mlock": "true", "none": "false", "mlock": "false",
+                 "direct_io": "false"}.get(str(value), value)
     return value, ", ".join(dict.fromkeys(source for _, source in values))
 
 
@@ -196,8 +199,8 @@ def _effective_before_030(name: str, seen: Evidence) -> Step:
     if key is None or key not in seen.request:
         return None, ""
     value, source = seen.request[key], f"log: msg=load {key}:{seen.request[key]}"
-    if name == "use_mmap" and value == "true" and seen.mapped is False:
-        return "false", f"{source}, but maps: the file is not mapped"
+    if name == "use_mmap" and seen.mapped is not None and value != str(seen.mapped).lower():
+        return str(seen.mapped).lower(), f"{source}, but maps: the file is {'' if seen.mapped else 'not '}mapped"
     if name == "num_ctx":
         value = str(int(value) // int(seen.request.get("Parallel", "1") or 1))
     if name == "flash_attention":

@@ -210,6 +210,15 @@ def maps_file(pid: int, *paths: Path) -> bool | None:
     return None
 
 
+def locked_bytes(pid: int) -> int | None:
+    """VmLck from /proc/PID/status: what cannot be swapped out or dropped (mlock(2)). None: not readable."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("VmLck:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def resident_bytes(pid: int) -> int:
     """RSS from /proc/PID/statm, only to see whether a load moves; 0 if the process is gone."""
     with contextlib.suppress(OSError, IndexError, ValueError):

@@ -15,6 +15,7 @@ from pipeline.config import Config, Engine, InferOs, Model
 from pipeline.engine import llamacpp, llamacpp_here, process, tokens
 from pipeline.engine.base import Request
 from pipeline.engine.knobs import as_text
+from pipeline.engine.llamacpp_settings import KNOBS
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 from pipeline.model import weights
 from tests.contract.test_engine import group
@@ -177,6 +178,24 @@ def test_a_setting_that_did_not_take_effect_is_contradicted(
     monkeypatch.setattr(process, "command_line", lambda pid: [f"{knob}={as_text(claimed)}"])
     (proof,) = [proof for proof in loaded_once.proofs() if proof.knob == knob]
     assert (proof.state, proof.arrived) == ("contradicted", as_text(claimed))
+
+
+WORDS = [(name, word) for name, knob in KNOBS.items()
+         for word in (knob.words if knob.kind is str else (True, False) if knob.kind is bool else ())]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("knob", "word"), WORDS)
+def test_every_word_that_a_knob_allows_takes_effect_on_the_real_engine(
+    configure: Callable[..., Config], start: Callable[[Config], llamacpp.LlamaServer], knob: str, word: Any
+) -> None:
+    knobs = {knob: word, **({"load_mode": "mmap"} if (knob, word) == ("lazy_mode", True) else {})}
+    server = start(configure(knobs=knobs))
+    server.load(silent)
+    contradicted = [proof for proof in server.proofs() if proof.state == "contradicted"]
+    if word in ("mlock", "mmap_mlock") and any("failed to mlock" in proof.source for proof in contradicted):
+        pytest.skip(f"this machine refuses to lock: {contradicted[0].source}")
+    assert contradicted == []
 
 
 @pytest.fixture(scope="module")
