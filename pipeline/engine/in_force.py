@@ -1,7 +1,8 @@
 """Which settings are in force in a llama.cpp server: its log, its memory maps and the model file, taken together.
 
 Names are those of engine/llamacpp.py; reading single lines is log.py. What the server did counts: the contexts, caches,
-buffers and pools that it says it made, its maps, its locked memory, its refusals. A line that repeats a request does not.
+buffers and pools that it says it made, its maps, its locked memory, its refusals; a line that repeats a request does
+not.
 """
 
 from __future__ import annotations
