@@ -346,6 +346,10 @@ PHASES = ("initialization", "pre_generation", "during_generation", "load", "pref
 """What the metrics that a sweep may ask about begin with."""
 
 
+SPARE = 1
+"""Tokens of a context that stay free: llama.cpp takes a context that is full to the last for one that was cut."""
+
+
 @dataclass
 class Config:
     """One cell, resolved."""
@@ -386,7 +390,7 @@ class Config:
             return None
         if prompt.tokens is not None or prompt.fill is None or prompt.text is not None or prompt.file is not None:
             return prompt.tokens
-        return int((prompt.fill * self.num_ctx - 2 * (turns - 1)) / turns) - self.max_tokens
+        return int((min(prompt.fill * self.num_ctx, self.num_ctx - SPARE) - 2 * (turns - 1)) / turns) - self.max_tokens
 
     @property
     def _turns_together(self) -> int:
@@ -403,14 +407,14 @@ class Config:
             return
         if wanted is None:
             return
-        whole = turns * (wanted + self.max_tokens) + 2 * (turns - 1)
+        whole = turns * (wanted + self.max_tokens) + 2 * (turns - 1) + SPARE
         each = f"{turns} turns with mode.history=true, each " if turns > 1 else ""
         if wanted < 1:
             raise ConfigError(f"prompt.fill={prompt.fill:g} of num_ctx={self.num_ctx} leaves no room for a prompt: "
                               f"{each}with an answer of max_tokens={self.max_tokens}. Choose a larger num_ctx, or "
                               "fewer max_tokens. Nothing was started.")
         if whole > self.num_ctx:
-            most = (self.num_ctx - 2 * (turns - 1)) // turns - self.max_tokens
+            most = (self.num_ctx - SPARE - 2 * (turns - 1)) // turns - self.max_tokens
             fewer = f", or prompt.tokens={most} or fewer" if most > 0 else ", or fewer max_tokens"
             raise ConfigError(f"prompt.tokens={wanted} does not fit: {each}with an answer of "
                               f"max_tokens={self.max_tokens} it takes {whole} tokens of a context of "

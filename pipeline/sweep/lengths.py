@@ -11,7 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config import SPARE, Config
 from pipeline.engine import load_engine, tokens
 from pipeline.engine.base import EngineBase
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
@@ -43,7 +43,7 @@ def require_fit(config: Config) -> None:
     """Raises ConfigError for a text or a file of the user's that the context cannot hold, by the tokenizer's count.
 
     Costs nothing for a text with fewer bytes than the context has tokens, or where only the server can count."""
-    room, path = config.num_ctx - config.max_tokens, load_engine(config).tokenizer
+    room, path = config.num_ctx - config.max_tokens - SPARE, load_engine(config).tokenizer
     longest = max(prompts_of(config), key=lambda prompt: len(prompt.encode()))
     if path is None or config.prompt_tokens is not None or len(longest.encode()) <= room:
         return
@@ -52,8 +52,8 @@ def require_fit(config: Config) -> None:
             key = "prompt.file" if config.prompt.file is not None else "the prompt"
             raise ConfigError(f"{key} does not fit: it has {counted} tokens, and with an answer of max_tokens="
                               f"{config.max_tokens} a context of num_ctx={config.num_ctx} (of one slot) has room for "
-                              f"{room}. Choose num_ctx={counted + config.max_tokens} or more, or a shorter prompt. "
-                              "Nothing was measured.")
+                              f"{room}. Choose num_ctx={counted + config.max_tokens + SPARE} or more, or a shorter "
+                              "prompt. Nothing was measured.")
 
 
 def _cuts(config: Config, words: list[Seeded], wanted: int) -> list[Cut]:

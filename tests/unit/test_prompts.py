@@ -141,9 +141,9 @@ def test_too_few_tokens_for_the_template_are_refused_with_the_number(counter: Co
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
-    (["prompt.tokens=7000"], r"prompt.tokens=7000 does not fit: with an answer of max_tokens=64 it takes 7064 tokens "
-                             r"of a context of num_ctx=2048 .*num_ctx=7064 or more, or prompt.tokens=1984 or fewer"),
-    (["prompt.tokens=1000", "mode.history=true"], "3 turns with mode.history=true.* it takes 3196 tokens"),
+    (["prompt.tokens=7000"], r"prompt.tokens=7000 does not fit: with an answer of max_tokens=64 it takes 7065 tokens "
+                             r"of a context of num_ctx=2048 .*num_ctx=7065 or more, or prompt.tokens=1983 or fewer"),
+    (["prompt.tokens=1000", "mode.history=true"], "3 turns with mode.history=true.* it takes 3197 tokens"),
     (["prompt.tokens=10", "prompt.text=a"], "prompt.text and prompt.tokens are given together"),
     (["prompt.file=a", "prompt.text=a"], "prompt.text and prompt.file are given together"),
     (["prompt.tokens=0"], "prompt.tokens=0 is not allowed"),
@@ -159,7 +159,7 @@ def test_a_length_that_cannot_be_is_refused_before_anything_starts(overrides: li
 def test_a_share_of_the_context_holds_prompt_and_answer_of_every_turn_in_it() -> None:
     assert made("prompt.fill=0.9", "num_ctx=8192").prompt_tokens == 7372 - 64
     assert made("prompt.fill=0.9", "num_ctx=8192", "mode.history=true").prompt_tokens == 7368 // 3 - 64
-    assert made("prompt.fill=1").prompt_tokens == 2048 - 64
+    assert made("prompt.fill=1").prompt_tokens == 2047 - 64
     for own in ("prompt.text=a", "prompt.file=a"):
         assert made("prompt.fill=0.9", own).prompt_tokens is None
     assert made("prompt.fill=0.9", "prompt.tokens=100").prompt_tokens == 100
@@ -198,7 +198,7 @@ def test_a_file_that_the_context_cannot_hold_is_refused_with_its_tokens(counter:
     (tmp_path / "long.txt").write_text("tide " * 2000, encoding="utf-8")
     config = made(f"prompt.file={tmp_path}/long.txt")
     if counter.file:
-        with pytest.raises(ConfigError, match=r"prompt\.file does not fit: it has 2509 tokens.*num_ctx=2573 or more"):
+        with pytest.raises(ConfigError, match=r"prompt\.file does not fit: it has 2509 tokens.*num_ctx=2574 or more"):
             lengths.require_fit(config)
     else:
         lengths.require_fit(config)  # the server will tell
