@@ -79,6 +79,9 @@ $(READY): requirements.lock pyproject.toml
 	done
 	[ "$$python" ] || stop "Python 3.11 or newer is needed, and $(or $(PYTHON),python3) is not (found: $$($(or $(PYTHON),python3) --version 2>&1 || true)). Name one: make PYTHON=/path/to/python3.12 $(or $(firstword $(MAKECMDGOALS)),run)"
 	"$$python" -c 'import ensurepip, venv' 2>/dev/null || stop "$$python has no venv module (Debian and Ubuntu: apt install python3-venv)."
+	fits='import platform, sys; libc, version = platform.libc_ver(); version = version.partition(".")[2]; \
+	    sys.exit(libc != "glibc" or int(version or 0) < 28 or platform.machine() not in ("x86_64", "aarch64"))'
+	"$$python" -c "$$fits" || stop "the locked packages come for glibc 2.28 or newer on x86-64 and ARM64, and $$python is for $$("$$python" -c 'import platform; print(*platform.libc_ver(), platform.machine())'). Take the Python of such a system, or a container of one."
 	state=$$($(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null) || state=
 	rm -f $(READY)
 	if [ "$$state" = "$$(pwd -P)" ]; then
@@ -113,8 +116,10 @@ $(READY): requirements.lock pyproject.toml
 	$(PY) -m pip install --no-deps --no-index --no-build-isolation --no-compile -e . >> $$log 2>&1 || failed 'slackwater itself'
 	printf '[5/6] compiling it all, so that commands start fast\n'
 	# on all cores, which pip does not; without it, and where PYTHONDONTWRITEBYTECODE is set, MLflow takes 7 s to import
-	$(PY) -m compileall -q -j 0 -x '/(tests?|sklearn|databricks|setuptools|fontTools|mypyc)/' \
-	    $(VENV)/lib pipeline >> $$log 2>&1 || printf "some files do not compile\n" >> $$log
+	for jobs in 0 1; do  # where /dev/shm is missing there are no processes beside this one
+	    $(PY) -m compileall -q -j $$jobs -x '/(tests?|sklearn|databricks|setuptools|fontTools|mypyc)/' \
+	        $(VENV)/lib pipeline >> $$log 2>&1 && break || printf "some files do not compile\n" >> $$log
+	done
 	printf '[6/6] starting the engine once, without a model\n'
 	$(PY) -m pipeline.engine.llamacpp_here || stop 'set-up stopped at: the engine (what it lacks is above). \`make setup\` tries again.'
 	pwd -P > $(READY)

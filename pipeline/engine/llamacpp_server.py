@@ -146,8 +146,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(UNUSABLE)
 
     if arguments == ["devices"]:
-        print(json.dumps({"version": xllamacpp.__version__, "built_for": xllamacpp.get_system_info(),
-                          "devices": devices(xllamacpp)}))
+        print(json.dumps({"version": xllamacpp.__version__, "devices": devices(xllamacpp)}))
         return
     commands, answers, *pairs = arguments
     serve(xllamacpp, os.fdopen(int(commands), encoding="utf-8"), os.fdopen(int(answers), "w", encoding="utf-8"),
