@@ -91,6 +91,8 @@ class Engine:
     """The same for a model that is unloaded; and how long a server may take to end before it is killed."""
     url: str | None = None
     """An attached engine's address."""
+    pid: int | None = None
+    """Its process, where what listens at the address only passes connections on (docker-proxy, socat, ssh -L)."""
     allow_remote: bool = False
     pull: bool = False
     binary: str | None = None

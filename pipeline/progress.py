@@ -32,6 +32,13 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Whom the sweep waits for, of unknown length: said also by who is asked to say nothing."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class SweepStarted:
     """The plan, before the first trial."""
 
@@ -133,8 +140,8 @@ class SweepFinished:
 
 
 Event = (
-    Fetching | Notice | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | Words | TurnMeasured
-    | TrialFinished | SweepFinished
+    Fetching | Notice | Waiting | SweepStarted | TrialStarted | StageEntered | Reading | TokenCount | Words
+    | TurnMeasured | TrialFinished | SweepFinished
 )
 
 

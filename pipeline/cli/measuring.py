@@ -31,24 +31,28 @@ def run(given: Given) -> int:
 
 def resume(given: Given) -> int:
     """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
+    from pipeline.sweep.identity import FINAL
     from pipeline.sweep.session import SESSION
     from pipeline.track.location import named
     from pipeline.track.read import json_tag
     from pipeline.track.store import open_store
 
     uri = given.value("--store")
-    record = open_store(named(uri), write=False).find_sweep(given.first("last"))
+    store = open_store(named(uri), write=False)
+    record = store.find_sweep(given.first("last"))
+    this = f"{record.sweep_id}{store.location.option}"
     if "arguments" not in record.tags:
         raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
                             "imported. Start it anew with slackwater run.").format(sweep=record.sweep_id))
-    if record.status == "finished":
-        print(_("{sweep} is finished: all its trials are there. `slackwater rerun` measures it again.").format(
-            sweep=record.sweep_id))
+    there = sum(record.trials.get(verdict, 0) for verdict in FINAL)
+    if record.status == "finished" and there >= (record.planned_trials or 0):
+        print(_("{sweep} is finished: all its trials are there. `slackwater rerun {named}` measures it again.").format(
+            sweep=record.sweep_id, named=this))
         return 0
     recorded: list[str] | None = json_tag(record.tags, "arguments")
     if recorded is None:
         raise ConfigError(_("{sweep} was started with more words than slackwater kept then. Its trials are whole: "
-                            "slackwater rerun {sweep} measures it again.").format(sweep=record.sweep_id))
+                            "`slackwater rerun {named}` measures it again.").format(sweep=record.sweep_id, named=this))
     arguments = [word for word in recorded if not (word.startswith("tracking.uri=") and ":***@" in word)]
     if len(arguments) < len(recorded) and uri is None:
         raise ConfigError(_("{sweep} was logged to an address with a password, which is not kept: name it with "
@@ -142,10 +146,10 @@ def _sweep(arguments: list[str], given: Given) -> int:
     from pipeline.sweep.session import SESSION
 
     as_json = given.has("--json")
-    if not (as_json or given.has("-q")):
-        from pipeline.report.live import Progress
+    from pipeline.report.live import Progress, Waits
 
-        SESSION.listener = Progress(verbose=given.has("-v"))
+    quiet = as_json or given.has("-q")
+    SESSION.listener = Waits() if quiet else Progress(verbose=given.has("-v"))
     SESSION.converse = lambda config: _conversation(config, given)
     interrupted = False
     try:
@@ -167,10 +171,18 @@ def _sweep(arguments: list[str], given: Given) -> int:
     if SESSION.stopped:
         print(f"slackwater: {SESSION.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
-        print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater resume` "
-                                 "goes on.").format(n=len(SESSION.results)), file=sys.stderr)
+        print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater "
+                                 "resume{store}` goes on.").format(n=len(SESSION.results), store=_option()),
+              file=sys.stderr)
         return INTERRUPTED
     return 1 if SESSION.failed else 0
+
+
+def _option() -> str:
+    """What a command needs to mean the store of this sweep."""
+    from pipeline.sweep.session import SESSION
+
+    return SESSION.store.location.option if SESSION.store is not None else ""
 
 
 def _conversation(config: Config, given: Given) -> Conversation:

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline import ports
 from pipeline.config import Config
 from pipeline.engine import checks, model_checks, ollama_settings, process
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, Resolved
 from pipeline.engine.ollama import model_name, resolved_settings
 from pipeline.engine.ollama_api import Api, NoSuchModelError
-from pipeline.engine.ollama_process import Host, gone, listener, log_file, only_server
+from pipeline.engine.ollama_process import Host, gone, log_file, only_server
 from pipeline.engine.ollama_server import OllamaServer
 from pipeline.engine.ollama_start import DESKTOP, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import _
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _DEFAULT_PORT = 11434
 
 # What the server does where a variable is not set; None: what no arm of ours asks for.
@@ -44,6 +44,10 @@ class Engine(EngineBase):
                               f"{NOTHING_STARTED}")
         self._name = str(model_name(config))
         self._url, self._local, self._port = _address(config)
+        if config.engine.pid is not None and (not self._local or gone(config.engine.pid)):
+            raise ConfigError(f"engine.pid={config.engine.pid}: there is no such process on "
+                              f"{'this machine' if self._local else 'the machine of engine.url'} that could be read. "
+                              f"Expected the id of the Ollama that answers at {self._url}. {NOTHING_STARTED}")
         self._shown: Mapping[str, Any] | None = None
         self._server: OllamaServer | None = None
 
@@ -150,7 +154,16 @@ class Engine(EngineBase):
 
     def _pid(self) -> int:
         """The serving process; 0: elsewhere, or not ours to see."""
-        return (listener(self._port) or only_server() or 0) if self._local else 0
+        if not self._local:
+            return 0
+        if (pid := self.config.engine.pid) is not None:
+            return pid
+        found = ports.listener(self._port)
+        if found is not None and (forwarder := ports.passes_on(found)):
+            raise ConfigError(f"engine.url={self._url}: {forwarder}. Name the process of the server itself, "
+                              "engine.pid=PID; of one on another machine its own address, with "
+                              f"engine.allow_remote=true. {NOTHING_STARTED}")
+        return found or only_server() or 0
 
     def _environment(self) -> Mapping[str, str] | None:
         pid = self._pid()
@@ -205,7 +218,7 @@ def _address(config: Config) -> tuple[str, bool, int]:
     if not host or parts.scheme not in ("http", "https"):
         raise ConfigError(f"engine.url={url} is no address of a server: expected one like http://127.0.0.1:11434. "
                           f"{NOTHING_STARTED}")
-    local = host in _LOOPBACK
+    local = ports.is_here(host)
     if not local and not config.engine.allow_remote:
         raise ConfigError(f"engine.url={url} is another machine: prompts would go there, and its memory cannot be read "
                           f"from here. engine.allow_remote=true permits it. {NOTHING_STARTED}")

@@ -1,4 +1,4 @@
-"""The processes of an Ollama server: who listens on a port, which child holds the model, what its log says.
+"""The processes of an Ollama server: which of them is one, which child holds the model, what its log says.
 
 Starting and ending processes is process.py.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from pipeline.engine import process
-
-_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,6 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def listener(port: int) -> int | None:
-    """The process that listens on a TCP port of this machine; None: none, or not ours to see."""
-    inodes = set(_listening(port))
-    if inodes:
-        for pid in psutil.pids():
-            with contextlib.suppress(OSError):
-                for link in Path(f"/proc/{pid}/fd").iterdir():
-                    with contextlib.suppress(OSError):
-                        if str(link.readlink()) in inodes:
-                            return pid
-    return None
-
-
 def only_server() -> int | None:
     """The one `ollama serve` of this machine, whoever runs it; None: there is none, or there are several."""
     found = [pid for pid in psutil.pids() if (line := process.command_line(pid))[1:2] == ["serve"]
@@ -85,15 +70,6 @@ def log_file(pid: int) -> Path | None:
         path = Path(f"/proc/{pid}/fd/2").readlink()
         return path if path.is_file() and os.access(path, os.R_OK) else None
     return None
-
-
-def _listening(port: int) -> Iterator[str]:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text("utf-8").splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield f"socket:[{fields[9]}]"
 
 
 def _children(pid: int) -> list[int]:

@@ -6,6 +6,7 @@ cachestat(2) as of Linux 6.5). Other parts of the page cache are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -75,9 +76,36 @@ def evict(path: Path) -> Eviction:
     if after is None:
         return Eviction(before, after, False, f"unverifiable: this user neither owns {path} nor may write it")
     if after * 100 > size:
-        return Eviction(before, after, False, f"{after / MIB:.1f} of {size / MIB:.1f} MiB stay: a live process maps "
-                                              "or reads the file")
+        return Eviction(before, after, False, f"{after / MIB:.1f} of {size / MIB:.1f} MiB stay: {_why(path)}")
     return Eviction(before, after, True)
+
+
+def _why(path: Path) -> str:
+    """Why pages stay: a file system that lies in memory, or a process that has mapped them, if we may see one."""
+    where = path.stat()
+    kind = _file_system(where.st_dev)
+    if kind in _IN_MEMORY:
+        return f"the file lies in memory itself ({kind}) and can only be deleted from there; move it to a disk"
+    device = f"{os.major(where.st_dev):02x}:{os.minor(where.st_dev):02x} {where.st_ino} "
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda each: int(each.name)):
+        with contextlib.suppress(OSError):  # ended, or another user's
+            if device.encode() in (folder / "maps").read_bytes():
+                return f"process {folder.name} maps the file"
+    return f"no process that this user may see maps the file; another user's may, or its file system ({kind}) keeps it"
+
+
+_IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs", "devtmpfs")
+
+
+def _file_system(device: int) -> str:
+    """The type of the file system with this device number (proc(5), mountinfo); "unknown type" if it is not listed."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", errors="replace").splitlines():
+            fields, _, source = line.partition(" - ")
+            if fields.split()[2] == wanted:
+                return source.split()[0]
+    return "unknown type"
 
 
 def evict_all(files: Sequence[Path]) -> Eviction:

@@ -6,9 +6,6 @@ The live picture is drawn in the report room; here are the values.
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Collection
@@ -19,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pipeline import ports
 from pipeline.errors import ConfigError
 from pipeline.meter.sampler import Sampler, lost_slots, process_cpu_ns
 from pipeline.meter.sampler_program import parse_status
@@ -234,58 +232,16 @@ def _listener(url: str, root: Path) -> int:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     except ValueError as error:
         raise ConfigError(f"watch {url}: {error}. Expected something like http://127.0.0.1:11434.") from error
-    if not _is_local(parts.hostname or ""):
+    if not ports.is_here(parts.hostname or ""):
         raise ConfigError(f"watch {url}: {parts.hostname} is not this machine. Expected a local address: memory can "
                           "only be read where the server runs.")
-    sockets = _listening(root, port)
-    if not sockets:
+    if not ports.listening(port, root):
         raise ConfigError(f"watch {url}: nothing listens on port {port} here. Expected a running server.")
-    for folder in sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        if not sockets.isdisjoint(_open_files(folder)):
-            return int(folder.name)
-    raise ConfigError(f"watch {url}: the process that listens on port {port} belongs to another user. Expected one "
-                      "whose open files this user may see; give its process id, or run as that user or root.")
-
-
-def _open_files(folder: Path) -> set[str]:
-    """What the descriptors of a process stand for; empty for another user's process, or one that has ended."""
-    names = set()
-    with contextlib.suppress(OSError):
-        for entry in (folder / "fd").iterdir():
-            with contextlib.suppress(OSError):  # closed since it was listed
-                names.add(entry.readlink().name)
-    return names
-
-
-def _listening(root: Path, port: int) -> set[str]:
-    """The sockets that listen on a TCP port, IPv4 and IPv6, as /proc/PID/fd names them."""
-    found = set()
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (root / "proc/net" / name).read_text("utf-8", errors="replace").splitlines()[1:]
-        except OSError:
-            continue  # no IPv6 here
-        for words in map(str.split, lines):
-            if words[3] == "0A" and int(words[1].rsplit(":", 1)[1], 16) == port:
-                found.add(f"socket:[{words[9]}]")
-    return found
-
-
-def _is_local(host: str) -> bool:
-    """Loopback, the wildcard, or an address of this machine (one that can be bound here)."""
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    for address in addresses:
-        parsed = ipaddress.ip_address(str(address).split("%")[0])
-        if parsed.is_loopback or parsed.is_unspecified:
-            return True
-        with socket.socket(socket.AF_INET if parsed.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind((str(parsed), 0))
-            except OSError:
-                continue
-            return True
-    return False
-
+    pid = ports.listener(port, root)
+    if pid is None:
+        raise ConfigError(f"watch {url}: the process that listens on port {port} belongs to another user. Expected one "
+                          "whose open files this user may see; give its process id, or run as that user or root.")
+    if forwarder := ports.passes_on(pid):
+        raise ConfigError(f"watch {url}: {forwarder}. Give the process id of the server itself: slackwater watch PID "
+                          f"(slackwater watch {pid} watches this one).")
+    return pid

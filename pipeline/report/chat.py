@@ -28,6 +28,7 @@ from pipeline.progress import (
     TrialFinished,
     TrialStarted,
     TurnMeasured,
+    Waiting,
     Words,
 )
 from pipeline.prompts import Meanwhile
@@ -110,7 +111,7 @@ class Chat:
     def on_event(self, event: Event) -> None:
         """Take one event; see pipeline/progress.py."""
         match event:
-            case Notice(text):
+            case Notice(text) | Waiting(text):
                 self._note(told(text))
             case SweepStarted():
                 self._introduce()

@@ -16,7 +16,7 @@ from pipeline.language import N_, _, spoken
 from pipeline.report import words
 from pipeline.report.answer import answer, together
 from pipeline.report.document import Analysis, Sweep
-from pipeline.report.lines import cut, pack, pad, pad_left, paragraph, row, wrap
+from pipeline.report.lines import cut, pack, pad, pad_left, paragraph, row, whole, wrap
 from pipeline.report.told import told
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
@@ -83,7 +83,7 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
             if width + 3 + cell_len(_(purpose)) <= console.width:
                 row(console, Text.assemble((pad(command, width), "green"), "   ", _(purpose)))
             else:
-                row(console, Text(command, style="green"))
+                whole(console, Text(command, style="green"))
                 paragraph(console, Text(_(purpose)), 4)
 
 

@@ -97,6 +97,11 @@ def row(console: Console, text: Text) -> None:
     console.print(_shown(text), highlight=False, no_wrap=True, overflow="ellipsis")
 
 
+def whole(console: Console, text: Text) -> None:
+    """Print one line that is to be copied: never cut, wrapped by the terminal alone."""
+    console.print(_shown(text), highlight=False, soft_wrap=True)
+
+
 def pad(text: str, columns: int) -> str:
     """The text and blanks, never shorter than the text."""
     return text + " " * (columns - cell_len(text))

@@ -5,6 +5,7 @@ Listens to `pipeline.progress` events and remembers what it needs to draw. It me
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from pipeline.progress import (
     TokenCount,
     TrialFinished,
     TrialStarted,
+    Waiting,
 )
 from pipeline.report import words
 from pipeline.report.region import EVERY_S, Region, can_redraw
@@ -44,6 +46,27 @@ STAGES: Mapping[Stage, str] = {
     "clear": N_("clear"), "start": N_("start"), "load": N_("load"), "measure": N_("measure"),
     "generate": N_("generate"), "settle": N_("settle"), "release": N_("release"),
 }
+
+
+class Waits:
+    """A listener that says on stderr only what would else look like a program that hangs."""
+
+    def __init__(self) -> None:
+        self._fetched: set[tuple[str, str]] = set()
+
+    def on_event(self, event: Event) -> None:
+        """Take one event."""
+        match event:
+            case Waiting(text):
+                self._say(told(text))
+            case Fetching() if (event.model, event.what) not in self._fetched:
+                self._fetched.add((event.model, event.what))
+                self._say(_("{model}: {what} {of} MiB").format(
+                    model=event.model, what=told(event.what), of=f"{event.total / _MIB:.0f}"))
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"slackwater: {text}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -94,7 +117,7 @@ class Progress:
         match event:
             case Fetching():
                 self._fetch(event)
-            case Notice(text):
+            case Notice(text) | Waiting(text):
                 self._say(Text(told(text)))
             case SweepStarted():
                 self._started, self._finished = event, event.done

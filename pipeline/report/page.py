@@ -37,6 +37,12 @@ NEXT = (("slackwater show", N_("this page again")), ("slackwater report", N_("th
 MACHINE = ("host", "kernel", "cpu", "cores_usable", "memory_total", "revision")
 
 
+def _next(store: Store, sweep_id: str = "") -> list[tuple[str, str]]:
+    """NEXT as it means this store, and this sweep if it is not the last."""
+    named = f" {sweep_id}" if sweep_id else ""
+    return [(f"{command}{named}{store.location.option}", purpose) for command, purpose in NEXT]
+
+
 def _subject(trials: Sequence[Any]) -> dict[str, Any]:
     """What all trials have in common and a reader wants to know first."""
     if not trials:
@@ -80,7 +86,7 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     whole = document(sweep, trials, analysis)
     whole["sweep"]["skipped"] = [{"cell": cell, "reason": reason} for cell, reason in skipped]
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
-    render_sweep(recorder, sweep, analysis, NEXT, skipped)
+    render_sweep(recorder, sweep, analysis, _next(store), skipped)
     texts = {"summary.json": to_json(whole, indent=2), "summary.txt": recorder.export_text()}
     report, why_not = _report(store, sweep, trials, analysis, summary)
     try:
@@ -94,7 +100,7 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
         print_json(whole)
         return
     console = Console(highlight=False)
-    render_sweep(console, sweep, analysis, NEXT, skipped)
+    render_sweep(console, sweep, analysis, _next(store), skipped)
     if report and recorded.run_id is not None:
         from pipeline.report.html.write import place
 
@@ -111,8 +117,8 @@ def _report(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analy
     try:
         return {ARTIFACT: report_of(store, sweep, trials, analysis, summary.plan, summary.tags)}, ""
     except Exception as error:  # noqa: BLE001
-        return {}, _("The report was not made: {error}. `slackwater report` tries again.").format(
-            error=f"{type(error).__name__}: {error}")
+        return {}, _("The report was not made: {error}. `slackwater report{store}` tries again.").format(
+            error=f"{type(error).__name__}: {error}", store=store.location.option)
 
 
 def show(name: str, as_json: bool, uri: str | None) -> None:
@@ -125,7 +131,8 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     if as_json:
         print_json(document(sweep, trials, analysis))
     else:
-        render_sweep(Console(highlight=False), sweep, analysis, NEXT[1:])
+        named = "" if record.sweep_id == store.find_sweep().sweep_id else record.sweep_id
+        render_sweep(Console(highlight=False), sweep, analysis, _next(store, named)[1:])
 
 
 def runs(as_json: bool, uri: str | None) -> None:

@@ -125,8 +125,8 @@ TEMPLATES = (
        "Nothing was started."),
     N_("num_ctx={n} is more than the {limit} tokens that this model was trained for; the server would cut it silently. "
        "Choose num_ctx={known} or less. Nothing was started."),
-    N_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n`slackwater runs` lists "
-       "all; `last` is the latest."),
+    N_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n`slackwater runs{option}` "
+       "lists all; `last` is the latest."),
     N_("watch {name}: no process has that name. Expected a process id, a program's name or a URL that a local server "
        "listens on."),
     # fetching a model

@@ -39,7 +39,7 @@ def import_(path: Path, uri: str | None, as_json: bool) -> int:
         "{sweep}: {trials}, {n} of them there already, in {store}.")
     print(said.format(sweep=moved.sweep_id, trials=_trials(moved.trials), n=moved.trials - moved.new,
                       store=store.location.shown))
-    print(f"slackwater show {moved.sweep_id}")
+    print(f"slackwater show {moved.sweep_id}{store.location.option}")
     return 0
 
 

@@ -21,7 +21,7 @@ from pipeline.engine.names import in_common_words, with_common_names
 from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.outcome import WARM_UP_BLOCK
-from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished
+from pipeline.progress import Notice, SweepFinished, SweepStarted, TrialFinished, Waiting
 from pipeline.result import METHOD, TrialResult
 from pipeline.stats.trials import methods
 from pipeline.sweep.cells import (
@@ -157,7 +157,7 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
     if SESSION.dry_run:
         SESSION.forecast = forecast(SESSION.cells, _all_trials(), store)
         return []
-    with machine_lock(first.design.when_busy, lambda text: SESSION.listener.on_event(Notice(text))):
+    with machine_lock(first.design.when_busy, lambda text: SESSION.listener.on_event(Waiting(text))):
         if not person:
             for cell in SESSION.cells:
                 require_fit(cell.config)  # counts their tokens once, before anything is measured

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import ConfigError
@@ -63,10 +64,16 @@ def holder() -> str:
 
 
 def _open(path: Path) -> int:
+    """Open for locking, made if it is not there. Raises ConfigError where neither is allowed."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY)  # another user's file: it can still be locked
+    except OSError as error:
+        with suppress(OSError):
+            return os.open(path, os.O_RDONLY)  # another user's file, or a read-only disk: it can still be locked
+        raise ConfigError(
+            f"the lock of this machine, {path}, cannot be opened: {error.strerror}. Two sweeps at once would measure "
+            f"each other. Let its owner make it readable (chmod a+r {shlex.quote(str(path))}) or remove it while no "
+            "sweep runs, or name another folder in TMPDIR.") from error
     if os.fstat(descriptor).st_uid == os.geteuid():
         os.fchmod(descriptor, 0o666)
     return descriptor

@@ -6,6 +6,7 @@ Finds and prepares; running is conduct.py's, by the same path as any sweep.
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,10 @@ def prepare(subject: Subject) -> Again:
     unknown = [name for name in names if name not in first]
     if unknown:
         raise ConfigError(f"{subject.sweep.sweep_id} was interrupted before {', '.join(unknown)} had a trial, so that "
-                          "what it would have been was not logged. `slackwater resume` measures it to the end; one of "
-                          f"its cells is measured again by `slackwater rerun {subject.sweep.sweep_id}:CELL`.")
+                          "what it would have been was not logged. `slackwater resume "
+                          f"{subject.sweep.sweep_id}{subject.option}` measures it to the end; one of "
+                          "its cells is measured again by `slackwater rerun "
+                          f"{subject.sweep.sweep_id}:CELL{subject.option}`.")
     cells, configs = [], []
     notes = []
     for name in names:
@@ -112,7 +115,7 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
     wrong = [key for key, value in logged.items() if made.get(key, {}) != value]
     if wrong:
         raise ConfigError(f"the config of {trial.cell} cannot be made again: {wrong[0]} was {logged[wrong[0]]!r} and "
-                          f"would be {made.get(wrong[0])!r}. Run it by hand: slackwater run {' '.join(planned)}")
+                          f"would be {made.get(wrong[0])!r}. Run it by hand: slackwater run {shlex.join(planned)}")
     return overrides, config, notes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def _check_schema(found: str | None, tables: set[str], location: Location) -> No
     if found in schema.known:
         raise StoreError(f"The store {location.shown} has schema {found}, made by an older MLflow; MLflow {installed} "
                          f"wants {schema.head}. Copy the store away, then bring it up to date: "
-                         f"mlflow db upgrade '{_to_type(location)}'.")
+                         f"mlflow db upgrade {shlex.quote(_to_type(location))}.")
     raise StoreError(f"The store {location.shown} has schema {found}, which MLflow {installed} does not know (it wants "
                      f"{schema.head}): another MLflow made it, most likely a newer one. Use that version "
                      "(pip install -U mlflow), or another store (tracking.uri=sqlite:////absolute/path/mlflow.db).")

@@ -87,8 +87,13 @@ def first_use(location: Location) -> Iterator[None]:
 @contextlib.contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
     """Hold the lock file's flock; waits for whoever holds it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("ab")
+    except OSError as error:
+        raise StoreError(f"The lock {lock} cannot be opened: {error.strerror}. Make it and its folder writable for "
+                         "this user, or name another folder: SLACKWATER_HOME=FOLDER.") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

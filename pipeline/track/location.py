@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -48,6 +49,18 @@ class Location:
     def spool(self) -> Path:
         """Results wait here until the store has them."""
         return self.home / "spool"
+
+    @property
+    def option(self) -> str:
+        """What stands behind a printed command so that it means this store; "" for the store it takes by itself."""
+        if self.uri == locate(named(None)).uri:
+            return ""
+        return f" --store {shlex.quote(self.uri if self.database is not None else self.shown)}"
+
+    @property
+    def setting(self) -> str:
+        """The same behind `slackwater run`."""
+        return self.option.replace(" --store ", " tracking.uri=", 1)
 
     @property
     def is_server(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.track.location import Location
 from pipeline.track.names import decode_param, split_groups, split_lines
+from pipeline.track.owner import is_dead
 from pipeline.track.source import Run, Source
 
 SETTINGS = "settings."
@@ -111,7 +112,8 @@ def read_trial(source: Source, run_id: str) -> TrialRecord | None:
 def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) -> SweepRecord:
     """The sweep called `name`: an id, a prefix only one of them has, or `last`. Raises ConfigError with candidates."""
     if not records:
-        raise ConfigError(f"There is no sweep in {location.shown} yet. `slackwater run experiment=mode_gap` makes one.")
+        raise ConfigError(f"There is no sweep in {location.shown} yet. "
+                          f"`slackwater run experiment=mode_gap{location.setting}` makes one.")
     if name == "last":
         return records[-1]
     exact = [record for record in records if record.sweep_id == name]
@@ -120,7 +122,8 @@ def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) 
         return found[0]
     if not found:
         raise ConfigError(f"No sweep in {location.shown} has an id that begins with {name!r}. The latest are:\n"
-                          f"{_listing(records)}\n`slackwater runs` lists all; `last` is the latest.")
+                          f"{_listing(records)}\n`slackwater runs{location.option}` lists all; `last` is the "
+                          "latest.")
     raise ConfigError(f"{name!r} begins the ids of {len(found)} sweeps. Give more of the id:\n{_listing(found)}")
 
 
@@ -141,8 +144,11 @@ def _listing(records: Sequence[SweepRecord], limit: int = 8) -> str:
 def _sweep(run: Run, trials: Mapping[str, int]) -> SweepRecord:
     tags = run.tags
     planned = tags.get("planned_trials", "")
+    status = _STATUS.get(run.status, "unknown")
+    if status == "running" and is_dead(tags, run.started_ms):
+        status = "interrupted"  # killed: whoever opens the store for writing next writes it down
     return SweepRecord(run.run_id, tags.get("sweep_id", ""), tags.get("experiment", ""), tags.get("question", ""),
-                       tags.get("command", ""), _STATUS.get(run.status, "unknown"),
+                       tags.get("command", ""), status,
                        int(planned) if planned.isdigit() else None, dict(trials), run.started_ms, run.ended_ms,
                        tags, run.metrics, run.artifact_uri, run.experiment_id)
 

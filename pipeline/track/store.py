@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -418,9 +419,10 @@ def _experiment(location: Location, client: MlflowClient, name: str) -> str:
             ours = {_OURS: "beside the database"} if location.database is not None else None
             return str(client.create_experiment(name, place, ours))
         if found.lifecycle_stage == "deleted":
-            raise StoreError(f"The MLflow experiment {name!r} in {location.shown} was deleted. Restore it (mlflow "
-                             f"experiments restore -x {found.experiment_id}), or choose another: "
-                             "tracking.experiment=NAME.")
+            address = location.uri if location.database is not None else location.shown
+            raise StoreError(f"The MLflow experiment {name!r} in {location.shown} was deleted. Restore it "
+                             f"(MLFLOW_TRACKING_URI={shlex.quote(address)} mlflow experiments restore -x "
+                             f"{found.experiment_id}), or choose another: tracking.experiment=NAME.")
         if not location.is_server and found.artifact_location.startswith("mlflow-artifacts:"):
             raise StoreError(f"The MLflow experiment {name!r} in {location.shown} was made through a server, which "
                              "keeps its artifacts. Name the server (tracking.uri=http://…), or another experiment "

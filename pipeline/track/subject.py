@@ -40,6 +40,8 @@ class Subject:
     """The store or file it was found in, for a person."""
     artifact: Callable[[TrialRecord, str], bytes | None] = field(default=lambda trial, name: None, repr=False)
     """A file of one of the trials, such as config.yaml; None if it was not kept. Raises StoreError, ConfigError."""
+    option: str = ""
+    """What a command needs behind a sweep's id to mean that store."""
 
 
 def find(name: str, uri: str | None = None) -> Subject:
@@ -71,16 +73,17 @@ def find(name: str, uri: str | None = None) -> Subject:
             sweep = next(sweep for sweep in sweeps if sweep.sweep_id == trial.sweep_id)
             whole = store.trials(sweep.sweep_id)
             return Subject(name, sweep, [trial], whole, plan_of(sweep), trial.cell, name, store.location.shown,
-                           of_trial)
+                           of_trial, store.location.option)
         if summary is None:
-            raise ConfigError(f"There is no run {name} of slackwater's in {store.location.shown}. `slackwater runs` "
-                              "lists the sweeps.")
+            raise ConfigError(f"There is no run {name} of slackwater's in {store.location.shown}. "
+                              f"`slackwater runs{store.location.option}` lists the sweeps.")
         sweep, cell = summary, ""
     else:
         sweep_name, _, cell = name.partition(":")
         sweep = store.find_sweep(sweep_name)
     trials = store.trials(sweep.sweep_id)
-    return replace(_subject(name, sweep, trials, plan_of(sweep), cell, store.location.shown), artifact=of_trial)
+    return replace(_subject(name, sweep, trials, plan_of(sweep), cell, store.location.shown), artifact=of_trial,
+                   option=store.location.option)
 
 
 def _in_file(name: str, path: Path, cell: str) -> Subject:

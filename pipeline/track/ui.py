@@ -36,7 +36,8 @@ def serve(sweep: str | None = None, uri: str | None = None, port: int = 5000, br
     sweeps = store.sweeps()
     record = store.find_sweep(sweep or "last") if sweeps or sweep else None
     if record is None:
-        print(_("The store is empty so far: `slackwater run experiment=mode_gap` fills it."))
+        print(_("The store is empty so far: `slackwater run {words}` fills it.").format(
+            words=f"experiment=mode_gap{store.location.setting}"))
         if not store.location.is_server:
             store = open_store(named(uri))
     page, note = _page(store, record)

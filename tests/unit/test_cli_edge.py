@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pipeline import cli
+from pipeline import cli, engine
 from pipeline.cli.edge import refused
+from pipeline.errors import ConfigError, StoreError
+from pipeline.meter import base
+from pipeline.progress import Fetching, Notice, Waiting
+from pipeline.report.live import Waits
+from pipeline.sweep import lock
+from pipeline.track.client import exclusive
 from tests.conftest import ROOT
 
 
@@ -88,3 +97,68 @@ def test_a_bug_keeps_its_trace(error: Exception, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cli, "_command", fails)
     with pytest.raises(type(error)):
         cli.main([])
+
+
+def test_a_lock_that_cannot_be_opened_is_one_line_and_another_users_still_locks(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.open is asked, since root may open everything."""
+    real = os.open
+    allowed = {os.O_RDONLY}
+
+    def refusing(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags not in allowed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, mode)
+
+    path = tmp_path / "it's a lock"
+    path.touch()
+    monkeypatch.setattr(lock, "lock_file", lambda: path)
+    monkeypatch.setattr(os, "open", refusing)
+
+    def fails(kind: type[Exception], held: AbstractContextManager[None], said: str) -> None:
+        with pytest.raises(kind, match=said), held:
+            pass
+
+    with lock.machine_lock("fail", print):
+        fails(ConfigError, lock.machine_lock("fail", print), "another sweep runs")
+    allowed.clear()
+    fails(ConfigError, lock.machine_lock("fail", print),
+          r"it's a lock, cannot be opened: Permission denied\..*chmod a\+r '/.*TMPDIR")
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    fails(StoreError, exclusive(tmp_path / "file" / ".lock"), r"The lock .*\.lock cannot be opened: File exists")
+
+
+def test_who_asks_for_silence_is_told_whom_the_sweep_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    waits = Waits()
+    for event in (Waiting("another sweep runs"), Notice("cells: 2"), Fetching("small", "fetching", 0, 2**20),
+                  Fetching("small", "fetching", 9, 2**20)):
+        waits.on_event(event)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "slackwater: another sweep runs\nslackwater: small: fetching 1 MiB\n"
+
+
+@pytest.mark.parametrize("missing", ["no_such_module", None])
+def test_an_engine_or_meter_that_cannot_be_loaded_is_named_and_stops_no_other(
+        missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def load(name: str, package: str | None = None) -> ModuleType:
+        if name in ("pipeline.engine.ollama", "pipeline.meter.npu"):
+            if missing is None:
+                raise SyntaxError("invalid syntax")
+            raise ModuleNotFoundError(f"No module named '{missing}'")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", load)
+    broken = next(here for here in engine.engines() if here.name == "ollama")
+    assert not broken.here and "pipeline/engine/ollama.py cannot be loaded: " in broken.text
+    assert {here.name for here in engine.engines()} >= {"llamacpp"}
+    assert next(found for found in base.find_all() if found.name == "npu") in [
+        absent for absent in base.find_all() if isinstance(absent, base.Absent)]
+    for name, said in (("ollama", "engine.name=ollama: pipeline/engine/ollama.py cannot be loaded"),
+                       ("olama", "engine.name=olama is no engine: expected one of llamacpp")):
+        config = SimpleNamespace(engine=SimpleNamespace(name=name))
+        with pytest.raises(ConfigError, match=said):
+            engine.load_engine(config)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,16 @@ def test_pages_that_are_mapped_stay_and_it_says_so(weights: Path) -> None:
         eviction = evict(weights)
     assert not eviction.verified
     assert eviction.after == SIZE // 2
-    assert eviction.reason == "10.0 of 20.0 MiB stay: a live process maps or reads the file"
+    assert eviction.reason == f"10.0 of 20.0 MiB stay: process {os.getpid()} maps the file"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm to write to")
+def test_a_file_in_memory_stays_and_no_process_is_blamed() -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(b"x" * MIB)
+        file.flush()
+        reason = evict(Path(file.name)).reason
+    assert reason.startswith("1.0 of 1.0 MiB stay: the file lies in memory itself (tmpfs)")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from pipeline import ports
 from pipeline.errors import ConfigError, MeterError
 from pipeline.meter.tree import members
 from pipeline.meter.watch import UNSEEN, find_process, watch
@@ -87,13 +89,46 @@ def test_watching_what_is_not_there() -> None:
             find_process(wanted)
 
 
-def test_a_process_is_found_by_id_by_url_and_by_name() -> None:
+def test_a_process_is_found_by_id_by_url_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_BYTES", 0)
     assert find_process(str(os.getpid())) == os.getpid()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         assert find_process(f"http://127.0.0.1:{server.server_port}/v1") == os.getpid()
         assert find_process(f"http://localhost:{server.server_port}") == os.getpid()
+        assert find_process(f"http://{socket.gethostname()}:{server.server_port}") == os.getpid()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as six:
         assert find_process(f"http://[::1]:{six.getsockname()[1]}") == os.getpid()
+
+
+FORWARD = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+server.accept()
+"""
+
+
+def test_a_forwarder_is_not_taken_for_the_server_behind_it(tmp_path: Path) -> None:
+    """docker-proxy, socat, ssh -L: what listens is small, maps no weights and is no program that serves models."""
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", FORWARD], stdout=subprocess.PIPE) as forwarder:
+        assert forwarder.stdout is not None
+        url = f"http://127.0.0.1:{int(forwarder.stdout.readline())}"
+        with pytest.raises(ConfigError, match=rf"process {forwarder.pid} .* holds no model: .*slackwater watch PID"):
+            find_process(url)
+        assert find_process(str(forwarder.pid)) == forwarder.pid
+        forwarder.kill()
+
+
+@pytest.mark.parametrize(("program", "weights"), [("ollama", "none"), ("python", "held.gguf")])
+def test_a_server_is_told_by_its_name_or_by_the_weights_it_maps(tmp_path: Path, program: str, weights: str) -> None:
+    (tmp_path / program).symlink_to(sys.executable)
+    (tmp_path / weights).write_bytes(b"some")
+    code = f"import mmap\nfile = open({weights!r})\nkept = mmap.mmap(file.fileno(), 4, prot=1)\n{FORWARD}"
+    with subprocess.Popen([tmp_path / program, "-I", "-S", "-c", code], stdout=subprocess.PIPE,
+                          cwd=tmp_path) as server:
+        assert server.stdout is not None
+        assert find_process(f"http://127.0.0.1:{int(server.stdout.readline())}") == server.pid
+        server.kill()
 
 
 def test_a_name_means_the_topmost_process_and_several_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -324,7 +324,7 @@ class Elsewhere:
     """A store that has nothing and keeps what it is given; `full` is a disk that takes no report."""
 
     def __init__(self, trials: list[Trial], full: bool = False) -> None:
-        self.location = types.SimpleNamespace(artifacts=None, shown="elsewhere", is_server=False)
+        self.location = types.SimpleNamespace(artifacts=None, shown="elsewhere", is_server=False, option="")
         self.kept: list[Any] = []
         self.found, self.full = trials, full
 

@@ -62,7 +62,7 @@ def test_a_store_of_a_newer_mlflow_is_refused_with_what_to_do(tmp_path: Path) ->
 def test_a_store_of_an_older_mlflow_is_refused_with_the_command_that_upgrades_it(tmp_path: Path) -> None:
     schema = installed_schema()
     older = sorted(schema.known - {schema.head})[0]
-    refused(made(tmp_path / "mlflow.db", older), older, f"mlflow db upgrade 'sqlite:///{tmp_path}/mlflow.db'")
+    refused(made(tmp_path / "mlflow.db", older), older, f"mlflow db upgrade sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_a_store_of_another_schema_is_refused_for_reading_too(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import main, measuring
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
 from pipeline.result import ARTIFACTS, TrialResult
@@ -368,6 +371,8 @@ def test_runs_of_a_dead_owner_are_closed_as_interrupted_and_no_others(store: Sto
         store.record_sweep(dataclasses.replace(SWEEP, sweep_id=name, started_ms=1_000))
     monkeypatch.undo()
     monkeypatch.setattr(location, "home", lambda: store.location.home)
+    read = {record.sweep_id: record.status for record in open_store(Tracking(), write=False).sweeps()}
+    assert read == {name: "running" if name in ("mine", "other-host") else "interrupted" for name in owners}
     closed = {record.sweep_id for record in opener().sweeps() if record.status == "interrupted"}
     assert closed == {"gone", "reused", "older-boot"}
 
@@ -389,8 +394,54 @@ def test_a_store_that_moved_keeps_its_artifacts_with_it(store: Store, tmp_path: 
 def test_a_deleted_experiment_is_named_with_the_command_that_brings_it_back(store: Store, opener: Opener) -> None:
     client = mlflow_client(store)
     client.delete_experiment(client.get_experiment_by_name("slackwater").experiment_id)
-    with pytest.raises(StoreError, match="experiments restore -x"):
+    with pytest.raises(StoreError, match="experiments restore -x") as found:
         opener()
+    [command] = re.findall(r"\((MLFLOW_TRACKING_URI=.*)\), or", str(found.value))
+    variable, *words = shlex.split(command)
+    assert variable == f"MLFLOW_TRACKING_URI={store.location.uri}", "else another database is asked"
+    client.restore_experiment(words[-1])
+    opener()
+
+
+def test_a_printed_command_means_the_store_that_it_speaks_of(store: Store, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    assert store.location.option == store.location.setting == "", "the store it takes by itself"
+    home = tmp_path / "it's another"
+    home.mkdir()
+    shutil.copy(store.location.database or "", home / "mlflow.db")
+    other = open_store(Tracking(uri=f"sqlite:///{home}/mlflow.db"))
+    for order in (1, 2):
+        other.record(trial(tmp_path / "t", order=order, tags={**owner_tags()}))
+    other.record_sweep(dataclasses.replace(SWEEP, status="finished", ended_ms=BEGAN_MS + 9, planned_trials=2,
+                                           tags={"arguments": "[]"}))
+    uri = other.location.uri
+    for words in (["show", "--store", uri], ["resume", "--store", uri]):
+        assert main(words) == 0
+        commands = re.findall(r"slackwater (?:report|ui|rerun)\b[^`\n]*--store [^`\n]*", capsys.readouterr().out)
+        assert commands
+        assert all(shlex.split(command.split("   ")[0])[-2:] == ["--store", uri] for command in commands)
+    with pytest.raises(ConfigError, match="slackwater runs --store"):
+        other.find_sweep("nosuch")
+
+
+def test_a_finished_sweep_that_has_lost_a_trial_is_measured_to_the_end(
+        store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [store.record(trial(tmp_path / "t", order=order)).run_id for order in (1, 2)]
+    store.record_sweep(dataclasses.replace(SWEEP, status="finished", ended_ms=BEGAN_MS + 9, planned_trials=2,
+                                           tags={"arguments": '["mode=oneshot"]', "cwd": str(tmp_path)}))
+    measured: list[list[str]] = []
+
+    def measure(given: object, words: list[str], again: object) -> int:
+        measured.append(words)
+        return 0
+
+    monkeypatch.setattr(measuring, "_measure", measure)
+    assert main(["resume"]) == 0
+    assert "all its trials are there" in capsys.readouterr().out and not measured
+    mlflow_client(store).delete_run(str(runs[0]))
+    assert main(["resume"]) == 0
+    assert "all its trials are there" not in capsys.readouterr().out
+    assert measured == [["mode=oneshot"]]
 
 
 def test_reading_an_sqlite_store_does_not_load_mlflow(store: Store, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def gather(store: Store, trials: Sequence[Trial], cells: Sequence[str], plan: Ma
         members = sorted((trial for trial in trials if trial.cell == cell), key=lambda trial: trial.order)
         found[cell] = _cell(store, artifacts, members, overlaid if index < MOST_CELLS else 0, notes)
     skipped = [(str(one.get("cell", "")), str(one.get("reason", ""))) for one in plan.get("skipped", [])]
-    return Material(found, skipped, plan, tags, store.location.shown, list(notes))
+    return Material(found, skipped, plan, tags, store.location.shown, list(notes), store.location.option)
 
 
 def plan_of(store: Store, run_id: str | None, artifact_uri: str) -> Mapping[str, Any]:

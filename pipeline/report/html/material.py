@@ -43,3 +43,5 @@ class Material:
     """Where the trials are, for a person."""
     notes: Sequence[str] = ()
     """What could not be read."""
+    option: str = ""
+    """What a command needs to mean that store."""

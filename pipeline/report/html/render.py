@@ -78,7 +78,7 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
         "sampling": trust.sampling(analysis), "drift": trust.drift(analysis), "unread": kept.notes,
         "valid": sum(cell.n_valid for cell in analysis.cells), "n": sum(cell.n for cell in analysis.cells),
         "methods": trust.methods(analysis), "meters": trust.meters(kept), "machine": trust.machine(sweep, kept),
-        "design": trust.design(sweep, analysis, trials, kept), "commands": trust.commands(sweep),
+        "design": trust.design(sweep, analysis, trials, kept), "commands": trust.commands(sweep, kept.option),
         "config": trust.config(trials), "responses": responses[:MOST_RESPONSES],
         "phase_words": _phase_words(),
     }

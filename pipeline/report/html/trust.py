@@ -201,16 +201,16 @@ def _work(trials: Sequence[Trial]) -> str:
     return ", ".join(parts) + (" " + _("at turn 1") if parts else "")
 
 
-def commands(sweep: Sweep) -> list[tuple[str, str]]:
-    """(command, what it does): the way back to these numbers, and further."""
+def commands(sweep: Sweep, option: str) -> list[tuple[str, str]]:
+    """(command, what it does): the way back to these numbers, and further. `option` names the store."""
     name = shlex.quote(sweep.sweep_id)
     found = [(sweep.command, _("the command of this sweep"))] if sweep.command else []
     if sweep.status in ("interrupted", "running"):
-        found.append((f"slackwater resume {name}", _("goes on where it stopped")))
-    return [*found, (f"slackwater rerun {name}", _("the same cells again, as they were logged")),
-            (f"slackwater export {name} {shlex.quote(sweep.sweep_id + '.zip')}",
+        found.append((f"slackwater resume {name}{option}", _("goes on where it stopped")))
+    return [*found, (f"slackwater rerun {name}{option}", _("the same cells again, as they were logged")),
+            (f"slackwater export {name} {shlex.quote(sweep.sweep_id + '.zip')}{option}",
              _("everything of it in one file, for another machine")),
-            (f"slackwater compare {name} OTHER", _("against another sweep"))]
+            (f"slackwater compare {name} OTHER{option}", _("against another sweep"))]
 
 
 def config(trials: Sequence[Trial]) -> list[Table]:
