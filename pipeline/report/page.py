@@ -131,8 +131,8 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     if as_json:
         print_json(document(sweep, trials, analysis))
     else:
-        named = "" if record.sweep_id == store.find_sweep().sweep_id else record.sweep_id
-        render_sweep(Console(highlight=False), sweep, analysis, _next(store, named)[1:])
+        other = "" if record.sweep_id == store.find_sweep().sweep_id else record.sweep_id
+        render_sweep(Console(highlight=False), sweep, analysis, _next(store, other)[1:])
 
 
 def runs(as_json: bool, uri: str | None) -> None:
