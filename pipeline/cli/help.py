@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.cli.arguments import Verb
 from pipeline.cli.verbs import VERBS
@@ -17,6 +17,11 @@ EXAMPLES = (
     ("slackwater run model=FILE.gguf", N_("your own model")),
     ("slackwater run mode.source=stdin", N_("type the prompts yourself")),
 )
+KNOBS = ("cache_type", "cache_type_k", "cache_type_v", "cache_ram_mib", "cache_idle_slots", "cache_prompt",
+         "n_ctx_checkpoints", "n_parallel", "n_batch", "n_ubatch", "n_threads", "n_threads_http", "n_gpu_layers",
+         "flash_attn", "load_mode", "lazy_mode", "repack", "kv_unified", "swa_full", "warmup", "fit")
+"""The knobs of the default engine. Its table (engine/llamacpp_settings.py) costs an import that --help is too quick
+for; tests/unit/test_knobs_by_name.py holds the two together."""
 WAYS = (
     ("slackwater run [OVERRIDES…]", N_("measure: a cell, a sweep, an experiment")),
     ("slackwater show [SWEEP]", N_("read again what was measured")),
@@ -85,10 +90,17 @@ def _choices() -> list[str]:
     folders = {group: [path] for group, path in groups.items() if os.path.isdir(path)}
     folders = {"experiment": [shipped("experiments"), "experiments"], **folders}
     width = max(map(len, folders))
+    listed = {group: sorted({name.removesuffix(".yaml") for path in paths if os.path.isdir(path)
+                             for name in os.listdir(path) if name.endswith(".yaml")})
+              for group, paths in folders.items()}
+    return [*_columns(listed, width), "", _("One setting of the server by its name, over the flags, is knob.NAME=a,b:"),
+            *_columns({"knob.": KNOBS}, width)]
+
+
+def _columns(listed: Mapping[str, Sequence[str]], width: int) -> list[str]:
+    """Names behind what they are for, over as many lines of 80 columns as they need."""
     lines = []
-    for group, paths in folders.items():
-        names = sorted({name.removesuffix(".yaml") for path in paths if os.path.isdir(path)
-                        for name in os.listdir(path) if name.endswith(".yaml")})
+    for group, names in listed.items():
         line = f"  {group:<{width}} "
         for name in names:
             if len(line) + len(name) + 2 > 80:

@@ -51,20 +51,27 @@ def of_engine(engine: str) -> Mapping[str, tuple[str, Sequence[str], Sequence[st
 
 
 def with_common_names(config: Config) -> Config:
-    """The config with its `knob` in common words; of two words for one knob the later one holds."""
+    """The config with its knobs in common words; of two words for one knob the later one holds. `engine.knobs` keeps
+    the names that are an engine's own settings."""
     config.knob = dict(common_name(str(name), value) for name, value in config.knob.items())
+    config.engine.knobs = dict((name, value) if _is_setting(name) else common_name(str(name), value)
+                               for name, value in config.engine.knobs.items())
     return config
+
+
+def _is_setting(name: str) -> bool:
+    return any(name in knobs for knobs, _words in TABLES.values())
 
 
 def in_common_words(override: str) -> str:
     """Hydra's override `knob.NAME=…` with the common name, where only the name is another; all else as it is."""
     key, equals, value = override.partition("=")
     sign = key[:len(key) - len(key.lstrip("+~"))]
-    place, dot, written = key[len(sign):].partition(".")
-    if place != "knob" or not dot:
+    place, _dot, written = key[len(sign):].rpartition(".")
+    if place not in ("knob", "engine.knobs") or (place == "engine.knobs" and _is_setting(written)):
         return override
     name, unchanged = common_name(written, _PROBE)
-    return f"{sign}knob.{name}{equals}{value}" if unchanged == _PROBE else override
+    return f"{sign}{place}.{name}{equals}{value}" if unchanged == _PROBE else override
 
 
 _PROBE = "true"

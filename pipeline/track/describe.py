@@ -30,6 +30,7 @@ def describe_trial(result: TrialResult) -> str:
                       if (value := result.value(metric)) is not None)
     flags = {"off": "no optimisation flag on", "on": "the shipped optimisation flags on"}.get(
         result.infer_os, f"{_plain(result.infer_os)} on")
+    flags += f", {_plain(result.tags['knobs'])}" if result.tags.get("knobs") else ""
     lines = [f"{verdict}{': ' if found else ''}{found}.", "", *(f"- {_plain(reason)}" for reason in result.reasons), "",
              f"Repetition {result.repetition} of {_code(result.cell)} in sweep {_code(result.sweep_id)}: "
              f"{_plain(result.mode)}, {flags}. Trial {result.order}, block {result.block}."]

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from pipeline.cli.help import KNOBS, verb_page
+from pipeline.cli.verbs import VERBS
 from pipeline.config import CONF_DIR, Config, InferOs
 from pipeline.engine import names
 from pipeline.engine.knobs import Resolved, resolve
-from pipeline.engine.names import with_common_names
+from pipeline.engine.names import in_common_words, with_common_names
 from pipeline.errors import ConfigError
 from pipeline.sweep.cells import cell_names, check_cells, swept_knobs
 from pipeline.sweep.messages import unknown_setting
@@ -39,9 +41,14 @@ def config(*words: str, engine: str = "llamacpp", mode: str = "oneshot") -> Conf
 
 def test_hydra_takes_a_knob_without_a_sign_and_under_any_name() -> None:
     found = composed("knob.np=2", "knob.OLLAMA_KV_CACHE_TYPE=q8_0", "engine.knobs.cache_ram_mib=0", "+knob.fa=on",
-                     "knob.cache-ram=64")
+                     "knob.cache-ram=64", "engine.knobs.ctk=f32", "engine.knobs.num_thread=1")
     assert found.knob == {"n_parallel": 2, "cache_type": "q8_0", "flash_attn": "on", "cache_ram_mib": 64}
     assert found.engine.knobs["cache_ram_mib"] == 0
+    assert (found.engine.knobs["cache_type_k"], found.engine.knobs["num_thread"]) == ("f32", 1)
+    assert [in_common_words(word) for word in ("+knob.np=1,2", "engine.knobs.ub=64", "engine.knobs.num_thread=1",
+                                               "knob.use_mmap=true", "mode=oneshot", "~knob.fa", "knobs.np=1")] == [
+        "+knob.n_parallel=1,2", "engine.knobs.n_ubatch=64", "engine.knobs.num_thread=1", "knob.use_mmap=true",
+        "mode=oneshot", "~knob.flash_attn", "knobs.np=1"]
 
 
 def resolved(*words: str, engine: str = "llamacpp", cores: int = 8) -> Resolved:
@@ -207,6 +214,11 @@ def test_the_documented_table_has_every_knob_with_its_words() -> None:
                 assert f"`{behind[0]}`" in takes.split("|")[4], name
     for name in set(names.of_engine("llamacpp")) - set(names.of_engine("ollama")):
         assert rows[name].split("|")[4].strip() == "–", name
+
+
+def test_the_help_of_run_lists_every_knob() -> None:
+    assert set(KNOBS) == set(names.of_engine("llamacpp"))
+    assert all(f" {name}" in verb_page(VERBS["run"]) for name in KNOBS)
 
 
 def test_the_files_of_conf_use_the_settings_own_names_only() -> None:
