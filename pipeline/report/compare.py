@@ -131,9 +131,18 @@ def gather(a: Subject, b: Subject, limits: Sequence[str] = (), allow_different_w
     wanted = dict.fromkeys((*METRICS, *(each.metric for each in gates)))
     found = [change for metric in wanted if metric in measured for change in changes(pairs, metric)]
     apart = _apart(ways := (methods(compared_a), methods(compared_b)), differing)
-    judged = [gate.judge(each, change, apart) for each in gates for change in found if change.metric == each.metric]
+    judged = [gate.judge(each, change, apart) for each in gates
+              for pair, change in zip(pairs, (one for one in found if one.metric == each.metric), strict=True)
+              if _concerns(pair, each.metric)]
     shown = [change for change in found if change.n_a or change.n_b]
     return Comparison(a, b, pairs, only_a, only_b, differing, shown, judged, work, ways)
+
+
+def _concerns(pair: Pair, metric: str) -> bool:
+    """Can a limit on the metric be judged on this pair? Not where its cells do not measure such a thing at all, such as
+    a load of its own in one-shot cells; with no valid trial on some side that is not known, and it is undecided."""
+    sides = [valid(pair.a), valid(pair.b)]
+    return not all(sides) or any(metric in trial.metrics for side in sides for trial in side)
 
 
 def _apart(ways: tuple[Sequence[int], Sequence[int]], differing: Sequence[Difference]) -> str:
@@ -274,9 +283,10 @@ def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
     console.print()
     for one in gates:
         unit = f" {words.unit_name(one.unit)}".rstrip()
-        shown = one.lo is not None and one.hi is not None and one.why != gate.SAYS_NOTHING
-        within = f" ({one.lo:+.4g} … {one.hi:+.4g})" if shown else ""
-        value = _("not measured") if one.value is None else f"{one.value:{'+' * (one.lo is not None)}.4g}{unit}{within}"
+        within = "" if one.lo is None or one.hi is None else f" ({one.lo:+.4g} … {one.hi:+.4g})"
+        value = _("not measured") if one.value is None else f"{one.value:{'+' * bool(within)}.4g}{unit}{within}"
+        if one.why == gate.SAYS_NOTHING:
+            value = _("how much is unknown")
         cells = f" [{one.cell_b}]" if several else ""
         text = _(_OUTCOMES[one.outcome]).format(limit=f"{one.gate}{cells}", value=value)
         if one.why:

@@ -271,9 +271,11 @@ def effect_labels(rows: Sequence[EffectRow], against: bool = False) -> list[str]
 
 
 def growth_text(growth: Growth) -> str:
-    """"3.52 MiB per turn (3.41 … 3.63)"; without an interval that says something the reading and what is missing."""
+    """"3.52 MiB per turn (3.41 … 3.63)"; without an interval the reading and what is missing."""
     stats = growth.stats
-    if stats.lo is None or stats.hi is None or not stats.informative:
+    if stats.estimate is not None and not stats.informative:
+        return _("{verdict} ({interval})").format(verdict=told(stats.verdict), interval=interval(stats))
+    if stats.lo is None or stats.hi is None:
         return _("{size}, {verdict}").format(size=signed(growth.per_turn, stats.unit), verdict=told(stats.verdict))
     decimals = min(3, max(1, 1 - math.floor(math.log10(max(stats.hi - stats.lo, 1e-9) / 2))))
     size = f"{growth.per_turn:.{decimals}f}".replace("-", "−")

@@ -214,6 +214,14 @@ def test_a_cell_without_a_valid_trial_is_undecided_beside_one_that_passes(tmp_pa
             "oneshot-off": ("passed", ""), "oneshot-on": ("undecided", gate.NOTHING_IN_B)}
 
 
+def test_a_cell_that_measures_no_such_thing_on_either_side_is_not_asked(tmp_path: Path) -> None:
+    loads = {"load/duration_s": {1: 2.0}}
+    a, b = (cell("oneshot-off", [200.0, 201.0], sweep=sweep) + cell("interactive-off", [1.0, 1.1], sweep=sweep,
+                                                                    metrics=loads) for sweep in ("tide-1", "tide-2"))
+    judged = compared(files(tmp_path, a, b), "load/duration_s > 3s").gates
+    assert [(one.cell_b, one.outcome) for one in judged] == [("interactive-off", "passed")]
+
+
 def test_one_trial_has_no_interval_and_leaves_a_change_undecided(tmp_path: Path) -> None:
     names = files(tmp_path, cell("oneshot-off", [200.0]), cell("oneshot-off", [210.0], sweep="tide-2"))
     found = compared(names, f"{HEADLINE} > +2%", f"{HEADLINE} > 205")

@@ -13,7 +13,7 @@ from scipy import stats
 from pipeline.report import words
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.html import findings
-from pipeline.stats import drift, factorial, intervals, slope, stopping, summary
+from pipeline.stats import drift, factorial, growth, intervals, slope, stopping, summary
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
@@ -295,3 +295,10 @@ def test_an_interval_that_says_nothing_is_neither_drawn_nor_printed() -> None:
     assert findings._marks(row.stats, row.difference)[1][1:] == (None, None)
     told = document(Sweep("s"), trials, analysis)["effects"][0]
     assert told["informative"] is False and told["lo"] is not None
+
+
+def test_growth_that_says_nothing_has_no_number() -> None:
+    trials = [made("interactive", "off", b, {HEADLINE: dict(enumerate(readings, 1))})
+              for b, readings in enumerate(((100.0, 100.0, 300.0), (100.0, 100.0, 50.0)), 1)]
+    said = words.growth_text(growth.growths(trials)[0])
+    assert said.startswith("undecided") and said.endswith("(how much is unknown)")
