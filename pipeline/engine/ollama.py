@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.config import Engine as EngineConfig
-from pipeline.engine import checks, model_checks, ollama_log, ollama_models, ollama_settings
+from pipeline.engine import checks, model_checks, ollama_log, ollama_models, ollama_settings, process
 from pipeline.engine.base import EngineBase, Plan, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, Resolved, refuse, resolve
 from pipeline.engine.machine import usable_cores
@@ -83,7 +83,7 @@ class Engine(EngineBase):
         require_supported(version, str(binary))
         listen_address(config.engine.url)
         resolved = resolved_settings(config, version)
-        settings, notes = resolved.settings, list(resolved.notes)
+        settings, notes = resolved.settings, [*resolved.notes, *process.left_out()]
         header = self._header(notes)
         if header is not None:
             if len(header.files) > 1:

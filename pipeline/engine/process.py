@@ -54,6 +54,15 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | dict(extra or {})
 
 
+def left_out() -> list[str]:
+    """A note on variables that this user has set for a server and that ours does not get; empty if there are none."""
+    ours = ("OLLAMA_BIN", "OLLAMA_MODELS")  # read by slackwater itself
+    names = sorted(name for name in os.environ if name.startswith(("OLLAMA_", "LLAMA_ARG_")) and name not in ours)
+    if not names:
+        return []
+    return [f"{', '.join(names)} of this shell does not reach the server: its settings stand in the config"]
+
+
 def find_program(name: str) -> Path | None:
     """Where an executable lies (a path, or a name on the PATH); None: nowhere, or not executable."""
     found = shutil.which(Path(name).expanduser() if "/" in name else name)

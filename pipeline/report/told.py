@@ -158,6 +158,7 @@ TEMPLATES = (
     N_("no accel device under {folder}"),
     N_("not found (llamacpp needs nothing)"),
     N_("no server answers at {url}"),
+    N_("{names} of this shell does not reach the server: its settings stand in the config"),
     # doctor: what spoils a measurement, and what to do
     N_("The {name} meter is not here: {why}."),
     N_("Run on Linux 5.0 or newer with /proc mounted in full."),

@@ -156,6 +156,10 @@ _KNOWN: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Error merging override (?P<key>[\w.]+)=.*(?:no viable alternative|mismatched input|token recognition)",
      lambda key: f"{key}: ${{ begins a reference to a setting, ${{KEY}}, and this one has no end. Write \\${{ for the "
                  "two characters."),
+    (r"(?:field '[\w.]+' is not Optional|Incompatible value 'None' for field of type '\w+')" + _KEY,
+     lambda key: f"{key} stands without a value: give it one, or leave it out."),
+    (r"Cannot (?:assign|convert) \S+ to Dict\[\S+ \S+" + _KEY,
+     lambda key: f"{key} takes settings below it, such as {key}.NAME=VALUE, and no value of its own."),
     (r"Multiple values for (?P<group>\w+)",
      lambda group: f"{group} was given twice, or with a +: write {group}=NAME once."),
 )

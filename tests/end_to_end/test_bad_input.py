@@ -72,6 +72,8 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["design.name=__init__"], ["design.name=__init__ is not a design", "blocked"]),
         (["hydra/launcher=jolbib"], ["hydra/launcher=jolbib is not known here"]),
         (["hydra.launcher._target_=os.system"], ["hydra/launcher: os.system cannot be used"]),
+        (["mode.turns=null"], ["mode.turns stands without a value"]),
+        (["engine.knobs=5"], ["engine.knobs takes settings below it"]),
         (["--cfg", "jbo"], ["--cfg", "'job'"]),
         (["--dryrun"], ["--dryrun", "--dry-run"]),
         (["+nonsense=1"], ["nonsense is not a setting"]),

@@ -141,3 +141,15 @@ def test_mapped_files_are_told_from_read_ones(start: Callable[[str], process.Chi
     assert process.resident_bytes(child.pid) > 0
     child.end(1.0)
     assert process.maps_file(child.pid, files[0]) is None
+
+
+def test_a_variable_for_a_server_that_ours_does_not_get_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("OLLAMA_", "LLAMA_ARG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OLLAMA_MODELS", "/models")  # which slackwater itself reads
+    assert process.left_out() == []
+    monkeypatch.setenv("OLLAMA_KV_CACHE_TYPE", "q8_0")
+    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "512")
+    assert process.left_out() == ["LLAMA_ARG_CTX_SIZE, OLLAMA_KV_CACHE_TYPE of this shell does not reach the server: "
+                                  "its settings stand in the config"]
+    assert not {"OLLAMA_KV_CACHE_TYPE", "LLAMA_ARG_CTX_SIZE"} & process.clean_environment().keys()
