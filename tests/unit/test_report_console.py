@@ -172,3 +172,10 @@ def test_a_sweep_that_a_later_version_went_on_with_says_so_on_its_page_and_in_it
     assert said not in " ".join(page(two_by_two()).split())
     found = document(Sweep("s"), trials, mixed)
     assert found["methods"] == [1, 2] and {one["method"] for one in found["trials"]} == {1, 2}
+
+
+@pytest.mark.parametrize(("lo", "hi", "text"), [
+    (-4.2, 0.1, "−4.2 … +0.1"), (0.003, 4.2, "0.003 … 4.2"), (-0.02, -0.0004, "0.0004 … 0.02"),
+    (0.0, 4.2, "0.0 … 4.2")])
+def test_a_bound_that_is_not_zero_is_not_printed_as_zero(lo: float, hi: float, text: str) -> None:
+    assert words.bounds(lo, hi, 1) == text
