@@ -196,6 +196,7 @@ def _print_plan(as_json: bool) -> None:
     from dataclasses import asdict
 
     from pipeline.report import page
+    from pipeline.sweep.cells import swept_knobs
     from pipeline.sweep.conduct import where_results_go
     from pipeline.sweep.session import SESSION
 
@@ -207,7 +208,7 @@ def _print_plan(as_json: bool) -> None:
                *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json,
               warm_ups=SESSION.warm_ups, expected=[where_results_go(store.location), *expected.lines()],
               figures={**asdict(expected), "store": store.location.shown, "store_chosen_by": store.location.chosen_by},
-              knobs={cell.name: cell.plan.knobs for cell in SESSION.cells})
+              knobs={cell.name: cell.plan.knobs for cell in SESSION.cells}, swept=swept_knobs(SESSION.cells))
 
 
 def run_trial(composed: Any) -> Any:

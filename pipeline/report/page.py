@@ -24,6 +24,7 @@ from pipeline.report.lines import paragraph
 from pipeline.report.listing import print_runs as render_runs
 from pipeline.report.told import told
 from pipeline.result import TrialResult
+from pipeline.stats.arms import text_of
 from pipeline.stats.trials import WARM_UP, Trial, counted
 from pipeline.text import print_json, to_json
 from pipeline.track.location import named
@@ -164,18 +165,21 @@ def _arms(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[list[str
 def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple[str, str]],
          order: Sequence[Sequence[int]], notes: Sequence[str], as_json: bool, *, warm_ups: Sequence[int] = (),
          expected: Sequence[str] = (), figures: Mapping[str, Any] | None = None,
-         knobs: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> None:
+         knobs: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+         swept: Mapping[str, Sequence[Any]] | None = None) -> None:
     """Print what a sweep would run: `cells` are (name, server settings), `order` cell indices block by block.
 
     `warm_ups` run before the first block; `expected` says what it takes, a line each, and `figures` the same in
-    numbers. `knobs`: of each cell what Plan.knobs says."""
+    numbers. `knobs`: of each cell what Plan.knobs says; `swept`: the knobs that vary, with their values, of which the
+    first is the reference."""
     if as_json:
         print_json({"schema_version": SCHEMA_VERSION,
                     "cells": [{"cell": name, "settings": dict(settings), "knobs": (knobs or {}).get(name, {})}
                               for name, settings in cells],
                     "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
                     "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes),
-                    "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {})})
+                    "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {}),
+                    "swept_knobs": {key: list(values) for key, values in (swept or {}).items()}})
         return
     console = Console(highlight=False)
     paragraph(console, Text(_("{cells}, {trials} in {blocks}. Nothing was started.").format(
@@ -187,6 +191,10 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
     if warm_ups:
         paragraph(console, Text(_("warm-up  {cells} (not counted)").format(
             cells=", ".join(cells[index][0] for index in warm_ups))))
+    for key, values in (swept or {}).items():
+        paragraph(console, Text(_("{knob}  {others} against {first}").format(
+            knob=key.rpartition(".")[2], others=", ".join(text_of(str(value)) for value in values[1:]),
+            first=text_of(str(values[0])))))
     for number, block in enumerate(order, start=1):
         lead = _("block {n}").format(n=number) + "  "
         paragraph(console, Text(", ".join(cells[index][0] for index in block)), cell_len(lead), lead)
