@@ -204,7 +204,7 @@ class _Reader:
                 for walked in range(left):  # noqa: B007
                     at += 8 + unpack(data, at)[0]
                 left = 0
-            except struct.error:  # the next length lies behind this block
+            except (struct.error, OverflowError):  # the next length lies behind this block, or nowhere
                 left -= walked
         if seen + at > self.size:
             raise _DamagedError("an array of texts reaches beyond the end")

@@ -75,6 +75,7 @@ TEMPLATES = (
     N_("the sampler was up to {ms} ms late (p99), more than its period{stolen}"),
     N_("; the host of this virtual machine took {n} of a core away meanwhile"),
     N_("{what} by turn {counts}, the cell's other trials {others}"),
+    N_("the model's file was changed: digest {now}, the cell's other trials {was}"),
     N_("the server did not take what it was asked: {what}"),
     # a trial: what a person should know
     N_("the server's processes are out of reach of our meters: only what its API says is measured"),
@@ -84,6 +85,11 @@ TEMPLATES = (
     N_("neighbours kept half a core or more busy: speed is noisy, memory is not"),
     N_("some task waited for memory {share} % of the time (PSI)"),
     N_("infer_os.{flag} changes nothing here: on {n} usable cores on and off are both {values}"),
+    N_("num_ctx={n} is {whole} in force: llama.cpp makes it a multiple of {step}"),
+    N_("{part} is a part of a model in {n} files, which is loaded whole, from {first}"),
+    N_("{name} is made for embeddings (pooling_type): its memory is true, its text may be none"),
+    N_("{what} needs about {need} GiB of memory by its header, and this machine gives {limit} GiB: it may not fit"),
+    N_("{what} needs about {need} GiB of memory and only {free} GiB are available now"),
     # a plan: what a knob does
     N_("{knob} overrides {flags}, which would set {value}"),
     N_("{knob} sets {setting} too: {why}"),
@@ -125,6 +131,22 @@ TEMPLATES = (
        "Nothing was started."),
     N_("num_ctx={n} is more than the {limit} tokens that this model was trained for; the server would cut it silently. "
        "Choose num_ctx={known} or less. Nothing was started."),
+    N_("{name} cannot generate text: it is {what}. Give the file of a language model. Nothing was started."),
+    N_("{knob} packs {n} numbers at a time, and a head of {name} has {length}: llama.cpp refuses that. Choose f16 or "
+       "another model. Nothing was started."),
+    N_("n_ubatch={n} is more than n_batch={batch}, and the server would compute {fewer} at once. Give n_batch={more} "
+       "as well, or n_ubatch={less}. Nothing was started."),
+    N_("{name} keeps no KV cache ({arch}: a recurrent state of fixed size), so there is nothing that {given} acts on"),
+    N_("model file {path} is no GGUF: it begins with {begin}. Give a GGUF file, such as those that llama.cpp's "
+       "convert_hf_to_gguf.py writes."),
+    N_("model file {path} is truncated or damaged: it has {n} bytes and ends or breaks inside its header ({why}). "
+       "Fetch it again."),
+    N_("model file {path} is truncated: it has {n} bytes, its header asks for {size}. Fetch it again."),
+    N_("model file {path} cannot be read: {why}"),
+    N_("model file {path} is one of {n} parts, and {m} are missing: {names}. Put all of them into {folder}."),
+    N_("model={file}: there is no such file ({path}). Give a GGUF file, or a name: {known}."),
+    N_("model={name} and model.path={path} both say which weights: leave one of them out. Several models are a list: "
+       "{example}."),
     N_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n`slackwater runs{option}` "
        "lists all; `last` is the latest."),
     N_("watch {name}: no process has that name. Expected a process id, a program's name or a URL that a local server "

@@ -61,7 +61,9 @@ def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]], by
 
     `by_path`: as sweeps until 3c8a73e named cells of several files, by their paths."""
     pairs = [dict(override.lstrip("+").split("=", 1) for override in cell if "=" in override) for cell in overrides]
-    if not by_path:  # a model is called by its own name, however it was given
+    if by_path:
+        pairs = [{key: text for key, text in cell.items() if key != "model.name"} for cell in pairs]
+    else:  # a model is called by its own name, however it was given
         several = len({tuple(cell.get(key) for key in _MODEL) for cell in pairs}) > 1
         pairs = [{**{key: text for key, text in cell.items() if key not in _MODEL},
                   **({"model": title(config.model)} if several else {})}

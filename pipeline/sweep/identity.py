@@ -72,10 +72,11 @@ def _whose(cell: Cell) -> str:
 def _as_before(cells: Sequence[Cell], now: Mapping[str, str], was_here: Mapping[str, str]) -> dict[str, str]:
     """The environment under the keys of sweeps until 3c8a73e, where all files had one: the name of their config."""
     found = dict(now)
-    for cell in cells:
-        key, digest = f"model_digest of {cell.config.model.name}", now.get(f"model_digest of {_whose(cell)}")
-        if key not in now and digest is not None and found.get(key) != was_here.get(key):
-            found[key] = digest  # the one that was recorded, if any of them still has it
+    for cell in (cell for cell in cells if cell.config.model.kind == "file"):
+        digest = now.get(f"model_digest of {_whose(cell)}")
+        for key in (f"model_digest of {name}" for name in ("gguf", cell.config.model.name)):
+            if digest is not None and found.get(key) != was_here.get(key):
+                found[key] = digest  # the one that was recorded, if any of them still has it
     return found
 
 

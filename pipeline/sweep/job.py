@@ -127,6 +127,9 @@ def same_work(result: TrialResult, earlier: Sequence[Work]) -> TrialResult:
     reasons = [f"{name.rpartition('/')[2]} by turn {_counts(result.metrics, name)}, "
                f"the cell's other trials {_counts(first.turns, name)}"
                for name in WORK if dict(result.metrics.get(name, {})) != dict(first.turns.get(name, {}))]
+    was, now = (getattr(trial, "tags", {}).get("model_digest") for trial in (first, result))
+    if was and now and was != now:
+        reasons.append(f"the model's file was changed: digest {now}, the cell's other trials {was}")
     if not reasons:
         return result
     return replace(result, verdict="suspect", reasons=[*result.reasons, *reasons])

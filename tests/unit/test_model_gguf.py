@@ -193,6 +193,7 @@ CRAFTED: dict[str, bytes] = {
     "text_length": one_key(8, number(2**62) + bytes(100)),
     "array_count": one_key(9, kind(4) + number(2**60) + bytes(100)),
     "texts_count": one_key(9, kind(8) + number(2**62) + bytes(100)),
+    "a_text_of_many": one_key(9, kind(8) + number(3) + number(2**64 - 9) + bytes(100)),
     "array_of_arrays": one_key(9, (kind(9) + number(1)) * 10_000),
     "value_type": one_key(99, bytes(100)),
     "same_key_twice": begun(0, 2) + (text("a.b") + kind(4) + kind(1)) * 2 + bytes(100),
