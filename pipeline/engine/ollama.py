@@ -99,7 +99,8 @@ class Engine(EngineBase):
         if seen := desktop_note():
             notes.append(seen)
         path = self.model_path or weights.located(config.model)
-        return Plan({"model": str(path or self._name), "num_ctx": num_ctx, **settings}, tuple(notes), memory,
+        model = str(path.resolve() if path else self._name)  # as the server will log it, a link to it followed
+        return Plan({"model": model, "num_ctx": num_ctx, **settings}, tuple(notes), memory,
                     checks.asks(settings.get("num_thread")), resolved.knobs)
 
     def fetch(self, progress: Progress) -> None:

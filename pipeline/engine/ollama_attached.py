@@ -23,6 +23,7 @@ from pipeline.engine.ollama_server import OllamaServer
 from pipeline.engine.ollama_start import DESKTOP, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import _
+from pipeline.model.files import title
 
 _DEFAULT_PORT = 11434
 
@@ -39,8 +40,8 @@ class Engine(EngineBase):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         if config.model.kind != "ollama":
-            raise ConfigError(f"model={config.model.name} is a file, and a server that is not ours gets no files. Use "
-                              "engine=ollama, which links it without a copy, or a model that the server has. "
+            raise ConfigError(f"model={title(config.model)} is a file, and a server that is not ours gets no files. "
+                              "Use engine=ollama, which links it without a copy, or a model that the server has. "
                               f"{NOTHING_STARTED}")
         self._name = str(model_name(config))
         self._url, self._local, self._port = _address(config)

@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError, EngineError
 from pipeline.model.files import read_model
 from tests.contract.test_ollama import Double, double, engine_config, ignore, phantom
 from tests.doubles.ollama.ggufs import write_phantom
+from tests.ggufs import write_split
 
 __all__ = ["double", "phantom"]  # fixtures
 
@@ -170,6 +171,21 @@ def test_a_quantized_cache_without_flash_attention(double: Double) -> None:
 def test_a_context_longer_than_the_model_was_trained_for(double: Double) -> None:
     with pytest.raises(ConfigError, match="num_ctx=100000 is more than the 8192 tokens"):
         load_engine(double.config(num_ctx=100000)).plan()
+
+
+def test_a_link_to_a_model_is_asked_for_as_the_server_logs_it(double: Double) -> None:
+    link = double.folder / "モデル (1).gguf"
+    link.symlink_to(double.model)
+    plan = load_engine(double.config(model=Model(name="gguf", kind="file", path=str(link)), num_ctx=1000)).plan()
+    assert plan.settings["model"] == str(double.model.resolve())
+    assert plan.settings["num_ctx"] == 1024
+    assert "num_ctx=1000 is 1024 in force" in plan.notes[0]
+
+
+def test_a_model_in_several_files(double: Double) -> None:
+    parts = write_split(double.folder, "m", [[("token_embd.weight", [256, 4], 3, 0)], []])
+    with pytest.raises(ConfigError, match=r"m-00001-of-00002\.gguf is one of 2 files, and Ollama takes one file"):
+        load_engine(double.config(model=Model(name="gguf", kind="file", path=str(parts[1])))).plan()
 
 
 def test_a_model_that_needs_more_memory_than_there_is(double: Double) -> None:

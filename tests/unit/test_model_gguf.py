@@ -293,6 +293,7 @@ def test_damaged_headers_are_an_error_of_ours_at_once_and_in_little_memory(model
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(1200)
 def test_five_thousand_of_them(model_file: Path, tmp_path: Path) -> None:
     good, worst_s, grown_mib = fuzz(model_file, tmp_path / "damaged.gguf", 5000)
     assert good > 200
