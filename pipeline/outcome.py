@@ -34,6 +34,7 @@ from pipeline.phases import (
     Span,
     Timeline,
     account,
+    apart,
     as_found_metrics,
     interval_metrics,
     moment_metrics,
@@ -119,7 +120,11 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
     for (phase, turn), values in record.meter_readings.items():
         put({f"{phase}/{name}": value for name, value in _as_metrics(values, began).items()}, turn)
     for turn, answer in record.generations.items():
-        put(_work_metrics(answer.prompt_tokens, answer.output_tokens, record.marks, spans, turn), turn)
+        work = _work_metrics(answer.prompt_tokens, answer.output_tokens, record.marks, spans, turn)
+        prefill = spans.get(("prefill", turn))
+        if prefill is not None and apart(prefill.seconds, answer.prefill_s):  # the first token was bent with it
+            work.pop("during_generation/time_to_first_token_s", None)
+        put(work, turn)
         for name, seconds in (("prefill", answer.prefill_s), ("decode", answer.decode_s), ("load", answer.load_s)):
             if seconds is not None:
                 put({f"{name}/server_duration_s": seconds}, turn)
@@ -240,6 +245,18 @@ def suspect_phases_of(record: Record, metrics: Mapping[str, Mapping[int, float]]
     for turn, (stable, seconds) in record.settled.items():
         if not stable:
             found["stabilized"].append(f"memory had not settled {seconds:.0f} s after turn {turn}")
+    for turn, answer in record.generations.items():
+        for part in answer.unseen if not record.elsewhere else ():
+            found[part].append(f"{part} of turn {turn} was not measured: no line of the server's log says when its "
+                               "model was loaded")
+        for part, servers_s in (("prefill", answer.prefill_s), ("decode", answer.decode_s)):
+            ours_s = metrics.get(f"{part}/duration_s", {}).get(turn)
+            if ours_s is not None and servers_s is not None and apart(ours_s, servers_s):
+                found[part].append(f"{part} of turn {turn} took {ours_s:.1f} s by our clock and {servers_s:.1f} s by "
+                                   "the server's: one of the two stood still, and its speed is not known")
+    for turn, seconds in record.pauses.items():
+        found["decode"].append(f"decode of turn {turn} stood still for {seconds:.1f} s between two tokens: its speed "
+                               "is not known")
     not_reset = sorted({pid for peaks in record.peaks for pid in peaks.not_reset})
     if not_reset:
         found["during_generation"].append(f"the peak could not be reset: the kernel's mark of process {not_reset[0]}, "

@@ -283,6 +283,28 @@ def interval_metrics(timeline: Timeline, span: Span, peaks: Sequence[Peaks],
     return metrics
 
 
+CLOCKS_S, CLOCKS_SHARE = 0.5, 0.1
+"""What two clocks may differ by over a part of the answer: both of these, and its speed is not known."""
+
+
+def apart(ours_s: float | None, servers_s: float | None) -> bool:
+    """Do our clock and the server's disagree on how long a part took? One of us stood still meanwhile."""
+    if ours_s is None or servers_s is None:
+        return False
+    return abs(ours_s - servers_s) > max(CLOCKS_S, CLOCKS_SHARE * max(ours_s, servers_s))
+
+
+def pause_s(tokens_ns: Sequence[int]) -> float | None:
+    """The longest time between two tokens, if it was a pause: over CLOCKS_S, over CLOCKS_SHARE of the whole, and ten
+    times what is usual between two. The server stood still, which its own clock does not show."""
+    gaps = np.diff(np.asarray(tokens_ns, dtype=np.int64)) / 1e9
+    if len(gaps) < 3:
+        return None
+    longest = float(gaps.max())
+    pause = longest > max(CLOCKS_S, CLOCKS_SHARE * float(gaps.sum()), 10 * float(np.median(gaps)))
+    return longest if pause else None
+
+
 def read_back(timeline: Timeline, since_ns: int, until_ns: int, faults: int) -> int:
     """Of the tree's major faults in this time, those that brought back pages which had been taken away from it.
 

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.clear import clear_caches, clear_program
@@ -25,13 +25,16 @@ from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.system import Disturbance, disturbance, snapshot, with_found
 from pipeline.model.files import files_of
-from pipeline.phases import MOMENT_SAMPLES, Mark, Peaks, Span, TreeReading
+from pipeline.phases import MOMENT_SAMPLES, Mark, Peaks, Span, TreeReading, pause_s
 from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
 from pipeline.prompts import Prompts, Recorded
 from pipeline.settle.base import Settling, load_rule
 
 POLL_S = 0.05
 """How often a wait looks at memory; far above the sampler's period, far below a person's patience."""
+
+UNDIVIDED = "undivided"
+"""Name of a span inside an answer whose parts could not be told apart; it is no phase."""
 
 RELEASE_S = 2.0
 """How long a release is watched at the full rate: how fast memory comes back is asked to a reading's exactness."""
@@ -57,6 +60,8 @@ class Record:
     proofs: Sequence[Proof] = ()
     buffers: Sequence[Buffer] = ()
     """The engine's own account, after the last turn."""
+    pauses: dict[int, float] = field(default_factory=dict)
+    """By turn: seconds in which no token came although the others came fast."""
     settled: dict[int, tuple[bool, float]] = field(default_factory=dict)
     """By turn: stable or not, and the seconds it took."""
     elsewhere: bool = False
@@ -90,6 +95,7 @@ class Trial:
         self.model: Sequence[Path] = ()
         self.history: list[str] = []
         self.tokens = 0
+        self.tokens_ns: list[int] = []
         self.request_ns = 0
         self.first_token: tuple[int, Mapping[int, int]] = (0, {})
         """When, and the major faults of each process until then."""
@@ -178,7 +184,7 @@ class Trial:
         self.record.prompts[turn] = prompt
         request = Request(prompt=prompt, max_tokens=config.max_tokens, seed=config.seed, raw=config.engine.raw,
                           natural_end=typed, on_text=self.show_words if typed else None)
-        self.tokens = 0
+        self.tokens, self.tokens_ns = 0, []
         for meter in self.meters:
             meter.reset()
         try:
@@ -191,6 +197,7 @@ class Trial:
             return False
         self.read_meters("during_generation", turn, only="peak")
         self.record.generations[turn] = answer
+        self.forget(answer.unseen, turn)
         self.history += [asked, answer.text]
         self.proved()
         return True
@@ -360,6 +367,7 @@ class Trial:
         """Marks of the request, in the thread that reads the stream; peaks are read where one part ends."""
         if kind == "token":
             self.tokens += 1
+            self.tokens_ns.append(t_ns)
             self.show(TokenCount(self.tokens, self.config.max_tokens))
             return
         self.record.marks.append(Mark(kind, t_ns, turn))
@@ -373,12 +381,16 @@ class Trial:
             self.close_part(t_ns, turn)
             self.open_part("prefill", t_ns)
         elif kind == "first_token":
-            self.tokens = 1
+            self.tokens, self.tokens_ns = 1, [t_ns]
             self.first_token = t_ns, tree.read_major_faults(self.members())
             self.close_part(t_ns, turn)
             self.open_part("decode", t_ns)
         elif kind == "last_token":
+            if not self.tokens and self.part is not None:  # all came at once: where the prompt ended was not seen
+                self.part = (UNDIVIDED, *self.part[1:])
             self.close_part(t_ns, turn)
+            if (pause := pause_s(self.tokens_ns)) is not None:
+                self.record.pauses[turn] = pause
             self.span("during_generation", turn, self.request_ns, t_ns)
 
     def open_part(self, name: str, t_ns: int) -> None:
@@ -393,6 +405,14 @@ class Trial:
         self.part = None
         self.span(name, turn, start_ns, t_ns)
         self.record.peaks.append(Peaks(self.record.spans[-1], tree.read_peaks(self.members()), at_start, not_reset))
+
+    def forget(self, parts: Sequence[str], turn: int) -> None:
+        """These parts of the answer were not seen: their peaks count for the whole answer, nothing else is left."""
+        edges = {f"{part}/{edge}" for part in parts for edge in ("start", "end")}
+        record = self.record
+        record.spans = [replace(span, name=UNDIVIDED) if span.name in parts and span.turn == turn else span
+                        for span in record.spans]
+        record.marks = [mark for mark in record.marks if mark.name not in edges or mark.turn != turn]
 
     def show_words(self, text: str) -> None:
         self.listener.on_event(Words(text))

@@ -52,6 +52,8 @@ class Generation:
     decode_s: float | None = None
     load_s: float | None = None
     thinking: str = ""
+    unseen: Sequence[str] = ()
+    """Parts (load, prefill, decode) whose edge could not be seen: their marks stand where something else happened."""
 
 
 ProofState = Literal["confirmed", "contradicted", "not observable"]

@@ -79,7 +79,7 @@ class Engine(EngineBase):
             raise ConfigError(f"model={config.model.name} is a name that only Ollama knows, and engine=llamacpp needs "
                               f"a file: model=gguf model.path=FILE. {NOTHING_STARTED}")
         resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores(), config.knob, WORDS)
-        knobs, notes = resolved.settings, [*resolved.notes, *process.left_out()]
+        knobs, notes = resolved.settings, [*resolved.notes, *llamacpp_here.newer_note(), *process.left_out()]
         slots, n_ubatch = _number(knobs, "n_parallel"), _number(knobs, "n_ubatch")
         num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
         notes += rounded

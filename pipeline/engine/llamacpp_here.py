@@ -24,6 +24,8 @@ from pipeline.errors import ConfigError, EngineUnusableError
 from pipeline.model.digest import cache_folder
 
 _ASK_LIMIT_S = 60.0
+NEWEST_CHECKED = (2026, 10, 11549)
+"""Of this and what came before the log is known."""
 
 _CANNOT = "engine=llamacpp cannot run on this machine: "
 _ELSEWHERE = "use engine=ollama, which brings builds for older processors"
@@ -51,6 +53,15 @@ def version() -> str:
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError("engine=llamacpp needs the package xllamacpp, which is not installed: pip install "
                           f"xllamacpp. {NOTHING_STARTED}") from error
+
+
+def newer_note() -> list[str]:
+    """A note on an xllamacpp that is newer than any that was checked; nothing for others."""
+    found = version()
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:3]) <= NEWEST_CHECKED:
+        return []
+    return [f"xllamacpp {found} is newer than {'.'.join(map(str, NEWEST_CHECKED))}, the newest one checked: what its "
+            "log says in other words is not seen"]
 
 
 def libraries() -> list[Path]:

@@ -25,6 +25,7 @@ from pipeline.engine.ollama_start import (
     desktop_note,
     find_binary,
     listen_address,
+    newer_note,
     older,
     program_files,
     require_supported,
@@ -83,7 +84,7 @@ class Engine(EngineBase):
         require_supported(version, str(binary))
         listen_address(config.engine.url)
         resolved = resolved_settings(config, version)
-        settings, notes = resolved.settings, [*resolved.notes, *process.left_out()]
+        settings, notes = resolved.settings, [*resolved.notes, *newer_note(version), *process.left_out()]
         header = self._header(notes)
         if header is not None:
             if len(header.files) > 1:

@@ -20,7 +20,7 @@ from pipeline.engine.ollama import model_name, resolved_settings
 from pipeline.engine.ollama_api import Api, NoSuchModelError
 from pipeline.engine.ollama_process import Host, gone, log_file, only_server
 from pipeline.engine.ollama_server import OllamaServer
-from pipeline.engine.ollama_start import DESKTOP, older, require_supported
+from pipeline.engine.ollama_start import DESKTOP, newer_note, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import _
 from pipeline.model.files import title
@@ -95,8 +95,8 @@ class Engine(EngineBase):
         asked = {"model": str(self.model_path or self._name), "num_ctx": num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
         wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
-        return Plan(asked, (*resolved.notes, *rounded, *more), asks=(wants.format(url=self._url),),
-                    knobs=resolved.knobs)
+        return Plan(asked, (*resolved.notes, *newer_note(version), *rounded, *more),
+                    asks=(wants.format(url=self._url),), knobs=resolved.knobs)
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""

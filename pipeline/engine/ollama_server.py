@@ -67,7 +67,7 @@ class OllamaServer(Server):
         answer, since = _Answer(on_event, request.on_text), self.host.log_bytes()
         # Before 0.30 a refusal does not count the tokens; the log counts them where the server cuts.
         body = ollama_settings.generate_body(self._model, self._settings, request, truncate=self._old)
-        self._talk(body, on_event, lambda t_ns: on_event("request_sent", t_ns), answer.take)
+        watch = self._talk(body, on_event, lambda t_ns: on_event("request_sent", t_ns), answer.take)
         last = answer.last
         if last is None:
             raise self._error("ended its answer without a last line (it does so after 30 identical tokens, and when "
@@ -82,6 +82,7 @@ class OllamaServer(Server):
             truncated=prompt_tokens >= self._num_ctx - 1 or prompt_tokens + output_tokens > self._num_ctx,
             prefill_s=_seconds(last.get("prompt_eval_duration")), decode_s=_seconds(last.get("eval_duration")),
             load_s=_seconds(last.get("load_duration")),
+            unseen=("load", "prefill") if watch.guessed else (),
         )
 
     def unload(self) -> None:
@@ -121,7 +122,7 @@ class OllamaServer(Server):
     # What the above are made of
 
     def _talk(self, body: Mapping[str, object], on_event: OnEvent, on_sent: Callable[[int], None],
-              on_line: OnLine) -> None:
+              on_line: OnLine) -> _Watch:
         """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
         since = self.host.log_bytes()
@@ -157,6 +158,7 @@ class OllamaServer(Server):
             raise EngineError(f"{error}{new}") from error
         watch.answered(time.monotonic_ns())
         self._same_child(self._child if self._loaded else watch.child)
+        return watch
 
     def _refuse_cut(self, said: str) -> None:
         cut = ollama_log.cut_prompt(said)
@@ -247,6 +249,8 @@ class _Watch:
         self._loading, self._begun = loading, False
         self.child: int | None = None
         """The process that began to load."""
+        self.guessed = False
+        """The load's end was not seen, and stands at the answer's first line."""
         self._wait = Wait(self.doing, limit_s, "engine.no_progress_s", host.pid, outer, self._signs)
 
     @property
@@ -275,6 +279,7 @@ class _Watch:
         self._wait.moved()
         if self._loading:
             self.child = self.child or self._host.child()
+            self.guessed = not (self._begun and ollama_log.loaded(self._host.log_since(self._since)))
             self._begin(t_ns)
             self._end(t_ns)
 

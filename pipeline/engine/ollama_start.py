@@ -26,6 +26,8 @@ DESKTOP = "http://127.0.0.1:11434"
 """Where an Ollama that somebody else runs is to be expected."""
 
 SUPPORTED = "0.24, and 0.30 or newer"
+NEWEST_CHECKED = (0, 33)
+"""Of this and what came before the log and the processes are known."""
 
 _POLL_S = 0.005
 _ANSWER_S = 2.0
@@ -62,6 +64,14 @@ def version_of(binary: Path) -> str:
 def older(version: str) -> bool:
     """Is it a server before 0.30, whose engine and log are others? A home-made build (0.0.0) counts as new."""
     return (0, 0) < _numbers(version) < (0, 30)
+
+
+def newer_note(version: str) -> list[str]:
+    """A note on a server that is newer than any that was checked; nothing for others."""
+    if _numbers(version) <= NEWEST_CHECKED:
+        return []
+    return [f"Ollama {version} is newer than {'.'.join(map(str, NEWEST_CHECKED))}, the newest one checked: what its "
+            "log says in other words is not seen"]
 
 
 def require_supported(version: str, what: str) -> None:

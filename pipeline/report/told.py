@@ -65,6 +65,13 @@ TEMPLATES = (
     N_("{phase} of turn {turn} has {n} of {of} samples, {needed} are needed"),
     N_("{phase} has {n} of {of} samples, {needed} are needed for its mean"),
     N_("{phase} has {n} of {of} samples, {needed} are needed"),
+    N_("{phase} of turn {turn} was not measured: no line of the server's log says when its model was loaded"),
+    N_("{phase} of turn {turn} took {ours} s by our clock and {theirs} s by the server's: one of the two stood still, "
+       "and its speed is not known"),
+    N_("{phase} of turn {turn} stood still for {seconds} s between two tokens: its speed is not known"),
+    N_("Ollama {version} is newer than {newest}, the newest one checked: what its log says in other words is not seen"),
+    N_("xllamacpp {version} is newer than {newest}, the newest one checked: what its log says in other words is not "
+       "seen"),
     N_("{why}: {phase} enters no comparison"),
     N_("memory had not settled {seconds} s after turn {turn}"),
     N_("{size} MiB of the server were swapped out"),

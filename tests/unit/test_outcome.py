@@ -160,6 +160,32 @@ def test_an_engine_whose_files_stay_in_the_cache_is_noted_and_never_fails_a_tria
     assert clear_program(Clear(name="none"), [tmp_path / "gone.so"]) is None
 
 
+def test_clocks_that_disagree_and_a_pause_make_the_speeds_phase_suspect_and_leave_memory_valid() -> None:
+    record = good()
+    record.generations[1] = replace(record.generations[1], prefill_s=0.6, decode_s=4.9)
+    durations = {"prefill/duration_s": {1: 20.4}, "decode/duration_s": {1: 5.0}}
+    assert suspects(durations, record) == {"prefill": [
+        "prefill of turn 1 took 20.4 s by our clock and 0.6 s by the server's: one of the two stood still, and its "
+        "speed is not known"]}
+    record.pauses[1] = 15.02
+    assert suspects({}, record)["decode"] == [
+        "decode of turn 1 stood still for 15.0 s between two tokens: its speed is not known"]
+    assert judged(record, metrics=durations)[:2] == ("valid", "")
+    about = replace(CONFIG, question_metrics=["decode/tokens_per_s"])
+    seen = {**METRICS, "decode/samples": {1: 300.0}, **durations}
+    assert verdict_of(record, seen, ON_TIME, about)[0] == "suspect"
+
+
+def test_a_part_whose_edge_was_not_seen_is_not_measured() -> None:
+    record = good()
+    record.generations[1] = replace(record.generations[1], unseen=("load", "prefill"))
+    said = "of turn 1 was not measured: no line of the server's log says when its model was loaded"
+    assert suspects({}, record) == {"load": [f"load {said}"], "prefill": [f"prefill {said}"]}
+    assert judged(record)[0] == "valid"
+    about = replace(CONFIG, question_metrics=["load/duration_s"])
+    assert verdict_of(record, METRICS, ON_TIME, about)[:2] == ("failed", ["load was not measured: it was not seen"])
+
+
 def test_a_busy_neighbour_and_a_short_answer_are_notes() -> None:
     record = good()
     record.disturbed = replace(QUIET, other_cpu_cores=0.8, memory_some_pct=3.0)

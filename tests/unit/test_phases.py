@@ -15,12 +15,14 @@ from pipeline.phases import (
     Timeline,
     TreeReading,
     account,
+    apart,
     as_found_metrics,
     interval_metrics,
     joint_peak,
     missed,
     missed_ns,
     moment_metrics,
+    pause_s,
     read_back,
     reading_metrics,
     release_metrics,
@@ -187,6 +189,25 @@ def test_a_fault_by_which_the_tree_grows_took_nothing_from_it_before() -> None:
     assert read_back(seen, 0, 30 * MS, faults=600) == 88
     seen.columns["tree_file"][:] = np.array([12, 8, 12, 12]) * MIB
     assert read_back(seen, 0, 30 * MS, faults=1024) == 1024, "taken away and brought back"
+
+
+def test_two_clocks_are_apart_by_more_than_a_tenth_and_half_a_second() -> None:
+    assert not apart(10.0, 10.9)
+    assert not apart(0.1, 0.59)
+    assert apart(0.01, 4.0), "the orchestrator stood still, and all tokens lay there when it went on"
+    assert apart(20.6, 0.6)
+    assert not apart(None, 4.0)
+
+
+def test_a_pause_is_long_beside_what_is_usual_between_two_tokens() -> None:
+    def at(gaps_s: list[float]) -> list[int]:
+        return [int(sum(gaps_s[:i]) * 1e9) for i in range(len(gaps_s) + 1)]
+
+    assert pause_s(at([0.02] * 30 + [15.0] + [0.02] * 30)) == pytest.approx(15.0)
+    assert pause_s(at([0.02] * 60)) is None
+    assert pause_s(at([1.0, 1.4, 0.9, 1.2, 1.0])) is None, "a slow model is no pause"
+    assert pause_s(at([0.0, 0.0, 0.0, 0.4, 0.0])) is None
+    assert pause_s([]) is None
 
 
 def test_pss_is_reported_only_if_every_process_could_be_read() -> None:
