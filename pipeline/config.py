@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 from pipeline.errors import ConfigError
 from pipeline.language import languages
+from pipeline.text import as_typed
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -294,6 +295,7 @@ class Prompt:
         _require(self.tokens is None or self.tokens >= 1, "prompt.tokens", self.tokens, "a whole number from 1")
         _require(self.fill is None or 0 < self.fill <= 1, "prompt.fill", self.fill,
                  "a share of the context above 0, up to 1")
+        self.text = None if self.text is None else as_typed(self.text, "prompt.text")
         _require(self.text is None or bool(self.text.strip()), "prompt.text", repr(self.text),
                  "a prompt that is not empty")
         texts = self.texts.get(self.language, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
 import re
@@ -74,6 +75,10 @@ def machine() -> Mapping[str, str]:
 
 
 _COMMAND = "SLACKWATER_COMMAND"
+_LONGEST = 100_000
+"""Linux takes no variable above 128 KiB (MAX_ARG_STRLEN, execve(2)): no server could be started with it."""
+_here: list[str] = []
+"""The command in this process."""
 
 
 def without_password(uri: str) -> str:
@@ -83,9 +88,16 @@ def without_password(uri: str) -> str:
 
 def started_as(words: Sequence[str]) -> None:
     """Keep the command's words: Hydra gets others, and a launcher's workers have none of their own."""
-    os.environ[_COMMAND] = "slackwater " + shlex.join(without_password(word) for word in words)
+    text = "slackwater " + shlex.join(map(without_password, words))
+    # escaped: an argument may hold what the locale's encoding cannot give back
+    kept = json.dumps(text)
+    os.environ[_COMMAND] = kept if len(kept) <= _LONGEST else json.dumps(text[:1000] + " …")
+    _here[:] = [text]
 
 
 def command() -> str:
     """The command line that runs this again, quoted for a shell."""
-    return os.environ.get(_COMMAND) or "slackwater " + shlex.join(sys.argv[1:])
+    if _here:
+        return _here[0]
+    kept = os.environ.get(_COMMAND)
+    return json.loads(kept) if kept else "slackwater " + shlex.join(sys.argv[1:])

@@ -12,6 +12,8 @@ import re
 import sys
 from typing import Any
 
+from pipeline.errors import ConfigError
+
 _INSTEAD = "slackwater.instead"
 """Our error handler for encoders (codecs.register_error)."""
 
@@ -48,6 +50,20 @@ def print_json(value: Any) -> None:
 def printable(text: str) -> str:
     """The text as UTF-8 can hold it: � for every byte of a file name that is none. As long as it was."""
     return _LONE.sub("\ufffd", text)
+
+
+def as_typed(text: str, key: str) -> str:
+    """A text from the command line as it was typed: in UTF-8 where it is not in the locale's encoding.
+
+    Raises ConfigError, naming `key`, if it is in neither."""
+    if not _LONE.search(text):
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError as error:
+        raise ConfigError(f"{key}={printable(text)} is not allowed: it holds bytes that are neither UTF-8 nor the "
+                          f"locale's {sys.getfilesystemencoding()}. Set LC_ALL to the encoding it is typed in, such as "
+                          "LC_ALL=C.UTF-8.") from error
 
 
 def open_terminal() -> None:

@@ -136,7 +136,7 @@ def _explained(error: str) -> str:
 
 def _missing_instructions(root: Path) -> str:
     with contextlib.suppress(OSError):
-        lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = (root / "proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
         flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
         lacks = [name for name, flag in _BUILT_FOR.items() if flags and flag not in flags]
         if lacks:

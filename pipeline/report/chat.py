@@ -57,7 +57,9 @@ class Chat:
     def __init__(self, config: Config, *, to_stderr: bool = False, quiet: bool = False, stdin: int = 0) -> None:
         self._config, self._quiet, self._stdin = config, quiet, stdin
         self._console = Console(stderr=to_stderr, highlight=False)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        # as the terminal writes; ASCII means that nobody has said how
+        typed = codecs.lookup(getattr(sys.stdin, "encoding", None) or "utf-8").name
+        self._decoder = codecs.getincrementaldecoder("utf-8" if typed == "ascii" else typed)("replace")
         self._waiting: list[str] = []
         self._begun = ""
         self._ended = False

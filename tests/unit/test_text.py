@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import text
+from pipeline.errors import ConfigError
 from tests.conftest import ROOT
 
 _TEXT = {"read_text": 0, "write_text": 1, "open": 1, "fdopen": 1, "NamedTemporaryFile": 0, "TemporaryFile": 0}
@@ -75,3 +76,10 @@ def test_json_is_the_same_document_on_every_terminal(encoding: str, value: Any,
     sys.stdout.flush()
     assert json.loads(raw.getvalue().decode("utf-8")) == {"a": [value]}
     assert json.loads(text.to_json({"a": [value]}).encode()) == {"a": [value]}
+
+
+def test_a_prompt_is_what_was_typed_whatever_the_locale_made_of_it() -> None:
+    assert text.as_typed("Hi 潮", "prompt.text") == "Hi 潮"
+    assert text.as_typed("潮".encode().decode("ascii", "surrogateescape"), "prompt.text") == "潮"
+    with pytest.raises(ConfigError, match=r"prompt\.text=n�e is not allowed: .* neither UTF-8 nor .*LC_ALL"):
+        text.as_typed("n\udce9e", "prompt.text")
