@@ -63,8 +63,9 @@ def check_model(header: Header, path: Path, config: Config, settings: Mapping[st
         if config.infer_os.quantization and not any(name.startswith("cache_type") for name in config.knob):
             raise refuse("infer_os.quantization=true", config.engine.name, reason)
         raise ConfigError(f"{reason}. Leave it at f16. {NOTHING_STARTED}")
-    for name, kind in packed.items():
-        _check_heads(header, name, kind)
+    if settings.get("flash_attn", settings.get("flash_attention")) is not False:  # without it any K can be packed
+        for name, kind in packed.items():
+            _check_heads(header, name, kind)
     return _notes(header, path)
 
 

@@ -47,6 +47,7 @@ def test_heads_that_a_cache_type_cannot_pack_are_named(tmp_path: Path, kind: str
                 checked(path, {knob: kind})
         else:
             assert checked(path, {knob: kind}) == []
+    assert checked(path, {"cache_type_k": kind, "cache_type_v": "f16", "flash_attn": False}) == []  # seen to generate
     assert checked(write_model(tmp_path / "head64.gguf", more=ATTENDING), QUANTISED) == []
 
 
