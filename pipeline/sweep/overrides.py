@@ -41,6 +41,8 @@ def override_of(word: str) -> str:
     sign, key, value = found["sign"], found["key"], found["value"]
     if value is None or sign == "~":
         return word
+    if (inner := _listed(key, value)) is not None:
+        return override_of(f"{sign}{key}={inner}")
     if is_choice(key):
         return f"{sign}{key}={','.join(_choice(key, piece.strip()) for piece in _pieces(value))}"
     if value == "":
@@ -151,6 +153,18 @@ def _value(key: str, value: str) -> str:
     if not all(pieces):
         raise ConfigError(f"{key}={value} cannot be read: a comma stands there with no value before or behind it.")
     return ",".join(piece if _parsed(piece) is not None else quoted(piece) for piece in pieces)
+
+
+def _listed(key: str, value: str) -> str | None:
+    """What a list holds where the key takes one value: it sweeps, as in a file (Hydra would merge a group's files).
+
+    Raises ConfigError for an empty one."""
+    if not (key in GROUPS or takes(key) in (int, float, bool)) or not isinstance(_parsed(value), list):
+        return None
+    inner = value.strip()[1:-1]
+    if not inner.strip():
+        raise ConfigError(f"{key}=[] holds no value to measure: give one or more, or leave the key out.")
+    return inner
 
 
 def _choice(key: str, value: str) -> str:

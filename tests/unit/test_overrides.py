@@ -48,6 +48,9 @@ def test_a_text_is_taken_as_it_stands(text: str) -> None:
     ("question=Why, how?", "Why, how?"),
     ("tracking.uri=sqlite:////a,b.db", "sqlite:////a,b.db"),
     ("mode=oneshot, interactive", ["oneshot", "interactive"]),
+    ("infer_os=[off,on]", ["off", "on"]),  # Hydra would merge the two files into one cell
+    ("mode=[ oneshot ]", "oneshot"),
+    ("num_ctx=[1024, 2048]", [1024, 2048]),
     ("infer_os=glob(o*)", None),
     ("num_ctx=1024,2048", [1024, 2048]),
     ("num_ctx=range(1,4)", [1, 2, 3]),
@@ -80,6 +83,7 @@ def test_a_file_that_is_there_is_one_path_whatever_stands_in_it(tmp_path: Path) 
     ("oneshot", "Did you mean mode=oneshot?"),
     ("", "an empty word cannot be read"),
     ("prómpt.text=x", "'ó' cannot stand in a key"),
+    ("mode=[]", "mode=[] holds no value"),
     ("mode=", "mode= names none of its files. Known: interactive, oneshot."),
     ("infer_os=off,null", "infer_os=null names none of its files"),
     ("design.factor=[num_ctx", "the [ at character 1 of the value is not closed"),
