@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -22,7 +25,8 @@ def running() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield started
     for each in started:
         for pid in cpu_seconds(each.pid):
-            subprocess.run(["kill", "-9", str(pid)], check=False)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         each.wait()
 
 
