@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.config import Config, Engine, InferOs, Model
-from pipeline.engine import llamacpp, llamacpp_here, process, tokens
+from pipeline.engine import checks, llamacpp, llamacpp_here, process, tokens
 from pipeline.engine.base import Request
 from pipeline.engine.knobs import as_text
 from pipeline.engine.llamacpp_settings import KNOBS
@@ -76,11 +76,15 @@ def test_every_flag_that_cannot_be_honoured_is_refused(configure: Callable[..., 
             r"infer_os\.gpu_acceleration=true .* engine llamacpp: xllamacpp .* sees no GPU, only CPU.*Nothing was")
 
 
-def test_a_context_that_the_model_or_the_machine_cannot_hold_is_refused(configure: Callable[..., Config]) -> None:
+def test_a_context_that_the_model_or_the_machine_cannot_hold_is_refused(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused(configure(num_ctx=8193), "num_ctx=8193 is more than the 8192 tokens")
     many = configure(num_ctx=8192)
-    many.engine.flags["parallel_processing"].off = {"n_parallel": 10**6}
-    refused(many, r"num_ctx=8192 in 1000000 slots needs about .* GiB of memory")
+    many.engine.flags["parallel_processing"].off = {"n_parallel": 256}
+    many.engine.flags["quantization"].off = {"cache_type_k": "f32", "cache_type_v": "f32"}
+    monkeypatch.setattr(checks, "memory_limit", lambda: 16 * 2**30)
+    refused(many, r"num_ctx=8192 in 256 slots needs about 90\..* GiB of memory, and this machine gives 16\.0 GiB")
 
 
 def test_a_quantized_cache_without_flash_attention_is_refused(configure: Callable[..., Config]) -> None:
