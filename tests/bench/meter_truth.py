@@ -22,7 +22,7 @@ from statistics import mean
 
 import psutil
 
-from pipeline.meter.sampler import Sampler
+from pipeline.meter.sampler import STILL_HZ, Sampler
 from pipeline.meter.system import read_system
 from pipeline.meter.tree import become_subreaper, children, members, read_peaks, read_tree, reset_peaks
 from pipeline.meter.watch import UNSEEN, watch
@@ -102,7 +102,7 @@ def spikes(each: int, core: int | None, folder: Path) -> bool:
           f"{'psutil 0.5 s':>14}  {'psutil 10 ms':>14}  {'mprof 0.1 s':>14}")
     dice = random.Random(1)
     everything_held = True
-    with Program(core) as program, Sampler(folder, 100, 0.2) as sampler:
+    with Program(core) as program, Sampler(folder, 100, 0.2, STILL_HZ) as sampler:
         program.tell("spike", mib=SPIKE_MIB, hold_ms=5)  # host memory is there from now on
         sampler.follow(program.pid)
         pollers = [Poller("psutil 0.5 s", 0.5, program.pid), Poller("psutil 10 ms", 0.01, program.pid)]
