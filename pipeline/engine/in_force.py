@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> d
     A setting that nothing shows is left out. `pid` is the process that holds the model."""
     found = log.parse(text)
     shown = {name: (finding.value, f"log: {finding.line}") for name, finding in found.settings.items()}
-    opening = f"loading model '{model}'"
+    opening = f"loading model '{os.fsencode(model).decode('utf-8', 'surrogateescape')}'"  # the log is UTF-8
     if opening in text:
         shown["model"] = (str(model), f"log: {opening}")
     on_cpu = bool(found.buffers) and all(buffer.device.startswith(("CPU", "AMX")) for buffer in found.buffers)

@@ -93,6 +93,7 @@ class Engine(EngineBase):
         if self.model_path is None and config.model.kind == "pypi":
             notes.append(f"model={config.model.name} is fetched first; its file could not be checked yet")
         else:
+            model_checks.check_path(self._located)
             header = read_model(self._located)
             notes += model_checks.check_model(header, self._located, config, knobs)
         checks.check_context(header, config.num_ctx, config.max_tokens)

@@ -41,7 +41,7 @@ def make_params(xllamacpp: Any, knobs: Mapping[str, str]) -> Any:
         return getattr(enum, prefix + name.upper())
 
     params = xllamacpp.CommonParams()
-    params.model.path = left.pop("model")
+    params.model.path = os.fsencode(left.pop("model")).decode("utf-8")  # whatever the locale makes of its bytes
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.verbosity = 4

@@ -6,6 +6,7 @@ each stands is said with it. Memory is checks.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.engine.base import Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, refuse
 from pipeline.errors import ConfigError
 from pipeline.model.gguf import Header, block_elements
+from pipeline.text import printable
 
 MAPPED = frozenset({"mmap", "mmap_mlock"})
 """Load modes in which the weights are a mapping of the file."""
@@ -46,6 +48,16 @@ def check_settings(settings: Mapping[str, Scalar]) -> None:
         raise ConfigError(f"lazy_mode=true with load_mode={settings.get('load_mode')}: tensors can only be read on "
                           f"demand from a mapped file, and the server would not do it. Choose lazy_mode=false, or "
                           f"load_mode={' or '.join(sorted(MAPPED))}. {NOTHING_STARTED}")
+
+
+def check_path(path: Path) -> None:
+    """Raises ConfigError for a path whose bytes are not UTF-8: llama.cpp's bindings take no other."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"model file {printable(str(path))}: its path holds the byte {error.object[error.start]:#04x}, which is not "
+            f"UTF-8, and llama.cpp takes no other. Rename it, or give a link to it. {NOTHING_STARTED}") from error
 
 
 def check_model(header: Header, path: Path, config: Config, settings: Mapping[str, Scalar]) -> list[str]:

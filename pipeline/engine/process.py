@@ -195,7 +195,7 @@ def command_line(pid: int) -> list[str]:
     """Arguments of a process from /proc/PID/cmdline (proc(5)); empty if it is gone or not ours to read."""
     with contextlib.suppress(OSError):
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-        return [part.decode(errors="surrogateescape") for part in raw.split(b"\0")[:-1]]
+        return [os.fsdecode(part) for part in raw.split(b"\0")[:-1]]  # as our own words for a path are
     return []
 
 
@@ -213,8 +213,8 @@ def maps_file(pid: int, *paths: Path) -> bool | None:
     with contextlib.suppress(OSError):
         # The device number is left out: on overlay file systems maps shows another one than stat.
         wanted = [[str(path.stat().st_ino), str(path.resolve())] for path in paths]
-        with Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="surrogateescape") as lines:
-            fields = [line.rstrip("\n").split(maxsplit=5) for line in lines]
+        lines = os.fsdecode(Path(f"/proc/{pid}/maps").read_bytes()).split("\n")
+        fields = [line.split(maxsplit=5) for line in lines]
         return any(field[4:] in wanted for field in fields)
     return None
 

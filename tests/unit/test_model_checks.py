@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.config import Config, Engine, InferOs
-from pipeline.engine.model_checks import check_model, check_settings, context_in_force
+from pipeline.engine.model_checks import check_model, check_path, check_settings, context_in_force
 from pipeline.errors import ConfigError
 from pipeline.model.files import read_model
 from tests.ggufs import SMOLLM, Tensors, write, write_model
@@ -84,3 +85,9 @@ def test_a_vocabulary_and_a_part_of_a_model_cannot_generate_either(tmp_path: Pat
 
 def test_a_model_for_embeddings_that_can_generate_is_noted(tmp_path: Path) -> None:
     assert "made for embeddings" in checked(write_model(tmp_path / "e.gguf", SMOLLM | {"llama.pooling_type": 3}), {})[0]
+
+
+def test_a_path_that_is_not_utf_8_is_refused_by_the_byte() -> None:
+    check_path(Path("/models/潮 Müller.gguf"))
+    with pytest.raises(ConfigError, match=r"a\ufffd\.gguf: its path holds the byte 0xfc, which is not UTF-8"):
+        check_path(Path(os.fsdecode(b"/models/a\xfc.gguf")))
