@@ -56,8 +56,8 @@ def check_path(path: Path) -> None:
         os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"model file {printable(str(path))}: its path holds the byte {error.object[error.start]:#04x}, which is not "
-            f"UTF-8, and llama.cpp takes no other. Rename it, or give a link to it. {NOTHING_STARTED}") from error
+            f"model file {printable(str(path))}: its path holds the byte {error.object[error.start]:#04x}, which is "
+            f"not UTF-8, and llama.cpp takes no other. Rename it, or give a link to it. {NOTHING_STARTED}") from error
 
 
 def check_model(header: Header, path: Path, config: Config, settings: Mapping[str, Scalar]) -> list[str]:

@@ -20,6 +20,8 @@ from typing import Any
 from tests.bench.overhead import slackwater
 
 NEIGHBOURS = 2
+BUSY = "import os\nours = os.getppid()\nwhile os.getppid() == ours: pass"
+"""Computes until its parent is gone, however that ended."""
 MOST_MIB = 0.2
 METRICS = ("initialization/tree_rss_mib", "pre_generation/tree_rss_mib", "during_generation/tree_rss_peak_mib",
            "post_generation/tree_rss_mib", "stabilized/tree_rss_mib", "stabilized/tree_anon_mib",
@@ -30,8 +32,7 @@ Trial = Mapping[str, Any]
 
 def trial(folder: Path, neighbours: int) -> Trial:
     """One oneshot trial of the default cell, as `run --json` has it."""
-    busy = [subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"], start_new_session=True)
-            for _ in range(neighbours)]
+    busy = [subprocess.Popen([sys.executable, "-I", "-S", "-c", BUSY]) for _ in range(neighbours)]
     try:
         done = slackwater("run", "mode=oneshot", "infer_os=off", "repetitions=1", "--fresh", "--json",
                           f"tracking.uri=sqlite:///{folder}/mlflow.db", cwd=folder)
