@@ -213,6 +213,7 @@ def loaded_once(default_model: Model, tmp_path_factory: pytest.TempPathFactory) 
         server.stop()
 
 
+@pytest.mark.thorough
 def test_a_prompt_that_is_computed_for_longer_than_the_limit_without_a_token_is_waited_for(
     configure: Callable[..., Config], start: Callable[[Config], llamacpp.LlamaServer]
 ) -> None:

@@ -213,6 +213,7 @@ def wait_until_unloaded(port: int, exchange: Mapping[str, Any]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.thorough
 def test_one_generation_under_each_server_setting(tmp_path: Path) -> None:
     gguf = write_phantom(tmp_path / "m.gguf", weights_mib=1, layers=1, width=256, heads=4, kv_heads=1)
     for exchange in recorded("flags"):

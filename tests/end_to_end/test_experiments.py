@@ -114,8 +114,8 @@ def test_an_experiment_composes(name: str) -> None:
 
 
 @pytest.mark.usefixtures("session", "model_file")
-@pytest.mark.parametrize("name", [
-    name if name == "kv_cache_type" else pytest.param(name, marks=pytest.mark.thorough) for name in CUT])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", CUT)
 def test_an_experiment_ends_with_its_answer(name: str, request: pytest.FixtureRequest, store: str,
                                             capsys: pytest.CaptureFixture[str]) -> None:
     cut, answer = CUT[name]

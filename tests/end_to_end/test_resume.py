@@ -53,7 +53,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, model_file: Path, empt
     while not any("trial 1 of 3" in line for line in heard):
         heard.append(running.stdout.readline())
         assert heard[-1], "".join(heard) + (running.stderr.read() if running.stderr else "")
-    time.sleep(0.8)
+    until = time.monotonic() + 60
+    while not list(store.glob("spool/*/*0002-*")) and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)  # until the second trial has a folder
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
@@ -70,6 +72,7 @@ def store(interrupted: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_resume_runs_what_is_missing_and_keeps_number_and_order(store: Path) -> None:
     before = trials(store)
     assert before[0]["verdict"] in ("valid", "suspect")
@@ -107,7 +110,8 @@ def test_a_changed_machine_or_engine_is_refused_with_the_difference(store: Path)
     assert len(trials(store)) == 2
 
 
-def test_an_unknown_sweep_cannot_be_resumed(store: Path) -> None:
+def test_an_unknown_sweep_cannot_be_resumed(store_of_3c8a73e: Path) -> None:
+    store = store_of_3c8a73e
     done = slackwater(store, "resume", "nosuch", "--store", f"sqlite:///{store}/mlflow.db")
     assert done.returncode == 2
     assert "nosuch" in done.stderr
@@ -115,7 +119,8 @@ def test_an_unknown_sweep_cannot_be_resumed(store: Path) -> None:
 
 
 def test_two_sweeps_at_once_are_refused_if_asked_before_anything_is_measured(
-        store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path) -> None:
+    store = shutil.copytree(empty_store, tmp_path / "store")
     monkeypatch.setenv("TMPDIR", str(store))
     monkeypatch.setattr("tempfile.tempdir", None)
     with machine_lock("fail", lambda text: None):
@@ -123,4 +128,5 @@ def test_two_sweeps_at_once_are_refused_if_asked_before_anything_is_measured(
                           f"tracking.uri=sqlite:///{store}/mlflow.db")
     assert done.returncode == 2, done.stdout + done.stderr
     assert f"process {os.getpid()}" in done.stderr
-    assert len(trials(store)) == 2
+    listed = slackwater(store, "runs", "--json", "--store", f"sqlite:///{store}/mlflow.db")
+    assert json.loads(listed.stdout)["sweeps"] == []

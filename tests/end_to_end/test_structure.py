@@ -65,6 +65,7 @@ def test_an_example_does_what_the_page_says(
         assert held["oneshot-memory_optimization"] - held["oneshot-off"] == pytest.approx(-32, rel=0.01)
 
 
+@pytest.mark.thorough
 def test_the_examples_keep_the_rules_of_the_house(tmp_path: Path) -> None:
     """They are copied by people: lint and types hold for them as for the code."""
     paths = []

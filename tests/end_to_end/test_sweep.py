@@ -279,6 +279,7 @@ def test_killing_the_orchestrator_leaves_no_server_and_no_sampler(
     )
 
 
+@pytest.mark.thorough
 def test_a_server_that_dies_fails_its_trial_and_the_sweep_goes_on(
     spaced_checkout: Path, model_file: Path, tmp_path: Path, empty_store: Path
 ) -> None:

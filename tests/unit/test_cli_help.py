@@ -54,6 +54,7 @@ def test_what_run_can_choose_from_includes_your_own_experiments(
     assert "mine_alone" in text and "mode_gap" in text and "oneshot" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("example", [command for command, _ in pages.EXAMPLES])
 def test_each_example_of_the_page_works(example: str, model_file: Path, tmp_path: Path,
                                         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,7 @@ def test_an_export_of_3c8a73e_is_imported_and_compared_as_it_was(
     assert lacks(json.loads(capsys.readouterr().out), "compare passed") == []
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_3c8a73e_is_measured_again_as_it_was_and_told_what_differs(
         store_of_3c8a73e: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,7 @@ def test_it_is_what_was_logged_that_counts_and_not_what_conf_says_now() -> None:
     assert made.engine.start_limit_s == 11.0
 
 
+@pytest.mark.thorough
 def test_a_run_is_one_cell_measured_once() -> None:
     configs = {"oneshot-off": composed("mode=oneshot", "repetitions=9", "design=paired", "infer_os=off"),
                "oneshot-on": composed("mode=oneshot", "repetitions=9", "design=paired", "infer_os=on")}

@@ -84,6 +84,7 @@ def test_a_folder_in_the_databases_place_is_named(tmp_path: Path) -> None:
     refused(f"sqlite:///{tmp_path}/mlflow.db", "is not a file")
 
 
+@pytest.mark.thorough
 def test_a_store_that_another_program_writes_to_is_waited_for_shortly(tmp_path: Path) -> None:
     uri = made(tmp_path / "mlflow.db", installed_schema().head)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
@@ -137,6 +138,7 @@ def test_nobody_at_the_servers_address_is_told_at_once() -> None:
     refused(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}", "tracking=local")
 
 
+@pytest.mark.thorough
 def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         refused(f"http://127.0.0.1:{silent.getsockname()[1]}", "within 5 s", within_s=40)

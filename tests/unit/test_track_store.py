@@ -473,6 +473,7 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     assert [record.order for record in records] == [0, 1]
 
 
+@pytest.mark.thorough
 def test_ten_thousand_trials_are_read_within_seconds(store: Store, tmp_path: Path) -> None:
     run_id = store.log_trial(trial(tmp_path / "t", params={f"group.key{i}": i for i in range(40)},
                                    metrics={f"stabilized/m{i}_mib": {1: 1.0, 2: 2.0} for i in range(60)},
