@@ -75,6 +75,8 @@ def _in_yaml(value: Any) -> Any:
 
 def _options(value: str) -> str:
     """The value of `model=`, each file in it as an option; a value without one as it stands."""
+    if listed := re.fullmatch(r"\s*\[(.+)\]\s*", value, re.DOTALL):  # a list sweeps, as everywhere
+        return _options(listed[1])
     whole = _unquoted(value)
     if "," in whole and _is_file(whole) and as_path(whole).exists():
         return _option(whole)

@@ -58,8 +58,9 @@ def test_a_file_is_the_model_in_every_spelling(folder: Path, name: str, lead: st
     assert weights.located(found) == folder / name
 
 
-def test_files_and_names_stand_in_one_list(folder: Path) -> None:
-    found = models("model=smollm2-135m,a,b=c.gguf,./m.gguf,\"x y/モデル (1).gguf\"")
+@pytest.mark.parametrize("brackets", ["{}", "[{}]"])
+def test_files_and_names_stand_in_one_list(brackets: str, folder: Path) -> None:
+    found = models("model=" + brackets.format("smollm2-135m,a,b=c.gguf,./m.gguf,\"x y/モデル (1).gguf\""))
     assert [title(each) for each in found] == ["smollm2-135m", "a,b=c", "m", "モデル (1)"]
     assert [each.kind for each in found] == ["pypi", "file", "file", "file"]
 
