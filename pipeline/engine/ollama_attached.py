@@ -5,6 +5,7 @@ It is asked to load and unload its model and is otherwise left as it was found; 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,13 @@ _DEFAULTS: Mapping[str, Scalar | None] = {
     "max_loaded_models": None, "num_parallel": 1, "kv_cache_type": "f16", "flash_attention": None,
     "cache_ram_mib": 8192, "n_ctx_checkpoints": 32, "repack": True, "go_memory_limit_mib": 0,
 }
+
+
+def _other_host(url: str) -> list[str]:
+    """A note where this shell's OLLAMA_HOST, which the ollama command follows, names another server than engine.url."""
+    host = os.environ.get("OLLAMA_HOST", "").strip().removeprefix("http://").strip("/")
+    return [f"OLLAMA_HOST={host} of this shell is not read: the server is the one of engine.url={url}"
+            ] if host and host not in url else []
 
 
 class Engine(EngineBase):
@@ -95,7 +103,7 @@ class Engine(EngineBase):
         asked = {"model": str(self.model_path or self._name), "num_ctx": num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
         wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
-        return Plan(asked, (*resolved.notes, *newer_note(version), *rounded, *more),
+        return Plan(asked, (*resolved.notes, *newer_note(version), *rounded, *more, *_other_host(self._url)),
                     asks=(wants.format(url=self._url),), knobs=resolved.knobs)
 
     def start(self, log_path: Path) -> OllamaServer:

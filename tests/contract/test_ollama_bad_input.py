@@ -287,6 +287,16 @@ def test_an_attached_server_is_read_driven_and_left_as_it_was(double: Double) ->
     assert facts["model_digest"] == f"sha256:{'0' * 64}"
 
 
+def test_an_address_in_the_shell_that_is_not_the_servers_is_named(
+        double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, _ = users_server(double)
+    for host, named in (("0.0.0.0:11500", True), (url.removeprefix("http://"), False)):
+        monkeypatch.setenv("OLLAMA_HOST", host)
+        notes = " ".join(load_engine(attached(double, url)).plan().notes)
+        assert (f"OLLAMA_HOST={host} of this shell is not read: the server is the one of engine.url={url}" in notes
+                ) is named
+
+
 def test_a_flag_that_needs_a_restart_is_refused_with_the_exact_environment(double: Double) -> None:
     url, _ = users_server(double)
     config = attached(double, url)
