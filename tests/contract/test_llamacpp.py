@@ -218,13 +218,13 @@ def test_a_prompt_that_is_computed_for_longer_than_the_limit_without_a_token_is_
     configure: Callable[..., Config], start: Callable[[Config], llamacpp.LlamaServer]
 ) -> None:
     config = configure()
-    config.engine.no_progress_s = 0.2
     server = start(config)
     server.load(silent)
+    config.engine.no_progress_s = 0.5
     at: dict[str, int] = {}
-    answer = server.generate(Request("tide " * 300, max_tokens=8, seed=1), lambda kind, t_ns: at.update({kind: t_ns}))
+    answer = server.generate(Request("tide " * 1500, max_tokens=8, seed=1), lambda kind, t_ns: at.update({kind: t_ns}))
     assert answer.output_tokens == 8
-    assert at["first_token"] - at["request_sent"] > 2 * 0.2e9, "the machine is too fast for this test"
+    assert at["first_token"] - at["request_sent"] > 2 * 0.5e9, "the machine is too fast for this test"
 
 
 def test_the_files_tokenizer_counts_what_the_server_counts_without_its_weights(
