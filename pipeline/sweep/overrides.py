@@ -159,7 +159,8 @@ def _listed(key: str, value: str) -> str | None:
     """What a list holds where the key takes one value: it sweeps, as in a file (Hydra would merge a group's files).
 
     Raises ConfigError for an empty one."""
-    if not (key in GROUPS or takes(key) in (int, float, bool)) or not isinstance(_parsed(value), list):
+    one = key in GROUPS or key.startswith("knob.") or takes(key) in (int, float, bool)
+    if not one or not isinstance(_parsed(value), list):
         return None
     inner = value.strip()[1:-1]
     if not inner.strip():

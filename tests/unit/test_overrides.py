@@ -51,6 +51,7 @@ def test_a_text_is_taken_as_it_stands(text: str) -> None:
     ("infer_os=[off,on]", ["off", "on"]),  # Hydra would merge the two files into one cell
     ("mode=[ oneshot ]", "oneshot"),
     ("num_ctx=[1024, 2048]", [1024, 2048]),
+    ("knob.n_parallel=[1,2]", [1, 2]),
     ("infer_os=glob(o*)", None),
     ("num_ctx=1024,2048", [1024, 2048]),
     ("num_ctx=range(1,4)", [1, 2, 3]),
