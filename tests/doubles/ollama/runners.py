@@ -107,7 +107,7 @@ class Scheduler:
             runner = self._load(model, options, gone)
             default = setting(self.environment.get("OLLAMA_KEEP_ALIVE") or "5m")
             runner.keep_s = default if keep_s is None else keep_s
-            self.runners[model.digest] = runner
+            self.runners[model.digest], self.loading = runner, None  # never in neither: a signal ends both
         elif keep_s is not None:
             runner.keep_s = keep_s
         return runner
@@ -129,7 +129,6 @@ class Scheduler:
         try:
             while not (truth := health(port)):
                 if child.poll() is not None:
-                    self.loading = None
                     status = f"exit status {child.returncode}" if child.returncode > 0 else "signal: killed"
                     log("INFO", "sched.go:641", "Load failed", error=f"llama-server process has terminated: {status}")
                     raise Failure(500, f"llama-server process has terminated: {status}")
@@ -138,9 +137,8 @@ class Scheduler:
                 time.sleep(0.003 if time.perf_counter() - began < 0.5 else 0.05)  # asking all the time is no idling
         except Failure:
             kill(child)
-            raise
-        finally:
             self.loading = None
+            raise
         if behaviour.old:
             self._say_old(model, flags, truth)
         who = "llama runner" if behaviour.old else "llama-server"

@@ -407,6 +407,9 @@ def serve(behaviour_path: str | None) -> None:
     Handler.scheduler = Scheduler(dict(os.environ), lambda: Behaviour.read(behaviour_path), behaviour_path)
 
     def end(*_: object) -> None:
+        # the kernel may send the death signal twice (once per thread of the parent): Popen.wait is not re-entrant
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
         Handler.scheduler.end_all()
         os._exit(0)
 
