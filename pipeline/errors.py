@@ -1,6 +1,16 @@
-"""The package's own exceptions: each carries a message for a person and says how the program ends.
+"""The package's own exceptions: each carries a message for a user and says how the program ends (its exit code).
 
-A message has up to three parts: what was seen, what was expected, what to do. Nothing else lives here.
+    SlackwaterError                 1   whatever is not a bug; printed without a stack trace
+    ├── ConfigError                 2   wrong input; nothing was measured
+    │   └── StoreError              2   the MLflow store cannot be reached, written or understood
+    ├── MachineError                2   the machine refused something
+    ├── EngineError                 1   a server did not do what a trial needs; that trial is failed
+    │   ├── EngineUnusableError     2   no server of this engine can run here; the sweep ends
+    │   └── PromptTooLongError      1   the prompt does not fit into the server's context
+    └── MeterError                  1   a meter or the sampler could not be read; that trial is failed
+
+A message has up to three parts: what was seen, what was expected, what to do. A room may refine one of these for its
+own use; what it lets out is one of them. Nothing else lives here.
 """
 
 
