@@ -121,7 +121,7 @@ $(READY): requirements.lock pyproject.toml
 	        $(VENV)/lib pipeline >> $$log 2>&1 && break || printf "some files do not compile\n" >> $$log
 	done
 	printf '[6/6] starting the engine once, without a model\n'
-	$(PY) -m pipeline.engine.llamacpp_here || stop 'set-up stopped at: the engine (what it lacks is above). \`make setup\` tries again.'
+	$(PY) -m pipeline.engine.llamacpp_available || stop 'set-up stopped at: the engine (what it lacks is above). \`make setup\` tries again.'
 	pwd -P > $(READY)
 
 lock: ## write requirements.lock anew from pyproject.toml (LOCK_OPTIONS=--upgrade for newer versions)

@@ -201,7 +201,7 @@ def _settings(word: str, words: Sequence[str]) -> Iterator[Candidate]:
 
 def _knobs(words: Sequence[str]) -> Mapping[str, tuple[str, Sequence[str], Sequence[str]]]:
     """The knobs of the engine that the line names: what each takes, and its words."""
-    from pipeline.engine.names import of_engine
+    from pipeline.engine.all_knobs import of_engine
 
     return of_engine(str(_chosen("engine", words).get("name", "")))
 

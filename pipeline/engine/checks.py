@@ -1,20 +1,37 @@
 """Checks of a cell against its model file and this machine, before any server is started; shared by engines.
 
-What flags resolve to is knobs.py; what only one engine demands stands in that engine's file.
+Either a cell is asked as it will be in force, and a note says so, or it is refused by name. Rules of llama.cpp; where
+each stands is said with it. What flags resolve to is knobs.py; what only one engine demands stands with that engine.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
-from pipeline.engine.knobs import NOTHING_STARTED
-from pipeline.engine.machine import memory_limit, usable_cores
+from pipeline.config import Config
+from pipeline.engine.base import Scalar
+from pipeline.engine.knobs import NOTHING_STARTED, refuse
 from pipeline.errors import ConfigError
 from pipeline.language import _
-from pipeline.model.gguf import Header
+from pipeline.machine import memory_limit, usable_cores
+from pipeline.model.gguf import Header, block_elements
+from pipeline.text import printable
 
+MAPPED = frozenset({"mmap", "mmap_mlock"})
+"""Load modes in which the weights are a mapping of the file."""
+
+_CONTEXT_STEP = 256  # src/llama-context.cpp: n_ctx_seq = GGML_PAD(…, 256)
+
+# Architectures that read a text and write none (src/llama-arch.cpp); besides those that say causal = false.
+_ENCODERS = frozenset({"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3",
+                       "neo-bert", "eurobert", "t5encoder", "gemma-embedding", "wavtokenizer-dec"})
+_KINDS = {"mmproj": "a projector (what a vision or audio model puts before its text model)", "adapter": "an adapter",
+          "imatrix": "an importance matrix", "vocab": "a vocabulary"}
+_QUANTISED_KNOBS = ("cache_type_k", "cache_type_v", "kv_cache_type")
 _GIB = 2**30
 _COMPUTE_FACTOR = 16
 """Compute buffer in units of n_ubatch × width × 4 B: 14 measured on SmolLM2-135M, 16.5 on gpt-oss:20b's shape."""
@@ -73,3 +90,99 @@ def asks(threads: object) -> tuple[str, ...]:
     `threads`: the server's number of them, if a setting says so."""
     cores = _("{n} of {cores} cores while tokens are made").format(n=threads, cores=usable_cores())
     return (*([cores] if threads is not None else []), _("a port of its own on 127.0.0.1"))
+
+
+def context_in_force(num_ctx: int) -> tuple[int, list[str]]:
+    """The context per slot that llama.cpp will have, and a note if that is another than asked."""
+    whole = -(-num_ctx // _CONTEXT_STEP) * _CONTEXT_STEP
+    if whole == num_ctx:
+        return num_ctx, []
+    return whole, [f"num_ctx={num_ctx} is {whole} in force: llama.cpp makes it a multiple of {_CONTEXT_STEP}"]
+
+
+def check_settings(settings: Mapping[str, Scalar]) -> None:
+    """Raises ConfigError for settings of which the server would quietly drop one; names as in engine/llamacpp.py."""
+    n_batch, n_ubatch = settings.get("n_batch"), settings.get("n_ubatch")
+    if isinstance(n_batch, int) and isinstance(n_ubatch, int) and n_ubatch > n_batch:  # llama-context.cpp: the smaller
+        raise ConfigError(f"n_ubatch={n_ubatch} is more than n_batch={n_batch}, and the server would compute {n_batch} "
+                          f"at once. Give n_batch={n_ubatch} as well, or n_ubatch={n_batch}. {NOTHING_STARTED}")
+    if settings.get("lazy_mode") is True and settings.get("load_mode") not in MAPPED:
+        raise ConfigError(f"lazy_mode=true with load_mode={settings.get('load_mode')}: tensors can only be read on "
+                          f"demand from a mapped file, and the server would not do it. Choose lazy_mode=false, or "
+                          f"load_mode={' or '.join(sorted(MAPPED))}. {NOTHING_STARTED}")
+
+
+def check_path(path: Path) -> None:
+    """Raises ConfigError for a path whose bytes are not UTF-8: llama.cpp's bindings take no other."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"model file {printable(str(path))}: its path holds the byte {error.object[error.start]:#04x}, which is "
+            f"not UTF-8, and llama.cpp takes no other. Rename it, or give a link to it. {NOTHING_STARTED}") from error
+
+
+def check_model(header: Header, path: Path, config: Config, settings: Mapping[str, Scalar]) -> list[str]:
+    """Notes on a model that can be served with these settings.
+
+    Raises ConfigError for a file that cannot generate, a cache type that its heads cannot be packed in, a quantised
+    KV cache where there is none."""
+    _check_generates(header)
+    asked = {name: str(settings[name]) for name in _QUANTISED_KNOBS if name in settings}
+    packed = {name: kind for name, kind in asked.items() if block_elements(kind) > 1}
+    if packed and not header.keeps_kv:
+        given = ", ".join(f"{name}={kind}" for name, kind in packed.items())
+        reason = (f"{header.path.name} keeps no KV cache ({header.architecture}: a recurrent state of fixed size), so "
+                  f"there is nothing that {given} acts on")
+        if config.infer_os.quantization and not any(name.startswith("cache_type") for name in config.knob):
+            raise refuse("infer_os.quantization=true", config.engine.name, reason)
+        raise ConfigError(f"{reason}. Leave it at f16. {NOTHING_STARTED}")
+    if settings.get("flash_attn", settings.get("flash_attention")) is not False:  # without it any K can be packed
+        for name, kind in packed.items():
+            _check_heads(header, name, kind)
+    return _notes(header, path)
+
+
+def _check_generates(header: Header) -> None:
+    name, architecture = header.path.name, header.architecture
+    kind = str(header.metadata.get("general.type", "model"))
+    own = f"{architecture}."
+    if kind != "model" or architecture == "clip":
+        what = _KINDS.get(kind, _KINDS["mmproj"] if architecture == "clip" else f"of the type {kind}")
+    elif architecture in _ENCODERS or header.metadata.get(f"{own}attention.causal") is False:
+        what = f"an encoder ({architecture}): it makes embeddings, or marks a text"
+    elif not header.tensors:
+        what = "a vocabulary without weights"
+    elif not any(key.startswith("tokenizer.ggml.") for key in header.metadata):
+        what = "a model without a tokenizer"
+    elif not any(tensor.name == "token_embd.weight" for tensor in header.tensors):
+        what = f"a part of a model ({architecture}, without token embeddings)"
+    elif header.block_count < 1:
+        what = f"a model without layers ({own}block_count)"
+    else:
+        return
+    raise ConfigError(f"{name} cannot generate text: it is {what}. Give the file of a language model. "
+                      f"{NOTHING_STARTED}")
+
+
+def _check_heads(header: Header, knob: str, kind: str) -> None:
+    """Rows of the cache are packed in blocks that no head may share (src/llama-context.cpp, llama_init_from_model)."""
+    block = block_elements(kind)
+    for key, value in header.head_lengths():
+        for half, length in (("K", key), ("V", value)):
+            other = {"cache_type_k": "V", "cache_type_v": "K"}.get(knob)
+            if half != other and length % block:
+                raise ConfigError(f"{knob}={kind} packs {block} numbers at a time, and a head of {header.path.name} "
+                                  f"has {length} ({half}): llama.cpp refuses that. Choose f16 or another model. "
+                                  f"{NOTHING_STARTED}")
+
+
+def _notes(header: Header, path: Path) -> list[str]:
+    notes = []
+    if len(header.files) > 1 and path.name != header.path.name:
+        notes.append(f"{path.name} is a part of a model in {len(header.files)} files, which is loaded whole, from "
+                     f"{header.path.name}")
+    if header.metadata.get(f"{header.architecture}.pooling_type"):
+        notes.append(f"{header.path.name} is made for embeddings (pooling_type): its memory is true, its text may be "
+                     "none")
+    return notes

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config import Engine, InferOs
 from pipeline.engine.base import Proof, Scalar
-from pipeline.engine.vocabulary import SWITCH, Common, Words, plain, suggestion
+from pipeline.engine.knob_aliases import SWITCH, Common, Words, plain, suggestion
 from pipeline.errors import ConfigError
 
 FLAGS = tuple(f.name for f in fields(InferOs) if f.type == "bool")

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
-from pipeline.engine import checks, llamacpp_here, log, model_checks, process
+from pipeline.engine import checks, llamacpp_available, llamacpp_log, process
 from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
-from pipeline.engine.in_force import in_force
+from pipeline.engine.effective import in_force
 from pipeline.engine.knobs import NOTHING_STARTED, as_text, prove, refuse, resolve
 from pipeline.engine.llamacpp_settings import KNOBS, UNQUANTIZED, WORDS
-from pipeline.engine.machine import usable_cores
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait, watched
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError, PromptTooLongError
+from pipeline.machine import usable_cores
 from pipeline.model import weights
 from pipeline.model.digest import Progress, known_digest
 from pipeline.model.files import files_of, read_model, title
@@ -55,21 +55,21 @@ class Engine(EngineBase):
     @property
     def program_files(self) -> Sequence[Path]:
         """See EngineBase: xllamacpp's library. Python's own is ours too, and cannot leave the cache."""
-        return llamacpp_here.libraries()
+        return llamacpp_available.libraries()
 
     @classmethod
     def here(cls) -> tuple[bool, str]:
         """See EngineBase: its library is loaded once, in a process of its own."""
         try:
-            llamacpp_here.require()
+            llamacpp_available.require()
         except ConfigError as error:
             return False, str(error)
-        return True, f"xllamacpp {llamacpp_here.version()}"
+        return True, f"xllamacpp {llamacpp_available.version()}"
 
     def fetch(self, progress: Progress) -> None:
         """See EngineBase. No model is fetched for an engine that cannot run here."""
         if self.model_path is None:
-            llamacpp_here.require()
+            llamacpp_available.require()
         weights.resolve(self.config.model, progress)
 
     def plan(self) -> Plan:
@@ -79,11 +79,11 @@ class Engine(EngineBase):
             raise ConfigError(f"model={config.model.name} is a name that only Ollama knows, and engine=llamacpp needs "
                               f"a file: model=gguf model.path=FILE. {NOTHING_STARTED}")
         resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores(), config.knob, WORDS)
-        knobs, notes = resolved.settings, [*resolved.notes, *llamacpp_here.newer_note(), *process.left_out()]
+        knobs, notes = resolved.settings, [*resolved.notes, *llamacpp_available.newer_note(), *process.left_out()]
         slots, n_ubatch = _number(knobs, "n_parallel"), _number(knobs, "n_ubatch")
-        num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
+        num_ctx, rounded = checks.context_in_force(config.num_ctx)
         notes += rounded
-        model_checks.check_settings(knobs)
+        checks.check_settings(knobs)
         if not knobs["flash_attn"] and knobs["cache_type_v"] not in UNQUANTIZED:
             raise ConfigError(f"cache_type_v={knobs['cache_type_v']} needs flash_attn=true: llama.cpp has no quantized "
                               f"V cache without it. {NOTHING_STARTED}")
@@ -93,16 +93,16 @@ class Engine(EngineBase):
         if self.model_path is None and config.model.kind == "pypi":
             notes.append(f"model={config.model.name} is fetched first; its file could not be checked yet")
         else:
-            model_checks.check_path(self._located)
+            checks.check_path(self._located)
             header = read_model(self._located)
-            notes += model_checks.check_model(header, self._located, config, knobs)
+            notes += checks.check_model(header, self._located, config, knobs)
         checks.check_context(header, config.num_ctx, config.max_tokens)
         checks.check_batch(max(n_ubatch, _number(knobs, "n_batch")), num_ctx * slots)
         if header is not None:
             memory = checks.memory_need(header, num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),
                                         str(knobs["cache_type_v"]))
             note = checks.check_memory(memory, f"{title(config.model)} with num_ctx={num_ctx} in {slots} slots",
-                                       mapped=knobs["load_mode"] in model_checks.MAPPED)
+                                       mapped=knobs["load_mode"] in checks.MAPPED)
             notes += [note] if note else []
         # The server divides its context among the slots: the same context per slot is the product.
         settings = {"model": str(header.path if header else self._located), "n_ctx": num_ctx * slots, **knobs}
@@ -123,7 +123,7 @@ class Engine(EngineBase):
 
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; the digest only where it is known without reading the whole file."""
-        facts = {"engine_version": llamacpp_here.version()}
+        facts = {"engine_version": llamacpp_available.version()}
         path = self.model_path
         if path is None:
             return facts
@@ -145,7 +145,7 @@ class LlamaServer(Server):
         pairs = [f"{name}={as_text(value)}" for name, value in settings.items()]
         try:
             self._child = process.start(
-                [*llamacpp_here.program(), str(commands), str(answers), *pairs],
+                [*llamacpp_available.program(), str(commands), str(answers), *pairs],
                 environment=process.clean_environment(), log_path=log_path, pass_fds=(commands, answers),
             )
         finally:
@@ -230,7 +230,7 @@ class LlamaServer(Server):
 
     def buffers(self) -> Sequence[Buffer]:
         """See Server: from llama.cpp's log."""
-        return log.parse(self._child.log()).buffers
+        return llamacpp_log.parse(self._child.log()).buffers
 
     def alive(self) -> str | None:
         return self._child.ended()
@@ -310,13 +310,13 @@ class LlamaServer(Server):
     def _error(self, what: str) -> EngineError:
         # llama.cpp writes its log from a thread of its own: the reason may come after the answer
         deadline = time.monotonic() + LOG_LAG_S
-        while not (said := log.complaints(self._child.log())) and time.monotonic() < deadline:
+        while not (said := llamacpp_log.complaints(self._child.log())) and time.monotonic() < deadline:
             time.sleep(0.02)
         return EngineError(f"llamacpp {what}." + (f" Its log says: {said}" if said else ""))
 
     def _died(self, doing: str) -> EngineError:
         ended = self._child.wait(2.0) or "it closed its pipe but still runs"
-        if (why := llamacpp_here.lacking(self._child.exit_status, self._child.log())) is not None:
+        if (why := llamacpp_available.lacking(self._child.exit_status, self._child.log())) is not None:
             return EngineUnusableError(why)
         if (never := self._child.cannot_run()) is not None:
             return EngineUnusableError(f"engine=llamacpp cannot run on this machine: {never}.")
@@ -393,9 +393,10 @@ def _number(settings: Mapping[str, Scalar], name: str) -> int:
 
 def _require_gpu(engine: str, knob: str) -> None:
     """Raises ConfigError where there is none. `knob`: the key that asks for it by name, else it is the flag."""
-    llamacpp_here.require()
-    if not any(device["type"] in ("GPU", "IGPU") for device in llamacpp_here.devices()):
-        seen = ", ".join(f"{device['name']} ({device['type']})" for device in llamacpp_here.devices()) or "no device"
+    llamacpp_available.require()
+    devices, version = llamacpp_available.devices(), llamacpp_available.version()
+    if not any(device["type"] in ("GPU", "IGPU") for device in devices):
+        seen = ", ".join(f"{device['name']} ({device['type']})" for device in devices) or "no device"
         raise refuse(knob or "infer_os.gpu_acceleration=true", engine,
-                     f"xllamacpp {llamacpp_here.version()} sees no GPU, only {seen}; its wheel on the package index "
+                     f"xllamacpp {version} sees no GPU, only {seen}; its wheel on the package index "
                      "computes on the CPU, a build for CUDA, ROCm or Vulkan is needed for a GPU")

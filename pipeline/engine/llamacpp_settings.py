@@ -1,6 +1,7 @@
 """The knobs of the embedded engine: which there are, what their other names are, what one decides of another.
 
-Pure values and functions. What flags set of them is conf/engine/llamacpp.yaml, whether the server complied in_force.py.
+Pure values and functions. What flags set of them is conf/engine/llamacpp.yaml, whether the server complied is
+effective.py.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from pipeline.engine.base import Scalar
+from pipeline.engine.knob_aliases import Common, Decided, Words
 from pipeline.engine.knobs import NOTHING_STARTED, Knob
-from pipeline.engine.vocabulary import Common, Decided, Words
 from pipeline.errors import ConfigError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp, kv_cache_types

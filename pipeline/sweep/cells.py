@@ -12,9 +12,9 @@ from typing import Any
 from pipeline import clear
 from pipeline.config import GROUPS, Config
 from pipeline.engine import load_engine
+from pipeline.engine.all_knobs import common_name
 from pipeline.engine.base import Plan
 from pipeline.engine.knobs import as_text
-from pipeline.engine.names import common_name
 from pipeline.errors import ConfigError
 from pipeline.meter.base import names as meters
 from pipeline.model.files import title

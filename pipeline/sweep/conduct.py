@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pipeline import language, provenance
 from pipeline.config import Config, Stop
-from pipeline.engine.names import in_common_words, with_common_names
+from pipeline.engine.all_knobs import in_common_words, with_common_names
 from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.outcome import WARM_UP_BLOCK

@@ -64,7 +64,7 @@ def explain(error: Exception) -> SlackwaterError:
 
 def unknown_setting(key: str) -> str:
     """What to say of a key that does not exist."""
-    from pipeline.engine.names import common_name, is_knob
+    from pipeline.engine.all_knobs import common_name, is_knob
 
     if is_knob(key):
         return f"{key} is not a setting. It is a knob of the server: knob.{common_name(key)[0]}=…"

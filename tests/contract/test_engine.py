@@ -295,7 +295,7 @@ def test_provenance_names_engine_and_model(configure: Callable[..., Config], mod
 
 
 def test_an_unknown_engine_is_an_error_that_lists_the_known_ones(configure: Callable[..., Config]) -> None:
-    with pytest.raises(ConfigError, match=r"engine\.name=lamacpp is no engine: expected one of .*llamacpp"):
+    with pytest.raises(ConfigError, match=r"engine\.name=lamacpp is not a known engine: expected one of .*llamacpp"):
         load_engine(configure(name="lamacpp"))
     for name in ("llamacpp", "ollama"):
         assert isinstance(load_engine(configure(name=name)), EngineBase)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.config import Config, Engine, InferOs, Model
-from pipeline.engine import checks, llamacpp, llamacpp_here, process, tokens
+from pipeline.engine import checks, llamacpp, llamacpp_available, process, tokens
 from pipeline.engine.base import Request
 from pipeline.engine.knobs import as_text
 from pipeline.engine.llamacpp_settings import KNOBS
@@ -70,7 +70,7 @@ def refused(config: Config, message: str) -> None:
 
 def test_every_flag_that_cannot_be_honoured_is_refused(configure: Callable[..., Config]) -> None:
     refused(configure(infer_os=InferOs(npu_optimization=True)), "llama.cpp has no NPU path.*Nothing was started")
-    if any(device["type"] != "CPU" for device in llamacpp_here.devices()):
+    if any(device["type"] != "CPU" for device in llamacpp_available.devices()):
         pytest.skip("this build of xllamacpp sees a GPU")
     refused(configure(infer_os=InferOs(gpu_acceleration=True)),
             r"infer_os\.gpu_acceleration=true .* engine llamacpp: xllamacpp .* sees no GPU, only CPU.*Nothing was")

@@ -25,9 +25,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import CONF_DIR, Config, Engine, InferOs, Model
-from pipeline.engine import load_engine, ollama_models, process
+from pipeline.engine import load_engine, process
 from pipeline.engine.base import EventKind, Generation, Request
-from pipeline.engine.ollama_server import OllamaServer
+from pipeline.engine.ollama import model_store
+from pipeline.engine.ollama.server import OllamaServer
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 from tests.doubles.ollama.ggufs import write_phantom
 
@@ -348,7 +349,7 @@ def test_the_published_environment_is_passed_exactly_and_judged_variable_by_vari
 
 def test_nothing_is_written_into_the_users_model_folder_and_no_weights_are_copied(double: Double) -> None:
     users = double.folder / "users"
-    ollama_models.adopt(double.model, ollama_models_header(double.model), "0" * 64, ollama_models.Name.parse("tide:1b"),
+    model_store.adopt(double.model, ollama_models_header(double.model), "0" * 64, model_store.Name.parse("tide:1b"),
                         users)
     before = {path: path.lstat().st_mtime_ns for path in users.rglob("*")}
     server = double.start(double.config(model=Model(name="tide", kind="ollama", tag="tide:1b")))

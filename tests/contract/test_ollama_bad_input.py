@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from pipeline.config import Engine, Model
-from pipeline.engine import load_engine, ollama_models, ollama_start
+from pipeline.engine import load_engine
 from pipeline.engine.base import Request
-from pipeline.engine.ollama_api import Api
+from pipeline.engine.ollama import model_store, start
+from pipeline.engine.ollama.api import Api
 from pipeline.errors import ConfigError, EngineError
 from pipeline.model.files import read_model
 from tests.contract.test_ollama import Double, double, engine_config, ignore, phantom
@@ -220,22 +221,22 @@ def test_a_model_folder_without_permission(double: Double, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "read_text", forbidden)  # the tests may run as root, whom nothing is forbidden
     with pytest.raises(ConfigError, match=r"model folder .*users may not be read by this user.*Give permission"):
-        ollama_models.find(ollama_models.Name.parse("tide:1b"))
+        model_store.find(model_store.Name.parse("tide:1b"))
 
 
 def test_a_manifest_without_its_weights_and_one_without_a_gguf(double: Double) -> None:
-    name, users = ollama_models.Name.parse("tide:1b"), double.folder / "users"
-    ollama_models.adopt(double.model, read_model(double.model), "0" * 64, name, users)
-    ollama_models.blob(users, "0" * 64).unlink()
+    name, users = model_store.Name.parse("tide:1b"), double.folder / "users"
+    model_store.adopt(double.model, read_model(double.model), "0" * 64, name, users)
+    model_store.blob(users, "0" * 64).unlink()
     with pytest.raises(ConfigError, match=r"tide:1b is incomplete.*ollama pull tide:1b"):
-        ollama_models.find(name)
+        model_store.find(name)
     layers = [{"mediaType": "application/vnd.ollama.image.tensor", "digest": "sha256:0", "size": 1}]
     (users / name.path).write_text(json.dumps({"layers": layers}))
     with pytest.raises(ConfigError, match=r"holds no GGUF \(its layers: .*tensor"):
-        ollama_models.find(name)
+        model_store.find(name)
     (users / name.path).write_text("{")
     with pytest.raises(ConfigError, match=r"manifest .* is not understood"):
-        ollama_models.find(name)
+        model_store.find(name)
 
 
 # A server that is already there
@@ -243,19 +244,19 @@ def test_a_manifest_without_its_weights_and_one_without_a_gguf(double: Double) -
 
 def users_server(double: Double, **environment: str) -> tuple[str, int]:
     """A double as a user would run it, and its process id."""
-    name, users = ollama_models.Name.parse("tide:1b"), double.folder / "users"
+    name, users = model_store.Name.parse("tide:1b"), double.folder / "users"
     if not (users / name.path).exists():
-        ollama_models.adopt(double.model, read_model(double.model), "0" * 64, name, users)
-    child = ollama_start.start_serve(double.binary, double.folder / "home", users, double.folder / "users.log",
+        model_store.adopt(double.model, read_model(double.model), "0" * 64, name, users)
+    child = start.start_serve(double.binary, double.folder / "home", users, double.folder / "users.log",
                                      "127.0.0.1:0", environment)
     double.others.append(child)
-    return ollama_start.answering(child, 20.0).url, child.pid
+    return start.answering(child, 20.0).url, child.pid
 
 
 def test_another_ollama_is_noticed_and_left_alone(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     url, _ = users_server(double)
     Api(url).send({"model": "tide:1b", "keep_alive": -1}, 20.0)
-    monkeypatch.setattr(ollama_start, "DESKTOP", url)
+    monkeypatch.setattr(start, "DESKTOP", url)
     notes = " ".join(load_engine(double.config()).plan().notes)
     assert "another Ollama 0.33.0 runs at" in notes
     assert "hold 224 MiB" in notes  # 64 of weights, 128 of KV at the default context, 32 to compute

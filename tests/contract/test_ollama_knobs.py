@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.engine.base import Request
-from pipeline.engine.ollama import resolved_settings
+from pipeline.engine.ollama.plan import resolved_settings
 from pipeline.errors import ConfigError
 from tests.contract.test_ollama import Double, double, ignore, phantom
 from tests.contract.test_ollama_bad_input import attached, users_server

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import ollama_log
+from pipeline.engine.ollama import log as ollama_log
 from tests.doubles.ollama.ggufs import write_phantom
 
 HERE = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.cli import main
-from pipeline.engine import llamacpp_here
+from pipeline.engine import llamacpp_available
 from pipeline.sweep.session import SESSION, Session
 from tests.conftest import ROOT, run_as_nobody
 
@@ -268,7 +268,7 @@ def test_an_engine_that_cannot_run_on_this_machine_ends_the_sweep_at_its_first_t
     shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
     broken = tmp_path / "engine.py"
     broken.write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
-    monkeypatch.setattr(llamacpp_here, "program", lambda: [sys.executable, str(broken)])
+    monkeypatch.setattr(llamacpp_available, "program", lambda: [sys.executable, str(broken)])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["slackwater"])
     monkeypatch.chdir(tmp_path)

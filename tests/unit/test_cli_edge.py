@@ -153,12 +153,12 @@ def test_an_engine_or_meter_that_cannot_be_loaded_is_named_and_stops_no_other(
 
     monkeypatch.setattr(importlib, "import_module", load)
     broken = next(here for here in engine.engines() if here.name == "ollama")
-    assert not broken.here and "pipeline/engine/ollama.py cannot be loaded: " in broken.text
+    assert not broken.here and "pipeline.engine.ollama cannot be loaded: " in broken.text
     assert {here.name for here in engine.engines()} >= {"llamacpp"}
     assert next(found for found in base.find_all() if found.name == "npu") in [
         absent for absent in base.find_all() if isinstance(absent, base.Absent)]
-    for name, said in (("ollama", "engine.name=ollama: pipeline/engine/ollama.py cannot be loaded"),
-                       ("olama", "engine.name=olama is no engine: expected one of llamacpp")):
+    for name, said in (("ollama", "engine.name=ollama: pipeline.engine.ollama cannot be loaded"),
+                       ("olama", "engine.name=olama is not a known engine: expected one of llamacpp")):
         config = SimpleNamespace(engine=SimpleNamespace(name=name))
         with pytest.raises(ConfigError, match=said):
             engine.load_engine(config)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ import yaml  # type: ignore[import-untyped]
 from pipeline.cli.help import KNOBS, verb_page
 from pipeline.cli.verbs import VERBS
 from pipeline.config import CONF_DIR, Config, InferOs
-from pipeline.engine import names
+from pipeline.engine import all_knobs
+from pipeline.engine.all_knobs import in_common_words, with_common_names
 from pipeline.engine.knobs import Resolved, resolve
-from pipeline.engine.names import in_common_words, with_common_names
 from pipeline.errors import ConfigError
 from pipeline.sweep.cells import cell_names, check_cells, swept_knobs
 from pipeline.sweep.messages import unknown_setting
@@ -53,7 +53,7 @@ def test_hydra_takes_a_knob_without_a_sign_and_under_any_name() -> None:
 
 def resolved(*words: str, engine: str = "llamacpp", cores: int = 8) -> Resolved:
     asked = config(*words, engine=engine)
-    knobs, table = names.TABLES[engine]
+    knobs, table = all_knobs.TABLES[engine]
     return resolve(asked.engine, asked.infer_os, knobs, cores, asked.knob, table)
 
 
@@ -93,14 +93,14 @@ def test_a_knob_is_taken_without_a_sign_under_every_name_it_has(
 
 
 def test_every_allowed_word_of_every_knob_is_taken() -> None:
-    for engine, (knobs, table) in names.TABLES.items():
-        for name, (expected, words, behind) in names.of_engine(engine).items():
+    for engine, (knobs, table) in all_knobs.TABLES.items():
+        for name, (expected, words, behind) in all_knobs.of_engine(engine).items():
             for word in words or ["1", "7"]:
                 cell = settings(f"knob.{name}={word}", *(["knob.load_mode=mmap"] if name == "lazy_mode" else []),
                                 engine=engine)
                 assert all(cell[own] is not None for own in behind), (engine, name, expected)
         assert set(knobs) == {own for name in table.names(knobs) for own in
-                              names.of_engine(engine)[name][2]}, "a setting that no name reaches"
+                              all_knobs.of_engine(engine)[name][2]}, "a setting that no name reaches"
 
 
 def test_a_knob_wins_over_flags_on_and_off_and_the_plan_says_which() -> None:
@@ -206,22 +206,22 @@ def test_the_documented_table_has_every_knob_with_its_words() -> None:
     rows = {name: row for row in re.findall(r"^\| `.*$", page, re.MULTILINE)
             for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     for engine in ("llamacpp", "ollama"):
-        for name, (_expected, words, behind) in names.of_engine(engine).items():
+        for name, (_expected, words, behind) in all_knobs.of_engine(engine).items():
             assert name in rows, name
             takes = rows["cache_type" if name.startswith("cache_type_") else name]
             assert [word for word in words if word not in takes] == [], name
             if engine == "ollama":
                 assert f"`{behind[0]}`" in takes.split("|")[4], name
-    for name in set(names.of_engine("llamacpp")) - set(names.of_engine("ollama")):
+    for name in set(all_knobs.of_engine("llamacpp")) - set(all_knobs.of_engine("ollama")):
         assert rows[name].split("|")[4].strip() == "–", name
 
 
 def test_the_help_of_run_lists_every_knob() -> None:
-    assert set(KNOBS) == set(names.of_engine("llamacpp"))
+    assert set(KNOBS) == set(all_knobs.of_engine("llamacpp"))
     assert all(f" {name}" in verb_page(VERBS["run"]) for name in KNOBS)
 
 
 def test_the_files_of_conf_use_the_settings_own_names_only() -> None:
     for engine in ("llamacpp", "ollama", "ollama_attached"):
         assert (CONF_DIR / "engine" / f"{engine}.yaml").is_file()
-        assert set(composed(f"engine={engine}").engine.knobs) <= set(names.TABLES[engine][0])
+        assert set(composed(f"engine={engine}").engine.knobs) <= set(all_knobs.TABLES[engine][0])

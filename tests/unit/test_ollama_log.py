@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import ollama_log
+from pipeline.engine.ollama import log
 
 LOGS = Path(__file__).parents[1] / "data/ollama/0.33.0/log"
 
@@ -16,7 +16,7 @@ def text(name: str) -> str:
 
 
 def test_the_server_config_line_is_read_name_by_name() -> None:
-    config = ollama_log.server_config(text("as-published"))
+    config = log.server_config(text("as-published"))
     assert config is not None
     assert config["OLLAMA_HOST"] == "http://127.0.0.1:11555"
     assert config["OLLAMA_LOAD_TIMEOUT"] == "1m0s"
@@ -28,15 +28,15 @@ def test_the_server_config_line_is_read_name_by_name() -> None:
 
 
 def test_address_and_version_come_from_the_listening_line() -> None:
-    assert ollama_log.listening(text("as-published")) == ("127.0.0.1:11555", "0.33.0")
-    assert ollama_log.listening("") is None
+    assert log.listening(text("as-published")) == ("127.0.0.1:11555", "0.33.0")
+    assert log.listening("") is None
 
 
 def test_a_load_is_over_when_the_server_says_so() -> None:
     whole = text("as-published")
-    assert ollama_log.loaded(whole)
-    assert not ollama_log.loaded(whole.partition("llama-server started in")[0])
-    assert ollama_log.loaded('time=x level=INFO source=server.go:1384 msg="llama runner started in 0.45 seconds"')
+    assert log.loaded(whole)
+    assert not log.loaded(whole.partition("llama-server started in")[0])
+    assert log.loaded('time=x level=INFO source=server.go:1384 msg="llama runner started in 0.45 seconds"')
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -44,44 +44,44 @@ def test_a_load_is_over_when_the_server_says_so() -> None:
     ("kv-q8-fa0", "quantized V cache requires flash_attn to be enabled"),
 ])
 def test_why_a_load_failed_stands_in_the_log(name: str, words: str) -> None:
-    assert words in ollama_log.reasons(text(name))
+    assert words in log.reasons(text(name))
 
 
 def test_a_healthy_log_gives_no_reason() -> None:
-    healthy = ollama_log.reasons(text("kv-q8-fa1"))
+    healthy = log.reasons(text("kv-q8-fa1"))
     assert healthy == "", healthy
 
 
 def test_a_cut_prompt_and_a_cut_context_are_found() -> None:
     line = 'level=WARN source=llama_server.go:317 msg="truncating input prompt" limit=1026 prompt=13899 keep=4 new=1026'
-    assert ollama_log.cut_prompt(line) == ollama_log.Cut(prompt=13899, limit=1026)
-    assert ollama_log.cut_prompt(text("as-published")) is None
-    assert ollama_log.cut_context(text("ctx-100000")) == (100000, 8192)
+    assert log.cut_prompt(line) == log.Cut(prompt=13899, limit=1026)
+    assert log.cut_prompt(text("as-published")) is None
+    assert log.cut_context(text("ctx-100000")) == (100000, 8192)
 
 
 def test_layers_that_were_ignored_or_offloaded() -> None:
-    ignored = ollama_log.offloaded(text("gpu-layers-20-on-cpu"))
+    ignored = log.offloaded(text("gpu-layers-20-on-cpu"))
     assert ignored is not None
     assert ignored[:2] == (0, 0)
     line = "offloaded 20/31 layers to GPU"
-    assert ollama_log.offloaded(f"load_tensors: {line}") == (20, 31, line)
-    assert ollama_log.offloaded(text("as-published")) is None
+    assert log.offloaded(f"load_tensors: {line}") == (20, 31, line)
+    assert log.offloaded(text("as-published")) is None
 
 
 def test_gpus_of_the_server() -> None:
-    assert ollama_log.gpus(text("as-published")) == []
-    assert ollama_log.gpus('msg="inference compute" id=GPU-1 library=CUDA') == ["CUDA"]
-    assert ollama_log.gpus("") is None
+    assert log.gpus(text("as-published")) == []
+    assert log.gpus('msg="inference compute" id=GPU-1 library=CUDA') == ["CUDA"]
+    assert log.gpus("") is None
 
 
 def test_buffers_before_030_the_last_round_counts() -> None:
     said = [("model weights", "10.0 MiB"), ("model weights", "11.8 GiB"), ("kv cache", "300.5 MiB"),
             ("compute graph", "97 MiB"), ("total memory", "12.2 GiB")]
     lines = "\n".join(f'level=INFO source=device.go:240 msg="{name}" device=CPU size="{size}"' for name, size in said)
-    assert {(buffer.component, buffer.bytes) for buffer in ollama_log.old_buffers(lines)} == {
+    assert {(buffer.component, buffer.bytes) for buffer in log.old_buffers(lines)} == {
         ("weights", round(11.8 * 2**30)), ("kv", round(300.5 * 2**20)), ("compute", 97 * 2**20)}
 
 
 def test_cached_tokens_of_the_last_request() -> None:
-    assert ollama_log.cached_tokens(text("as-published")) == 0
-    assert ollama_log.cached_tokens("") is None
+    assert log.cached_tokens(text("as-published")) == 0
+    assert log.cached_tokens("") is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import ports
-from pipeline.engine.ollama_attached import _address
+from pipeline.engine.ollama.attached import _address
 from pipeline.errors import ConfigError
 
 HERE = ["127.0.0.1", "127.8.9.1", "localhost", "::1", "0.0.0.0", socket.gethostname()]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.config import Config, Mode
-from pipeline.engine.ollama_server import _Watch
-from pipeline.engine.ollama_start import newer_note
+from pipeline.engine.ollama.server import _Watch
+from pipeline.engine.ollama.start import newer_note
 from pipeline.engine.waiting import NEVER
 from pipeline.meter import tree
 from pipeline.trial import UNDIVIDED, Trial

@@ -1,6 +1,6 @@
 """What a cell asks of Ollama: which knob is an environment variable of the server, which an option of every call.
 
-Pure functions. How flags choose knobs is knobs.py, whether the server complied is ollama_proof.py.
+Pure functions. How flags choose knobs is knobs.py, whether the server complied is proofs.py.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.engine.base import Request, Scalar
+from pipeline.engine.knob_aliases import Common, Words
 from pipeline.engine.knobs import NOTHING_STARTED, Knob, as_text
-from pipeline.engine.vocabulary import Common, Words
 from pipeline.errors import ConfigError
 
 KV_TYPES = ("f16", "q8_0", "q4_0", "f32", "bf16", "q4_1", "iq4_nl", "q5_0", "q5_1")

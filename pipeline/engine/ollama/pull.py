@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Engine
-from pipeline.engine import ollama_models
-from pipeline.engine.ollama_api import Api
-from pipeline.engine.ollama_start import answering, start_serve
+from pipeline.engine.ollama import model_store
+from pipeline.engine.ollama.api import Api
+from pipeline.engine.ollama.start import answering, start_serve
 from pipeline.errors import ConfigError, EngineError
 from pipeline.model.digest import Progress
 
@@ -27,10 +27,10 @@ _FOR_THE_REGISTRY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "
 
 
 def pull(binary: Path, name: str, config: Engine, progress: Progress) -> None:
-    """Fetch a model into `ollama_models.own_store()`; an interrupted pull goes on where it was (Ollama does that).
+    """Fetch a model into `model_store.own_store()`; an interrupted pull goes on where it was (Ollama does that).
 
     Raises ConfigError: no such model, no network, no space, nothing arrives for two minutes."""
-    folder = ollama_models.own_store()
+    folder = model_store.own_store()
     folder.mkdir(parents=True, exist_ok=True)
     extra = {each: os.environ[each] for each in _FOR_THE_REGISTRY if each in os.environ}
     with tempfile.TemporaryDirectory(prefix="slackwater-pull-") as scratch:

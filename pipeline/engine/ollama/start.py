@@ -1,6 +1,6 @@
 """The program `ollama`: where it is, which version, and how `ollama serve` is started until it answers.
 
-What a cell asks of it is ollama.py; what is asked of a running server is ollama_server.py.
+What a cell asks of it is plan.py; what is asked of a running server is server.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.config import Engine
-from pipeline.engine import ollama_log, process
+from pipeline.engine import process
 from pipeline.engine.knobs import NOTHING_STARTED
-from pipeline.engine.ollama_api import Api, UnreachableError
+from pipeline.engine.ollama import log
+from pipeline.engine.ollama.api import Api, UnreachableError
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError
 
@@ -135,9 +136,9 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
             if (never := child.cannot_run()) is not None:
                 raise EngineUnusableError(f"`ollama serve` cannot run on this machine: {never}. Expected the program "
                                           "`ollama` for this processor: check engine.binary, or install it anew.")
-            why = ollama_log.reasons(said) or said.strip()[-300:]
+            why = log.reasons(said) or said.strip()[-300:]
             raise EngineError(f"`ollama serve` ended at its start: {ended}. It said:\n{why}")
-        listening = ollama_log.listening(said)
+        listening = log.listening(said)
         if listening is not None:
             api = Api(f"http://{listening[0]}")
             try:
@@ -147,7 +148,7 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
                 continue
             return api
         time.sleep(_POLL_S)
-    why = ollama_log.reasons(child.log()) or child.log().strip()[-300:]
+    why = log.reasons(child.log()) or child.log().strip()[-300:]
     raise EngineError(f"`ollama serve` {reason}. It said:\n{why or 'nothing'}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Config, Engine, InferOs
-from pipeline.engine.model_checks import check_model, check_path, check_settings, context_in_force
+from pipeline.engine.checks import check_model, check_path, check_settings, context_in_force
 from pipeline.errors import ConfigError
 from pipeline.model.files import read_model
 from tests.ggufs import SMOLLM, Tensors, write, write_model

@@ -1,8 +1,8 @@
 """Which settings are in force in a llama.cpp server: its log, its memory maps and the model file, taken together.
 
-Names are those of engine/llamacpp.py; reading single lines is log.py. What the server did counts: the contexts, caches,
-buffers and pools that it says it made, its maps, its locked memory, its refusals; a line that repeats a request does
-not.
+Names are those of engine/llamacpp.py; reading single lines is llamacpp_log.py. What the server did counts: the
+contexts, caches, buffers and pools that it says it made, its maps, its locked memory, its refusals; a line that repeats
+a request does not.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.engine import log, process
+from pipeline.engine import llamacpp_log, process
 from pipeline.engine.base import Buffer, Scalar
-from pipeline.engine.model_checks import MAPPED
+from pipeline.engine.checks import MAPPED
 from pipeline.model.files import files_of, read_model
 from pipeline.phases import MIB
 
@@ -44,7 +44,7 @@ def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> d
     """Setting → (value in force, where it was read), for what the last load in the log `text` and `pid` show.
 
     A setting that nothing shows is left out. `pid` is the process that holds the model."""
-    found = log.parse(text)
+    found = llamacpp_log.parse(text)
     shown = {name: (finding.value, f"log: {finding.line}") for name, finding in found.settings.items()}
     opening = f"loading model '{os.fsencode(model).decode('utf-8', 'surrogateescape')}'"  # the log is UTF-8
     if opening in text:
@@ -59,7 +59,7 @@ def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> d
         shown["mapped"] = (str(mapped).lower(), state)
         mode, seen = _load_mode(word, mapped, process.locked_bytes(pid), found.buffers)
         if mode is not None:
-            refusals = "".join(f"; log: {line}" for line in log.lock_refusals(text))
+            refusals = "".join(f"; log: {line}" for line in llamacpp_log.lock_refusals(text))
             shown["load_mode"] = (mode, f"{state}; {seen}; {source}{refusals}")
         if not mapped:
             shown["lazy_mode"] = ("false", "maps: the file is not mapped, nothing can be read on demand")

@@ -1,7 +1,7 @@
 """What `ollama serve` itself writes to its log (slog lines). Pure functions over text.
 
-The lines of its child, llama.cpp's, are read by log.py. Formats: server/routes.go, llm/llama_server.go and, before
-0.30, llm/server.go and ml/device.go in Ollama's repository.
+The lines of its child, llama.cpp's, are read by llamacpp_log.py. Formats: server/routes.go, llm/llama_server.go
+and, before 0.30, llm/server.go and ml/device.go in Ollama's repository.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import log, ollama_log
+from pipeline.engine import llamacpp_log
 from pipeline.engine.base import Proof, Scalar
-from pipeline.engine.ollama_proof import NOTHING_SEEN, Evidence, proofs
+from pipeline.engine.ollama import log
+from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 
 LOGS = Path(__file__).parents[1] / "data/ollama/0.33.0/log"
 PUBLISHED = {
@@ -26,10 +27,10 @@ def evidence(name: str) -> Evidence:
     """What a trial would have gathered from this recording."""
     text = (LOGS / f"{name}.stderr.log").read_text()
     command = [line for line in text.splitlines() if 'msg="starting llama-server"' in line][-1]
-    found = log.parse(text)
+    found = llamacpp_log.parse(text)
     return Evidence(
         serve_environment={key.removeprefix("env."): str(value) for key, value in PUBLISHED.items()},
-        config_line=ollama_log.server_config(text), child_command=command.partition('cmd="')[2].rstrip('"').split(),
+        config_line=log.server_config(text), child_command=command.partition('cmd="')[2].rstrip('"').split(),
         child_environment={"LLAMA_ARG_CACHE_RAM": "0", "LLAMA_ARG_CTX_CHECKPOINTS": "0"}, load_text=text,
         in_force={key: (finding.value, f"log: {finding.line}") for key, finding in found.settings.items()},
         buffers=found.buffers, model_path=None, model_logged=None, keeps=None,
@@ -55,7 +56,7 @@ def test_what_took_effect_is_confirmed_with_the_line_that_says_so(name: str, ask
     passed = [*seen.child_command, "-ngl", "0", "-t", str(asked.get("num_thread", 2))]
     limit = {"OLLAMA_MAX_LOADED_MODELS": "0"}
     for proof in proofs(asked, replace(seen, child_command=passed, serve_environment=limit)):
-        if proof.knob == "repack":  # llama.cpp's log is read by in_force.py, which needs the model's file
+        if proof.knob == "repack":  # llama.cpp's log is read by effective.py, which needs the model's file
             held = [buffer.bytes for buffer in seen.buffers if buffer.component == "repacked"]
             assert held == [round(9682.03 * 2**20)]
             continue
@@ -105,7 +106,7 @@ def test_a_server_that_is_gone_proves_nothing_and_contradicts_nothing() -> None:
 
 def test_before_030_the_settings_are_in_the_load_request() -> None:
     command = ["/opt/ollama/bin/ollama", "runner", "--model", "/srv/m", "--port", "4711"]
-    old = replace(NOTHING_SEEN, child_command=command, request=ollama_log.load_request(OLD_LOAD))
+    old = replace(NOTHING_SEEN, child_command=command, request=log.load_request(OLD_LOAD))
     asked: dict[str, Scalar] = {
         "num_ctx": 2048, "num_parallel": 1, "num_batch": 512, "num_thread": 2, "use_mmap": False, "num_gpu": 0,
         "kv_cache_type": "q8_0", "flash_attention": True,

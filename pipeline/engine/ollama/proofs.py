@@ -1,6 +1,6 @@
 """Asked, arrived, effective: what a running Ollama did with each setting of a cell (DESIGN 5.3). Pure functions.
 
-The evidence is gathered by ollama_server.py; nothing here reads a process or a file.
+The evidence is gathered by server.py; nothing here reads a process or a file.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.engine import ollama_log
 from pipeline.engine.base import Buffer, Proof, Scalar
 from pipeline.engine.knobs import as_text, prove
-from pipeline.engine.ollama_settings import CHILD_ONLY, ENVIRONMENT
+from pipeline.engine.ollama import log
+from pipeline.engine.ollama.settings import CHILD_ONLY, ENVIRONMENT
 
 Step = tuple[str | None, str]
 """A value (None: nothing shows it) and where it was seen."""
@@ -45,7 +45,7 @@ class Evidence:
     load_text: str
     """The server's log since the last load began."""
     in_force: Mapping[str, tuple[str, str]]
-    """Since 0.30: llama.cpp's settings by its own names, and where each was read (in_force.py)."""
+    """Since 0.30: llama.cpp's settings by its own names, and where each was read (effective.py)."""
     buffers: Sequence[Buffer]
     model_path: str | None
     """The child's --model, links resolved."""
@@ -211,7 +211,7 @@ def _effective_before_030(name: str, seen: Evidence) -> Step:
 
 
 def _layers(asked: Scalar, seen: Evidence) -> Step:
-    said = ollama_log.offloaded(seen.load_text)
+    said = log.offloaded(seen.load_text)
     if said is not None:
         on_gpu, layers, line = said
         if layers and on_gpu == layers and int(asked) >= layers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engine.log import complaints, parse
+from pipeline.engine.llamacpp_log import complaints, parse
 
 MIB = 1024 * 1024
 

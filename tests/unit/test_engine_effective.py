@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import log, process
-from pipeline.engine.in_force import in_force
+from pipeline.engine import llamacpp_log, process
+from pipeline.engine.effective import in_force
 from pipeline.engine.knobs import prove
 from pipeline.phases import MIB
 
@@ -45,7 +45,7 @@ def test_how_weights_are_held_is_read_from_the_maps_and_from_what_is_locked(
 
 
 def test_a_refusal_to_lock_is_one_line_however_often_it_is_said() -> None:
-    assert log.lock_refusals("0.01.407.024 W " + REFUSED + REFUSED) == [REFUSED.strip()]
+    assert llamacpp_log.lock_refusals("0.01.407.024 W " + REFUSED + REFUSED) == [REFUSED.strip()]
 
 
 def test_locked_memory_is_read_from_the_kernel() -> None:

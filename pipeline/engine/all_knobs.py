@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.engine import llamacpp_settings, ollama_settings
+from pipeline.engine import llamacpp_settings
+from pipeline.engine.knob_aliases import Common, Words, plain
 from pipeline.engine.knobs import Knob
-from pipeline.engine.vocabulary import Common, Words, plain
+from pipeline.engine.ollama import settings as ollama_settings
 
 TABLES: Mapping[str, tuple[Mapping[str, Knob], Words]] = {
     "llamacpp": (llamacpp_settings.KNOBS, llamacpp_settings.WORDS),

@@ -1,6 +1,6 @@
 """A running Ollama, driven over HTTP and watched as processes: load, generate, unload, and the proof of its settings.
 
-How one is started or found is ollama.py and ollama_attached.py; what goes over the wire is ollama_api.py.
+How one is started or found is start.py and attached.py; what goes over the wire is api.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Engine as EngineConfig
-from pipeline.engine import log, ollama_log, ollama_settings, process
+from pipeline.engine import llamacpp_log, process
 from pipeline.engine.base import Buffer, Generation, OnEvent, Proof, Request, Scalar, Server
-from pipeline.engine.in_force import in_force
-from pipeline.engine.ollama_api import Api, NoSuchModelError, OnLine, UnreachableError
-from pipeline.engine.ollama_process import Host, gone
-from pipeline.engine.ollama_proof import NOTHING_SEEN, Evidence, proofs
+from pipeline.engine.effective import in_force
+from pipeline.engine.ollama import log
+from pipeline.engine.ollama import settings as ollama_settings
+from pipeline.engine.ollama.api import Api, NoSuchModelError, OnLine, UnreachableError
+from pipeline.engine.ollama.processes import Host, gone
+from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import EngineError, PromptTooLongError
 
@@ -77,7 +79,7 @@ class OllamaServer(Server):
         prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
         return Generation(
             text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,
-            cached_tokens=ollama_log.cached_tokens(said), output_tokens=output_tokens,
+            cached_tokens=log.cached_tokens(said), output_tokens=output_tokens,
             stop_reason=str(last.get("done_reason", "unknown")),
             truncated=prompt_tokens >= self._num_ctx - 1 or prompt_tokens + output_tokens > self._num_ctx,
             prefill_s=_seconds(last.get("prompt_eval_duration")), decode_s=_seconds(last.get("eval_duration")),
@@ -111,7 +113,7 @@ class OllamaServer(Server):
     def buffers(self) -> Sequence[Buffer]:
         """See Server; and `claimed`, what /api/ps says in all, to be set against them."""
         since_load = self.host.log_since(self._load_at)
-        own = log.parse(since_load).buffers or ollama_log.old_buffers(since_load)
+        own = llamacpp_log.parse(since_load).buffers or log.old_buffers(since_load)
         return [*own, *([Buffer("claimed", "/api/ps", self.claim)] if self.claim is not None else [])]
 
     def stop(self) -> None:
@@ -144,7 +146,7 @@ class OllamaServer(Server):
         except NoSuchModelError as error:
             raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error
         except PromptTooLongError as error:
-            counted = ollama_log.too_long(str(error)) or ollama_log.too_long(self.host.log_since(since))
+            counted = log.too_long(str(error)) or log.too_long(self.host.log_since(since))
             if counted is None:
                 raise
             raise PromptTooLongError(f"the prompt is too long: the server counts {counted[0]} tokens, its context "
@@ -153,7 +155,7 @@ class OllamaServer(Server):
         except EngineError as error:
             if self.alive() is not None:
                 raise self._died(watch.doing, error) from error
-            why = ollama_log.reasons(self.host.log_since(self._load_at))
+            why = log.reasons(self.host.log_since(self._load_at))
             new = f"\nIts log says:\n{why}" if why and why not in str(error) else ""
             raise EngineError(f"{error}{new}") from error
         watch.answered(time.monotonic_ns())
@@ -161,7 +163,7 @@ class OllamaServer(Server):
         return watch
 
     def _refuse_cut(self, said: str) -> None:
-        cut = ollama_log.cut_prompt(said)
+        cut = log.cut_prompt(said)
         if cut is not None:
             raise PromptTooLongError(f"the server cut the prompt: it counts {cut.prompt} tokens, kept {cut.limit}, "
                                      f"for its context of num_ctx={self._num_ctx}. Raise num_ctx, or shorten the "
@@ -185,18 +187,18 @@ class OllamaServer(Server):
         since_load = self.host.log_since(self._load_at)
         command = process.command_line(child) if child else []
         named = command[command.index("--model") + 1] if "--model" in command[:-1] else None
-        found = log.parse(since_load).buffers
+        found = llamacpp_log.parse(since_load).buffers
         effective = in_force(since_load, self._settings, child, self._weights) if child and self._weights else {}
-        entry, logged = self._listed(), ollama_log.model_file(since_load)
+        entry, logged = self._listed(), log.model_file(since_load)
         return Evidence(
             serve_environment=process.environment_of(self.pid) if self.pid else {},
-            config_line=ollama_log.server_config(said),
+            config_line=log.server_config(said),
             child_command=command, child_environment=process.environment_of(child) if child else {},
-            load_text=since_load, in_force=effective, buffers=found or ollama_log.old_buffers(since_load),
+            load_text=since_load, in_force=effective, buffers=found or log.old_buffers(since_load),
             model_path=str(Path(named).resolve()) if named and self._weights else None,
             model_logged=str(Path(logged).resolve()) if logged and self._weights else None,
             keeps=_stays(str(entry["expires_at"])) if entry and "expires_at" in entry else None,
-            request=ollama_log.load_request(since_load),
+            request=log.load_request(since_load),
             mapped=process.maps_file(child, self._weights) if child and self._weights else None,
         )
 
@@ -212,7 +214,7 @@ class OllamaServer(Server):
         return self._error(f"ended during {doing}: {ended}") if ended else EngineError(str(error))
 
     def _error(self, what: str) -> EngineError:
-        why = ollama_log.reasons(self.host.log_since(self._load_at))
+        why = log.reasons(self.host.log_since(self._load_at))
         return EngineError(f"Ollama {what}." + (f" Its log says:\n{why}" if why else ""))
 
 
@@ -268,7 +270,7 @@ class _Watch:
             if child is not None and not self._begun:
                 self.child = child
                 self._begin(time.monotonic_ns())
-            if self._begun and ollama_log.loaded(self._host.log_since(self._since)):
+            if self._begun and log.loaded(self._host.log_since(self._since)):
                 self._end(time.monotonic_ns())
         if reason := self._wait.overdue("neither its memory nor its log grew" if self._loading else "no token"):
             raise EngineError(f"Ollama {reason}.")
@@ -279,7 +281,7 @@ class _Watch:
         self._wait.moved()
         if self._loading:
             self.child = self.child or self._host.child()
-            self.guessed = not (self._begun and ollama_log.loaded(self._host.log_since(self._since)))
+            self.guessed = not (self._begun and log.loaded(self._host.log_since(self._since)))
             self._begin(t_ns)
             self._end(t_ns)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Config, Engine, InferOs, Model
-from pipeline.engine import llamacpp, llamacpp_here, llamacpp_server
+from pipeline.engine import llamacpp, llamacpp_available, llamacpp_server
 from pipeline.errors import ConfigError, EngineUnusableError
 from tests.contract.test_engine import group
 
@@ -97,7 +97,7 @@ def test_without_a_copy_that_loads_it_ends_with_one_line(
             carried.write_bytes(b"no library")
     done = ask(site, tmp_path / "links")
     assert done.returncode == llamacpp_server.UNUSABLE
-    line = llamacpp_here.lacking(done.returncode, done.stderr)
+    line = llamacpp_available.lacking(done.returncode, done.stderr)
     assert line is not None
     assert said in line
     assert "\n" not in line
@@ -107,7 +107,7 @@ def test_a_folder_that_takes_no_link_is_named_with_the_variable_that_moves_it(si
     carry(site)
     (tmp_path / "links").write_text("a file where the folder would be")
     done = ask(site, tmp_path / "links")
-    line = llamacpp_here.lacking(done.returncode, done.stderr) or ""
+    line = llamacpp_available.lacking(done.returncode, done.stderr) or ""
     assert "this environment has a copy" in line
     assert "SLACKWATER_CACHE=FOLDER" in line
     assert str(tmp_path / "links") in line
@@ -125,17 +125,17 @@ def test_a_folder_that_takes_no_link_is_named_with_the_variable_that_moves_it(si
     ("/env/x.so: undefined symbol: llama_tide", "Reinstall it"),
 ])
 def test_what_a_loader_says_becomes_what_is_missing_and_how_to_get_it(error: str, said: str) -> None:
-    line = llamacpp_here.lacking(llamacpp_server.UNUSABLE, f"Traceback…\ncannot load xllamacpp: {error}\n") or ""
+    line = llamacpp_available.lacking(llamacpp_server.UNUSABLE, f"Traceback…\ncannot load xllamacpp: {error}\n") or ""
     assert said in line
     assert line.startswith("engine=llamacpp cannot run on this machine: ")
     assert "\n" not in line
 
 
 def test_an_end_for_another_reason_says_nothing_about_the_machine() -> None:
-    assert llamacpp_here.lacking(None, "") is None
-    assert llamacpp_here.lacking(1, "cannot load the model") is None
-    assert llamacpp_here.lacking(-signal.SIGKILL, "") is None
-    assert "SIGILL" in (llamacpp_here.lacking(-signal.SIGILL, "") or "")
+    assert llamacpp_available.lacking(None, "") is None
+    assert llamacpp_available.lacking(1, "cannot load the model") is None
+    assert llamacpp_available.lacking(-signal.SIGKILL, "") is None
+    assert "SIGILL" in (llamacpp_available.lacking(-signal.SIGILL, "") or "")
 
 
 @pytest.mark.parametrize(("cpuinfo", "said"), [
@@ -148,13 +148,13 @@ def test_a_processor_that_lacks_an_instruction_is_told_which(tmp_path: Path, cpu
     if cpuinfo is not None:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc" / "cpuinfo").write_text(cpuinfo)
-    line = llamacpp_here.lacking(-signal.SIGILL, "", tmp_path) or ""
+    line = llamacpp_available.lacking(-signal.SIGILL, "", tmp_path) or ""
     assert said in line
     assert "engine=ollama" in line
 
 
 def test_this_machine_has_what_the_engine_needs() -> None:
-    llamacpp_here.require()
+    llamacpp_available.require()
 
 
 def ending(tmp_path: Path, code: str) -> list[str]:
@@ -171,10 +171,10 @@ def ending(tmp_path: Path, code: str) -> list[str]:
 ])
 def test_a_server_that_cannot_run_here_is_told_from_one_that_failed(
         config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
-    monkeypatch.setattr(llamacpp_here, "program", lambda: ending(tmp_path, code))
+    monkeypatch.setattr(llamacpp_available, "program", lambda: ending(tmp_path, code))
     with pytest.raises(EngineUnusableError, match=said):
         llamacpp.Engine(config).start(tmp_path / "server.log")
-    monkeypatch.setattr(llamacpp_here, "program", lambda: ending(tmp_path, "raise SystemExit('a bad day')"))
+    monkeypatch.setattr(llamacpp_available, "program", lambda: ending(tmp_path, "raise SystemExit('a bad day')"))
     with pytest.raises(Exception, match="exit status 1") as caught:
         llamacpp.Engine(config).start(tmp_path / "server.log")
     assert not isinstance(caught.value, EngineUnusableError)
@@ -183,10 +183,10 @@ def test_a_server_that_cannot_run_here_is_told_from_one_that_failed(
 def test_no_model_is_fetched_for_an_engine_that_cannot_run(
         config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLACKWATER_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(llamacpp_here, "program", lambda: ending(tmp_path, "import os; os.kill(os.getpid(), 4)"))
-    llamacpp_here.devices.cache_clear()
+    monkeypatch.setattr(llamacpp_available, "program", lambda: ending(tmp_path, "import os; os.kill(os.getpid(), 4)"))
+    llamacpp_available.devices.cache_clear()
     with pytest.raises(ConfigError, match=r"SIGILL.*Nothing was started"):
         llamacpp.Engine(config).fetch(lambda *words: pytest.fail("it was fetched"))
-    llamacpp_here.devices.cache_clear()
+    llamacpp_available.devices.cache_clear()
     assert llamacpp.Engine.here()[0] is False
-    llamacpp_here.devices.cache_clear()
+    llamacpp_available.devices.cache_clear()

@@ -1,6 +1,6 @@
 """The processes of an Ollama server: which of them is one, which child holds the model, what its log says.
 
-Starting and ending processes is process.py.
+Starting and ending processes is engine/process.py.
 """
 
 from __future__ import annotations

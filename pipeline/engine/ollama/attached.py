@@ -1,6 +1,6 @@
 """engine=ollama_attached: an Ollama that already runs, here or elsewhere. Its settings are read, never assumed.
 
-It is asked to load and unload its model and is otherwise left as it was found; a server of ours is ollama.py.
+It is asked to load and unload its model and is otherwise left as it was found; a server of ours is __init__.py.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 
 from pipeline import ports
 from pipeline.config import Config
-from pipeline.engine import checks, model_checks, ollama_settings, process
+from pipeline.engine import checks, process
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, Resolved
-from pipeline.engine.ollama import model_name, resolved_settings
-from pipeline.engine.ollama_api import Api, NoSuchModelError
-from pipeline.engine.ollama_process import Host, gone, log_file, only_server
-from pipeline.engine.ollama_server import OllamaServer
-from pipeline.engine.ollama_start import DESKTOP, newer_note, older, require_supported
+from pipeline.engine.ollama import settings as ollama_settings
+from pipeline.engine.ollama.api import Api, NoSuchModelError
+from pipeline.engine.ollama.plan import model_name, resolved_settings
+from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
+from pipeline.engine.ollama.server import OllamaServer
+from pipeline.engine.ollama.start import DESKTOP, newer_note, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import _
 from pipeline.model.files import title
@@ -96,7 +97,7 @@ class Engine(EngineBase):
                               f"engine=ollama. {NOTHING_STARTED}")
         resolved = resolved_settings(config, version)
         found, more = self._as_found(resolved, self._environment())
-        num_ctx, rounded = model_checks.context_in_force(config.num_ctx)
+        num_ctx, rounded = checks.context_in_force(config.num_ctx)
         ollama_settings.check(found, num_ctx)
         checks.check_context(None, num_ctx, config.max_tokens)
         self._check_trained()
