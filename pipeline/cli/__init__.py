@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_no_more()
         return 0
     except Exception as error:
-        from pipeline.cli.edge import refused
+        from pipeline.cli.system_errors import refused
 
         told = refused(error)
         if told is None:

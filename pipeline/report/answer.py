@@ -1,6 +1,6 @@
 """The sentences that answer a sweep's question, with nothing in them that the trials do not show.
 
-Whole sentences with named places, since other languages order their words otherwise; numbers are worded in `words`.
+Whole sentences with named places, since other languages order their words otherwise; numbers are worded in `wording`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.language import N_, _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import Analysis
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.intervals import rounded_up
@@ -49,7 +49,7 @@ def answer(analysis: Analysis) -> str:
     flags = _of_factorial(planned) if planned else _of_effects(analysis.effects)
     gap = _of_gap(analysis)
     grows = "" if gap else _of_growth(analysis)
-    sentences = [text for text in (gap, grows, *flags, *map(words.slope_text, analysis.slopes[:1])) if text]
+    sentences = [text for text in (gap, grows, *flags, *map(wording.slope_text, analysis.slopes[:1])) if text]
     return together(sentences) or _of_levels(analysis.cells)
 
 
@@ -71,7 +71,7 @@ def _of_gap(analysis: Analysis) -> str:
     found = next((r for r in analysis.gap.as_found if r.metric == "as_found/tree_rss_mib" and _measured(r)
                   and r.infer_os == row.infer_os and r.where == row.where), None)
     as_found = "" if found is None or abs(found.difference or 0.0) < 3 * abs(row.difference or 0.0) + 0.1 else \
-        words.signed(found.difference or 0.0, found.stats.unit)
+        wording.signed(found.difference or 0.0, found.stats.unit)
     if row.stats.kind in NOTHING:
         return _("One-shot needs no more than interactive: the {found} as found appear only if one mode is read before "
                  "the model is loaded and the other after.").format(found=as_found) if as_found else \
@@ -88,12 +88,12 @@ def _gap_size(row: GapRow, several: bool) -> str:
     difference, stats = row.difference or 0.0, row.stats
     if stats.kind == "undecided":
         return _("Whether one-shot needs more than interactive is undecided ({interval}){arm}.").format(
-            interval=words.interval(stats), arm=arm)
+            interval=wording.interval(stats), arm=arm)
     if stats.kind == "not enough":
         return _("Read once, one-shot differs from interactive by {size}{arm}.").format(
-            size=words.signed(difference, stats.unit), arm=arm)
+            size=wording.signed(difference, stats.unit), arm=arm)
     estimate = stats.estimate if stats.estimate is not None else difference
-    size = words.quantity(estimate, stats.unit)
+    size = wording.quantity(estimate, stats.unit)
     if abs(estimate) < 0.01 * abs(row.interactive or 0.0):  # resolved, and of no consequence to anybody
         return _("One-shot and interactive need the same, but for {size}{arm}.").format(size=size, arm=arm)
     said = _("One-shot needs {size} less than interactive{arm}.") if stats.kind == "less" else _(
@@ -107,14 +107,14 @@ def _measured(row: GapRow) -> bool:
 
 def _of_growth(analysis: Analysis) -> str:
     """Which cells grow from turn to turn, by how much, and how little the others do."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     ranked = sorted((one for one in analysis.growths if one.stats.estimate is not None), key=lambda one: -one.per_turn)
     if not ranked:
         return ""
     most = ranked[0].per_turn
     grow = [one for one in ranked if one.stats.kind == "more" and one.per_turn > max(most / 5, LEAST_GROWTH_MIB)]
     rest = [one for one in ranked if one not in grow]
-    texts = [_("{cell} grows by {size}.").format(cell=labels[one.cell], size=words.growth_text(one)) for one in grow]
+    texts = [_("{cell} grows by {size}.").format(cell=labels[one.cell], size=wording.growth_text(one)) for one in grow]
     if rest and all(one.stats.informative for one in rest):
         size = rounded_up(max(max(abs(one.stats.lo or 0.0), abs(one.stats.hi or 0.0)) for one in rest))
         said = _("The others grow by no more than {size} MiB per turn.") if grow else _(
@@ -129,15 +129,15 @@ def _of_effects(rows: Sequence[EffectRow]) -> list[str]:
     texts = []
     for flag in dict.fromkeys(row.flag for row in asked):
         own = [row for row in asked if row.flag == flag]
-        name = words.effect_name(own[0])
+        name = wording.effect_name(own[0])
         for kind in dict.fromkeys(map(_kind, own)):
             group = [row for row in own if _kind(row) == kind]
             named = _(" and ").join(dict.fromkeys(r.mode for r in group))
             modes = "" if len(group) == len(own) else _(" in {modes}").format(modes=named)
             if kind in ("not enough", "tiny"):
-                size = words.span([r.difference or 0.0 for r in group], group[0].stats.unit, sign=True)
+                size = wording.span([r.difference or 0.0 for r in group], group[0].stats.unit, sign=True)
             else:
-                size = words.span([abs(r.stats.estimate if r.stats.estimate is not None else r.difference or 0.0)
+                size = wording.span([abs(r.stats.estimate if r.stats.estimate is not None else r.difference or 0.0)
                                    for r in group], group[0].stats.unit)
             texts.append(_((_FLAGS if flag == "on" else _ONE_FLAG)[kind]).format(flag=name, size=size, modes=modes))
     return [*texts, *_of_costs(others)]
@@ -157,18 +157,18 @@ def _of_costs(rows: Sequence[EffectRow]) -> list[str]:
     several = len({row.mode for row in rows}) > 1
     texts = []
     for row in rows:
-        subject = _("the flags") if row.flag == "on" else words.effect_name(row)
-        where = "".join([f", {row.mode}" if several else "", f", {words.where_text(row.where)}" if row.where else ""])
+        subject = _("the flags") if row.flag == "on" else wording.effect_name(row)
+        where = "".join([f", {row.mode}" if several else "", f", {wording.where_text(row.where)}" if row.where else ""])
         texts.append(_("With {flags}{where}, {what}: {verdict}.").format(
-            flags=subject, where=where, what=words.metric_name(row.metric),
-            verdict=words.comparison(row.stats, row.difference, row.off)))
+            flags=subject, where=where, what=wording.metric_name(row.metric),
+            verdict=wording.comparison(row.stats, row.difference, row.off)))
     return texts
 
 
 def _of_factorial(planned: Sequence[Factorial]) -> list[str]:
     texts = []
     for one in planned:
-        named = {kind: _listed([f"{term.name} ({words.quantity(term.estimate, one.unit)})" for term in one.terms
+        named = {kind: _listed([f"{term.name} ({wording.quantity(term.estimate, one.unit)})" for term in one.terms
                                 if term.stats.kind == kind and len(term.flags) == 1]) for kind in ("less", "more")}
         several = len({other.mode for other in planned}) > 1
         said = _("Saving memory in {mode}: {less}; costing memory: {more}.") if several else _(
@@ -185,13 +185,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _of_levels(cells: Sequence[CellSummary]) -> str:
-    labels = words.cell_labels(cells)
+    labels = wording.cell_labels(cells)
     levels = sorted(((c.median[HEADLINE], c) for c in cells if HEADLINE in c.median), key=lambda pair: pair[0])
     if not levels:
         return _("The settled phase was not measured.")
     (low, lowest), (high, highest) = levels[0], levels[-1]
     if len(levels) == 1:
         return _("{cell} settles at {size} MiB of tree RSS, n = {n}.").format(
-            cell=labels[lowest.cell], size=words.number(low), n=lowest.n_valid)
+            cell=labels[lowest.cell], size=wording.number(low), n=lowest.n_valid)
     return _("Tree RSS settles between {low} MiB ({lowest}) and {high} MiB ({highest}).").format(
-        low=words.number(low), lowest=labels[lowest.cell], high=words.number(high), highest=labels[highest.cell])
+        low=wording.number(low), lowest=labels[lowest.cell], high=wording.number(high), highest=labels[highest.cell])

@@ -32,11 +32,11 @@ from pipeline.progress import (
     Words,
 )
 from pipeline.prompts import Meanwhile
-from pipeline.report.lines import paragraph
 from pipeline.report.live import STAGES, finished_line
 from pipeline.report.region import can_redraw
+from pipeline.report.terminal_lines import paragraph
 from pipeline.report.told import told
-from pipeline.report.words import number
+from pipeline.report.wording import number
 
 _MIB = 1024 * 1024
 _LINE_OF_A_TERMINAL = 4095

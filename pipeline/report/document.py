@@ -1,6 +1,6 @@
 """The JSON document of `runs --json` and `show --json`: stable names, numbers as numbers, null for not measured.
 
-Also the analysis that every report shares, computed once. How it looks to a person is the business of `console`.
+Also the analysis that every report shares, computed once. How it looks to a person is the business of `sweep_page`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from pipeline.progress import (
     TrialStarted,
     Waiting,
 )
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.region import EVERY_S, Region, can_redraw
 from pipeline.report.told import told
 from pipeline.result import TrialResult
@@ -267,7 +267,7 @@ class Progress:
 
 def finished_line(result: TrialResult) -> Text:
     """"oneshot-off   valid   settled 194.3 MiB after 2.0 s, peak 198.1 MiB", or why it does not count."""
-    text = Text.assemble(f"{result.cell}   ", (words.verdict_name(result.verdict), _STYLES.get(result.verdict, "")),
+    text = Text.assemble(f"{result.cell}   ", (wording.verdict_name(result.verdict), _STYLES.get(result.verdict, "")),
                          "   ")
     facts = []
     settled, seconds = result.value("stabilized/tree_rss_mib"), result.value("stabilized/time_to_stable_s")

@@ -22,10 +22,10 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config import Tracking
-from pipeline.report import words
-from pipeline.report.console import print_sweep
+from pipeline.report import wording
 from pipeline.report.document import analyse, document
-from pipeline.report.page import sweep_of_record
+from pipeline.report.pages import sweep_of_record
+from pipeline.report.sweep_page import print_sweep
 from pipeline.track.source import PARAMS_DIGEST
 from pipeline.track.store import open_store
 
@@ -39,7 +39,7 @@ BEGAN_MS = 1_760_000_000_000
 def rows(trials: int, timeline: int, experiment_id: str) -> Iterator[tuple[str, tuple[object, ...]]]:
     """(table, row) of every run of the sweep."""
     rng = random.Random(1)
-    named = sorted(words.SHOWN)
+    named = sorted(wording.SHOWN)
     names = named + [f"phase_{i % 8}/meter_{i}_mib" for i in range(METRICS - len(named))]
     sweep = "scale-1"
 
@@ -111,7 +111,7 @@ def measure(uri: str) -> dict[str, float]:
     store = open_store(Tracking(uri=uri), write=False)
     record = store.find_sweep("last")
     lap("find the sweep")
-    trials = store.trials(record.sweep_id, words.SHOWN)
+    trials = store.trials(record.sweep_id, wording.SHOWN)
     lap("read the trials")
     analysis = analyse(trials)
     lap("analyse them")

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 from scipy.stats import linregress
 
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.stats import factorial, intervals
 from pipeline.stats.comparison import Comparison, compare, level_of
 from pipeline.stats.drift import trend
@@ -278,7 +278,7 @@ def contradicts(one: Comparison) -> bool:
     if one.lo is None or one.hi is None:
         return False
     none = 1.0 if one.scale == "ratio" else 0.0
-    said, out = words.comparison(one), one.lo > none or one.hi < none
+    said, out = wording.comparison(one), one.lo > none or one.hi < none
     if one.kind in ("less", "more"):
         low, high = NUMBER.findall(said.partition("(")[2].partition(")")[0])
         wrong = one.hi >= none if one.kind == "less" else one.lo <= none

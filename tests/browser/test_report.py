@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import language
-from pipeline.report.html.material import CellMaterial, Material
+from pipeline.report.html.contents import CellMaterial, Material
 from tests.unit.test_report_html import CELLS, HOSTILE, SECTIONS, curve, four_cells, rendered
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]

@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from pipeline import cli, engine
-from pipeline.cli.edge import refused
+from pipeline.cli.system_errors import refused
 from pipeline.errors import ConfigError, StoreError
 from pipeline.meter import base
 from pipeline.progress import Fetching, Notice, Waiting

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.report.answer import answer
-from pipeline.report.console import print_sweep
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.html.findings import costs, effects_table
 from pipeline.report.html.findings import effects as plot_of
+from pipeline.report.sweep_page import print_sweep
 from pipeline.stats.arms import effect_groups, refused
 from pipeline.stats.drift import drift
 from pipeline.stats.stopping import effect_precision

@@ -22,13 +22,13 @@ from pipeline import language
 from pipeline.config import PACKAGE
 from pipeline.errors import ConfigError
 from pipeline.report.answer import answer
-from pipeline.report.console import print_sweep
 from pipeline.report.document import Sweep, analyse, document
-from pipeline.report.lines import wrap
-from pipeline.report.listing import print_runs
+from pipeline.report.runs_page import print_runs
+from pipeline.report.sweep_page import print_sweep
+from pipeline.report.terminal_lines import wrap
 from pipeline.report.told import TEMPLATES, told
 from pipeline.stats.intervals import not_enough, paired, verdict
-from tests.unit.test_report_console import SWEEP
+from tests.unit.test_report_sweep_page import SWEEP
 from tests.unit.test_stats_summary import Made, two_by_two
 
 CATALOGUES = sorted((PACKAGE / "languages").glob("*.po"))

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.answer import answer
-from pipeline.report.console import print_sweep
 from pipeline.report.document import Sweep, analyse, document
+from pipeline.report.sweep_page import print_sweep
 from pipeline.stats import drift, growth, slope, summary
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
@@ -83,7 +83,7 @@ def test_two_turns_show_no_growth_and_one_trial_no_interval() -> None:
     assert growth.growths([growing("off True", 1, [100, 102])]) == []
     found = growth.growths([growing("off True", 1, [100, 102, 104])])
     assert found[0].stats.kind == "not enough"
-    assert words.growth_text(found[0]) == "+2.0 MiB per turn, not enough trials: 1 more needed"
+    assert wording.growth_text(found[0]) == "+2.0 MiB per turn, not enough trials: 1 more needed"
 
 
 def test_a_slope_is_shown_against_what_the_model_file_says() -> None:
@@ -94,7 +94,7 @@ def test_a_slope_is_shown_against_what_the_model_file_says() -> None:
     found = slope.slopes(trials)[0]
     assert found.kib_per_unit == pytest.approx(16.0)
     assert found.planned_kib_per_unit == pytest.approx(16.0)
-    assert "by the model file's header its KV cache takes 16.00" in words.slope_text(found)
+    assert "by the model file's header its KV cache takes 16.00" in wording.slope_text(found)
     without = [replace(one, metrics={HEADLINE: one.metrics[HEADLINE]},  # type: ignore[type-var]
                        turns={HEADLINE: one.turns[HEADLINE]}) for one in trials]
     assert slope.slopes(without)[0].planned_kib_per_unit is None

@@ -24,14 +24,14 @@ from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.meter.timeline import write_parquet
 from pipeline.phases import MIB, Mark, ProcessRows, Timeline
-from pipeline.report import page
+from pipeline.report import pages
 from pipeline.report.document import Sweep, analyse
 from pipeline.report.html import write
-from pipeline.report.html.canvas import Scale, columns_of, wrap
+from pipeline.report.html.contents import CellMaterial, Material
+from pipeline.report.html.elements import LONGEST, clean
 from pipeline.report.html.gather import MOST_OVERLAID, gather
-from pipeline.report.html.material import CellMaterial, Material
-from pipeline.report.html.parts import LONGEST, clean
 from pipeline.report.html.render import render
+from pipeline.report.html.svg import Scale, columns_of, wrap
 from pipeline.report.html.timelines import Drawn, drawn
 from pipeline.result import TrialResult
 from pipeline.stats.trials import Measured, Trial
@@ -369,7 +369,7 @@ def test_a_report_that_cannot_be_made_costs_a_note_and_not_the_sweep(
     if fault == "drawing":
         monkeypatch.setattr(write, "render", broken)
     store = Elsewhere(measured(four_cells()), full=fault == "disk")
-    page.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
+    pages.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
     [kept] = store.kept
     assert sorted(kept.texts) == ["summary.json", "summary.txt"]
     said = " ".join(capsys.readouterr().out.split())
@@ -379,7 +379,7 @@ def test_a_report_that_cannot_be_made_costs_a_note_and_not_the_sweep(
 
 def test_a_sweep_that_ends_leaves_its_report_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
     store = Elsewhere(measured(four_cells()))
-    page.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
+    pages.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
     assert "The flags save 20.0 MiB" in Page(store.kept[0].texts["report.html"]).text
     assert "report.html of run r1 in elsewhere" in " ".join(capsys.readouterr().out.split())
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.html import findings
 from pipeline.stats import drift, factorial, growth, intervals, slope, stopping, summary
@@ -269,7 +269,7 @@ def test_a_slope_is_worded_by_its_interval(slope_kib: float, noise: float, said:
     levels = list(zip((512, 1024, 2048, 4096), (1.0, -1.0, 0.9, -0.3), strict=True))
     trials = [made("oneshot", "off", b, {HEADLINE: {1: 200 + slope_kib / 1024 * c + noise * off}}, num_ctx=str(c))
               for b in (1, 2) for c, off in levels]
-    assert said in words.slope_text(slope.slopes(trials)[0])
+    assert said in wording.slope_text(slope.slopes(trials)[0])
 
 
 def test_a_line_is_that_of_scipy_with_its_error_and_p() -> None:
@@ -288,7 +288,7 @@ def test_an_interval_that_says_nothing_is_neither_drawn_nor_printed() -> None:
               for arm, speed in zip(("off", "on"), pair, strict=True)]
     analysis = analyse(trials)
     row = next(row for row in analysis.effects if row.metric == "decode/tokens_per_s")
-    said = words.comparison(row.stats, row.difference, row.off)
+    said = wording.comparison(row.stats, row.difference, row.off)
     assert said.endswith("(how much is unknown)") and "…" not in said and "×" not in said
     plot = findings.effects(analysis)
     assert plot is not None and "…" not in plot.description
@@ -300,5 +300,5 @@ def test_an_interval_that_says_nothing_is_neither_drawn_nor_printed() -> None:
 def test_growth_that_says_nothing_has_no_number() -> None:
     trials = [made("interactive", "off", b, {HEADLINE: dict(enumerate(readings, 1))})
               for b, readings in enumerate(((100.0, 100.0, 300.0), (100.0, 100.0, 50.0)), 1)]
-    said = words.growth_text(growth.growths(trials)[0])
+    said = wording.growth_text(growth.growths(trials)[0])
     assert said.startswith("undecided") and said.endswith("(how much is unknown)")

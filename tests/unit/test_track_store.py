@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import main, measuring
+from pipeline.cli import main, run_commands
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
 from pipeline.result import ARTIFACTS, TrialResult
@@ -435,7 +435,7 @@ def test_a_finished_sweep_that_has_lost_a_trial_is_measured_to_the_end(
         measured.append(words)
         return 0
 
-    monkeypatch.setattr(measuring, "_measure", measure)
+    monkeypatch.setattr(run_commands, "_measure", measure)
     assert main(["resume"]) == 0
     assert "all its trials are there" in capsys.readouterr().out and not measured
     mlflow_client(store).delete_run(str(runs[0]))

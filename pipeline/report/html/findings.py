@@ -1,6 +1,6 @@
 """What a sweep found, as plots and tables: effects on one axis, the gap read twice, savings beside costs, slopes.
 
-Every number comes from `document.analyse`, every verdict from `words`; nothing is computed here but percent.
+Every number comes from `document.analyse`, every verdict from `wording`; nothing is computed here but percent.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.language import _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import Analysis
-from pipeline.report.html.parts import Legend, Plot, Table
+from pipeline.report.html.elements import Legend, Plot, Table
 from pipeline.report.html.plots import SERIES, Block, Line, Row, levels_plot, rows_plot
 from pipeline.report.told import told
 from pipeline.stats.comparison import Comparison
@@ -37,7 +37,7 @@ def effects(analysis: Analysis) -> Plot | None:
     drawn = rows if len(rows) <= MOST_ROWS else [row for row in rows if row.question][:MOST_ROWS * 2]
     if not drawn:
         return None
-    labels = words.effect_labels(drawn, against=True)
+    labels = wording.effect_labels(drawn, against=True)
     by_unit: dict[str, list[Row]] = {}
     for row, label in zip(drawn, labels, strict=True):
         unit, marks = _marks(row.stats, row.difference)
@@ -63,7 +63,7 @@ def _blocks(by_unit: Mapping[str, Sequence[Row]]) -> list[Block]:
 
 
 def _axis(unit: str) -> str:
-    return words.unit_name(unit)
+    return wording.unit_name(unit)
 
 
 def _marks(stats: Comparison, difference: float | None) -> tuple[str, tuple[float | None, float | None, float | None]]:
@@ -79,7 +79,7 @@ def _marks(stats: Comparison, difference: float | None) -> tuple[str, tuple[floa
 
 
 def _said(stats: Comparison, difference: float | None, reference: float | None) -> str:
-    text = words.comparison(stats, difference, reference)
+    text = wording.comparison(stats, difference, reference)
     return text if "n = " in text or stats.kind == "identical" else _("{verdict}, n = {n}").format(
         verdict=text, n=stats.n_blocks)
 
@@ -90,15 +90,15 @@ def _describe(by_unit: Mapping[str, Sequence[Row]]) -> str:
 
 def effects_table(rows: Sequence[EffectRow]) -> Table:
     """Every comparison of flags with both readings, the interval's method and the number of blocks."""
-    labels = words.effect_labels(rows, against=True)
+    labels = wording.effect_labels(rows, against=True)
     knobs = any(row.knob for row in rows)
     title = _("Arm − reference: medians of valid trials, and what the paired blocks say") if knobs else _(
         "Flags, on − off: medians of valid trials, and what the paired blocks say")
     off, on = (_("reference"), _("arm")) if knobs else ("off", "on")
     return Table(title,
                  [_("metric"), off, on, _("unit"), _("difference"), _("verdict"), _("n on / off"), _("method")],
-                 [[label, words.number(row.off, 2), words.number(row.on, 2), _unit(row.metric),
-                   words.signed(row.difference or 0.0, ""), _said(row.stats, row.difference, row.off),
+                 [[label, wording.number(row.off, 2), wording.number(row.on, 2), _unit(row.metric),
+                   wording.signed(row.difference or 0.0, ""), _said(row.stats, row.difference, row.off),
                    f"{row.n_on} / {row.n_off}", _method(row.stats)]
                   for row, label in zip(rows, labels, strict=True)], (1, 2, 4))
 
@@ -120,9 +120,9 @@ def _unit(metric: str) -> str:
 
 def gap(analysis: Analysis) -> Plot | None:
     """The two pairs of dots: the modes as the old comparison reads them, and at the same phase. None without modes."""
-    found = {(row.metric.partition("/")[2], row.infer_os, words.where_text(row.where)): row
+    found = {(row.metric.partition("/")[2], row.infer_os, wording.where_text(row.where)): row
              for row in analysis.gap.as_found}
-    unified = {(row.metric.partition("/")[2], row.infer_os, words.where_text(row.where)): row
+    unified = {(row.metric.partition("/")[2], row.infer_os, wording.where_text(row.where)): row
                for row in analysis.gap.unified if row.metric.startswith("stabilized/") and row.turn == 1}
     arms = list(dict.fromkeys((infer_os, where) for _q, infer_os, where in (*found, *unified)))
     blocks = []
@@ -143,8 +143,8 @@ def gap(analysis: Analysis) -> Plot | None:
         return None
     title = _("One-shot against interactive, read twice")
     described = " ".join(f"{block.axis}: " + " ".join(
-        f"{row.label}." if row.heading else f"{row.label}: {_('one-shot')} {words.number(row.point)}, "
-        f"{_('interactive')} {words.number(row.other)}, {row.said}." for row in block.rows) for block in blocks)
+        f"{row.label}." if row.heading else f"{row.label}: {_('one-shot')} {wording.number(row.point)}, "
+        f"{_('interactive')} {wording.number(row.other)}, {row.said}." for row in block.rows) for block in blocks)
     wide, narrow = rows_plot(blocks, "gap", title, described)
     rows_ = [*analysis.gap.as_found, *analysis.gap.unified]
     note = _("As found: interactive read while idle, before its model is loaded, and one-shot straight after "
@@ -157,7 +157,7 @@ def gap(analysis: Analysis) -> Plot | None:
 
 def _gap_said(row: GapRow, as_found: bool) -> str:
     if as_found:
-        return f"{words.as_found(row.difference or 0.0, row.stats)}, n = {row.stats.n_blocks}"
+        return f"{wording.as_found(row.difference or 0.0, row.stats)}, n = {row.stats.n_blocks}"
     return _said(row.stats, row.difference, row.interactive)
 
 
@@ -165,10 +165,10 @@ def _gap_table(rows: Sequence[GapRow]) -> Table:
     return Table(_("Gap, one-shot − interactive: medians of valid trials, and what the paired blocks say"),
                  [_("metric"), _("flags"), _("turn"), _("interactive"), _("one-shot"), _("unit"), _("difference"),
                   _("verdict"), "n", _("method")],
-                 [[row.metric, ", ".join(part for part in (row.infer_os, words.where_text(row.where)) if part),
-                   str(row.turn) if row.turn else _("as found"), words.number(row.interactive, 2),
-                   words.number(row.oneshot, 2), _unit(row.metric),
-                   "–" if row.difference is None else words.signed(row.difference, ""),
+                 [[row.metric, ", ".join(part for part in (row.infer_os, wording.where_text(row.where)) if part),
+                   str(row.turn) if row.turn else _("as found"), wording.number(row.interactive, 2),
+                   wording.number(row.oneshot, 2), _unit(row.metric),
+                   "–" if row.difference is None else wording.signed(row.difference, ""),
                    _("not measured") if row.difference is None else _said(row.stats, row.difference, row.interactive),
                    str(row.stats.n_blocks), _method(row.stats)] for row in rows], (3, 4, 6, 8))
 
@@ -200,8 +200,8 @@ def factorials(analysis: Analysis) -> list[Plot]:
 
 
 def _factorial_name(one: Factorial) -> str:
-    return ", ".join(part for part in (words.metric_name(one.metric), one.mode,
-                                       words.where_text(one.where)) if part)
+    return ", ".join(part for part in (wording.metric_name(one.metric), one.mode,
+                                       wording.where_text(one.where)) if part)
 
 
 def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
@@ -210,7 +210,7 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
     groups: dict[tuple[str, str, str], list[EffectRow]] = {}
     for row in analysis.effects:
         if row.difference is not None:
-            groups.setdefault((words.effect_name(row), row.mode, words.where_text(row.where)), []).append(row)
+            groups.setdefault((wording.effect_name(row), row.mode, wording.where_text(row.where)), []).append(row)
     drawn = [[_share(row) for row in members if _unit(row.metric) != "%"] for members in groups.values()]
     every = [row for rows in drawn[:MOST_ARMS] for row in rows]
     for index, ((flag, mode, where), members) in enumerate(groups.items()):
@@ -225,8 +225,8 @@ def costs(analysis: Analysis) -> tuple[list[Plot], list[Table]]:
             plots.append(Plot(f"costs-{index}", title, described, wide, narrow))
         off, on = (members[0].against, members[0].flag.partition("=")[2]) if members[0].knob else ("off", "on")
         tables.append(Table(name, [_("metric"), off, on, _("unit"), _("verdict"), _("n on / off")],
-                            [[words.metric_name(row.metric), words.number(row.off, 2),
-                              words.number(row.on, 2), _unit(row.metric), _said(row.stats, row.difference, row.off),
+                            [[wording.metric_name(row.metric), wording.number(row.off, 2),
+                              wording.number(row.on, 2), _unit(row.metric), _said(row.stats, row.difference, row.off),
                               f"{row.n_on} / {row.n_off}"] for row in members], (1, 2)))
     return plots, tables
 
@@ -236,7 +236,7 @@ def _share(row: EffectRow) -> Row:
     _axis_unit, (point, low, high) = _marks(row.stats, row.difference)
     if row.stats.scale != "ratio":
         point, low, high = (None if x is None or not row.off else 100 * x / row.off for x in (point, low, high))
-    return Row(words.metric_name(row.metric), _said(row.stats, row.difference, row.off), point, low, high,
+    return Row(wording.metric_name(row.metric), _said(row.stats, row.difference, row.off), point, low, high,
                row.stats.kind)
 
 
@@ -244,14 +244,14 @@ def growth(analysis: Analysis) -> Plot | None:
     """Settled tree RSS from turn to turn, a row per cell; None for sweeps without turns enough."""
     if not analysis.growths:
         return None
-    labels = words.cell_labels(analysis.cells)
-    rows = [Row(labels.get(one.cell, one.cell), f"{words.growth_text(one)}, n = {one.stats.n_blocks}",
+    labels = wording.cell_labels(analysis.cells)
+    rows = [Row(labels.get(one.cell, one.cell), f"{wording.growth_text(one)}, n = {one.stats.n_blocks}",
                 *_marks(one.stats, one.per_turn)[1], one.stats.kind) for one in analysis.growths]
     title, unit = _("Growth of the settled tree RSS from turn to turn"), analysis.growths[0].stats.unit
     shown, described = rows[:MOST_ROWS], _describe({unit: rows[:MOST_ROWS]})
     wide, narrow = rows_plot(_blocks({unit: shown}), "growth", title, described)
     table = Table(title, [_("cell"), _("turns"), _("growth"), _("verdict"), "n", _("method")],
-                  [[row.label, str(one.turns), words.growth_text(one), told(one.stats.verdict),
+                  [[row.label, str(one.turns), wording.growth_text(one), told(one.stats.verdict),
                     str(one.stats.n_blocks), _method(one.stats)]
                    for row, one in zip(rows, analysis.growths, strict=True)], (1, 4))
     return Plot("growth", title, described, wide, narrow, [table])
@@ -264,14 +264,14 @@ def slopes(analysis: Analysis) -> list[Plot]:
         group = analysis.slopes[begin:begin + len(SERIES)]
         key = group[0].key
         title = _("Settled tree RSS against {key}").format(key=key)
-        described = " ".join(words.slope_text(slope) for slope in group)
+        described = " ".join(wording.slope_text(slope) for slope in group)
         lines = [Line(", ".join(part for part in (slope.mode, _("flags {flags}").format(flags=slope.infer_os),
-                                                  words.where_text(slope.where), slope.regime) if part),
+                                                  wording.where_text(slope.where), slope.regime) if part),
                       list(zip(slope.levels, slope.medians_mib, strict=True)), slope.kib_per_unit, slope.intercept_mib)
                  for slope in group]
         wide, narrow = levels_plot(lines, key, f"slope-{begin}", title, described)
         table = Table(title, [_("line"), key, _("median, MiB"), _("n of trials")],
-                      [[line.name, f"{x:g}", words.number(y, 2), str(slope.n_trials)]
+                      [[line.name, f"{x:g}", wording.number(y, 2), str(slope.n_trials)]
                        for line, slope in zip(lines, group, strict=True) for x, y in line.points], (1, 2, 3))
         note = " ".join([described, _("Method: {method}, {level} %.").format(
             method=told(group[0].method), level=f"{100 * group[0].level:.3g}")])

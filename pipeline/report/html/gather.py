@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import MeterError, SlackwaterError
 from pipeline.language import _
 from pipeline.meter.timeline import read_parquet
-from pipeline.report.html.material import CellMaterial, Material
+from pipeline.report.html.contents import CellMaterial, Material
 from pipeline.report.html.timelines import Drawn, drawn, of_series
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.trials import Measured, Trial, valid, value

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.language import _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import Analysis
-from pipeline.report.html.material import CellMaterial, Material
-from pipeline.report.html.parts import Legend, Plot, Table
+from pipeline.report.html.contents import CellMaterial, Material
+from pipeline.report.html.elements import Legend, Plot, Table
 from pipeline.report.html.plots import PARTS, SERIES, Level, bars_plot, phases_plot
 from pipeline.report.html.timelines import timeline_plot
 from pipeline.stats.intervals import of_differences
@@ -26,16 +26,16 @@ MOST_BARS = 16
 def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
     """Tree RSS at every phase: points for trials, the median, and the mean's interval; as many cells to a picture as
     can be told apart, all pictures on one scale."""
-    labels = words.cell_labels(analysis.cells)
-    measured = [cell for cell in analysis.cells if any(_metric(phase) in cell.median for phase in words.PHASES)]
+    labels = wording.cell_labels(analysis.cells)
+    measured = [cell for cell in analysis.cells if any(_metric(phase) in cell.median for phase in wording.PHASES)]
     members: dict[str, list[Trial]] = {}
     for trial in valid(trials):
         members.setdefault(trial.cell, []).append(trial)
-    levels = {cell.cell: [_level(members.get(cell.cell, []), cell, _metric(phase)) for phase in words.PHASES]
+    levels = {cell.cell: [_level(members.get(cell.cell, []), cell, _metric(phase)) for phase in wording.PHASES]
               for cell in measured}
     highest = max((x for each in levels.values() for level in each for x in (*level.trials, level.median or 0.0)),
                   default=0.0)
-    heads = [_(head) for head, _phase, _suffix in words.PHASES]
+    heads = [_(head) for head, _phase, _suffix in wording.PHASES]
     plots = []
     drawn = measured[:MOST_PANELS * len(SERIES)]
     for begin in range(0, len(drawn), len(SERIES)):
@@ -56,7 +56,7 @@ def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
 
 
 def _readings(heads: Sequence[str], levels: Sequence[Level]) -> str:
-    return ", ".join(f"{head} {words.number(level.median)} MiB" for head, level in zip(heads, levels, strict=True)
+    return ", ".join(f"{head} {wording.number(level.median)} MiB" for head, level in zip(heads, levels, strict=True)
                      if level.median is not None)
 
 
@@ -77,10 +77,10 @@ def _level(members: Sequence[Trial], cell: CellSummary, metric: str) -> Level:
 
 def phase_tables(analysis: Analysis) -> list[Table]:
     """Medians by cell and phase: of the tree in MiB, of the system in percent."""
-    labels = words.cell_labels(analysis.cells)
-    heads = [_("cell"), *(_(head) for head, _phase, _suffix in words.PHASES), "n"]
-    return [Table(caption, heads, [[labels[cell.cell], *(words.number(cell.median.get(_metric(phase, quantity, unit)))
-                                                         for phase in words.PHASES), str(cell.n_valid)]
+    labels = wording.cell_labels(analysis.cells)
+    heads = [_("cell"), *(_(head) for head, _phase, _suffix in wording.PHASES), "n"]
+    return [Table(caption, heads, [[labels[cell.cell], *(wording.number(cell.median.get(_metric(phase, quantity, unit)))
+                                                         for phase in wording.PHASES), str(cell.n_valid)]
                                    for cell in analysis.cells], tuple(range(1, len(heads))))
             for caption, quantity, unit in ((_("Tree RSS, MiB: median of valid trials"), "tree_rss", "mib"),
                                             (_("System memory used, %: median of valid trials"), "system_used", "pct"))]
@@ -88,24 +88,24 @@ def phase_tables(analysis: Analysis) -> list[Table]:
 
 def account(analysis: Analysis) -> Plot | None:
     """Where each MiB of the settled tree is by the engine's own account; None where it gave none."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     stated = [cell for cell in analysis.cells if "engine/unexplained_mib" in cell.median]
     if not stated:
         return None
     every = [(_(head), sign, [sum(cell.median.get(metric, 0.0) for metric in metrics) for cell in stated])
-             for (head, metrics), sign in zip(words.ACCOUNT, PARTS, strict=True)]
+             for (head, metrics), sign in zip(wording.ACCOUNT, PARTS, strict=True)]
     kept = [part for part in every if any(abs(mib) >= 0.05 for mib in part[2])]
     heads, colours = [head for head, _sign, _sizes in kept], [sign for _head, sign, _sizes in kept]
     parts = [list(row) for row in zip(*(sizes for _head, _sign, sizes in kept), strict=True)]
     title = _("Where the settled memory is")
     described = " ".join(f"{labels[cell.cell]}: " + ", ".join(
-        f"{head} {words.number(part)} MiB" for head, part in zip(heads, row, strict=True) if abs(part) >= 0.05) + "."
+        f"{head} {wording.number(part)} MiB" for head, part in zip(heads, row, strict=True) if abs(part) >= 0.05) + "."
         for cell, row in zip(stated, parts, strict=True))
     bars = [(labels[cell.cell], row) for cell, row in zip(stated, parts, strict=True)][:MOST_BARS]
     wide, narrow = bars_plot(bars, colours, _("tree RSS, MiB"), "account", title, described)
     table = Table(_("Where the settled memory is, MiB: medians of valid trials"),
                   [_("cell"), *heads, _("together"), "n"],
-                  [[labels[cell.cell], *map(words.number, row), words.number(sum(row)), str(cell.n_valid)]
+                  [[labels[cell.cell], *map(wording.number, row), wording.number(sum(row)), str(cell.n_valid)]
                    for cell, row in zip(stated, parts, strict=True)], tuple(range(1, len(heads) + 3)))
     further = len(stated) - len(bars)
     note = _("{n} further cells are in the table.").format(n=further) if further else ""
@@ -114,7 +114,7 @@ def account(analysis: Analysis) -> Plot | None:
 
 def timelines(analysis: Analysis, material: Material) -> tuple[list[Plot], list[tuple[str, str]]]:
     """One picture per cell, all on one scale; beside them (cell, why there is none)."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     there = [(cell, material.cells.get(cell.cell, CellMaterial())) for cell in analysis.cells]
     every = [one for _cell, kept in there for one in kept.timelines]
     highest = max((max(float(one.total.max(initial=0.0)), *(y for _x, y in one.peaks), 0.0) for one in every),
@@ -128,10 +128,10 @@ def timelines(analysis: Analysis, material: Material) -> tuple[list[Plot], list[
             continue
         first, *others = kept.timelines
         described = _("Trial {order}: it ends after {seconds} s and holds {highest} MiB at most.").format(
-            order=first.order, seconds=words.number(first.end), highest=words.number(float(first.total.max())))
+            order=first.order, seconds=wording.number(first.end), highest=wording.number(float(first.total.max())))
         if first.peaks:
             described += " " + _("Kernel's peak by turn: {peaks} MiB.").format(
-                peaks=", ".join(words.number(y) for _x, y in first.peaks))
+                peaks=", ".join(wording.number(y) for _x, y in first.peaks))
         picture = timeline_plot(first, others, highest, end_s, f"timeline-{index}", label, described)
         note = _("trial {order} in colour").format(order=first.order)
         if others:
@@ -148,9 +148,9 @@ def _timeline_table(label: str, kept: CellMaterial) -> Table:
     rows = []
     for name, turn, begin, end in first.phases:
         inside = (first.seconds >= begin) & (first.seconds <= end)
-        shown = [words.number(float(first.parts[part][inside].max())) if inside.any() else "–"
+        shown = [wording.number(float(first.parts[part][inside].max())) if inside.any() else "–"
                  for part in ("anon", "file", "shmem", "swap")]
-        rows.append([name, str(turn) if turn else "–", words.number(begin, 2), words.number(end, 2), *shown])
+        rows.append([name, str(turn) if turn else "–", wording.number(begin, 2), wording.number(end, 2), *shown])
     return Table(_("{cell}, trial {order}: the most that was seen of each part in each phase").format(
         cell=label, order=first.order),
         [_("phase"), _("turn"), _("from, s"), _("to, s"), _("anonymous, MiB"), _("file-mapped, MiB"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.report.html.canvas import LINE_PX, TICK_PX, Canvas, Scale, tick_text, wrap
+from pipeline.report.html.svg import LINE_PX, TICK_PX, Canvas, Scale, tick_text, wrap
 
 WIDE, NARROW = 540.0, 264.0
 """Pixels: where two stand side by side on a desk, and on a phone."""

@@ -14,15 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.language import _, spoken
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.answer import answer
-from pipeline.report.console import subject
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html import findings, memory, trust
-from pipeline.report.html.canvas import swatch
-from pipeline.report.html.material import Material
-from pipeline.report.html.parts import Legend, clean
+from pipeline.report.html.contents import Material
+from pipeline.report.html.elements import Legend, clean
+from pipeline.report.html.svg import swatch
 from pipeline.report.html.timelines import PARTS
+from pipeline.report.sweep_page import subject
 from pipeline.report.told import told
 from pipeline.stats.trials import Trial
 
@@ -56,14 +56,14 @@ def _policy(style: str) -> str:
 def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: Material) -> dict[str, Any]:
     timelines, no_timeline = memory.timelines(analysis, kept)
     savings, saving_tables = findings.costs(analysis)
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     responses = [(labels[cell.cell], kept.cells[cell.cell]) for cell in analysis.cells
                  if cell.cell in kept.cells and kept.cells[cell.cell].response]
     return {
         "sweep": sweep, "subject": subject(sweep, analysis), "answer": answer(analysis),
         "status": _status(sweep, analysis),
         "effects": findings.effects(analysis), "gap": findings.gap(analysis),
-        "mixed": words.mixed(analysis.methods),
+        "mixed": wording.mixed(analysis.methods),
         "refused": [told(sentence) for sentence in analysis.refused],
         "context_note": told(analysis.context.note) if analysis.context is not None else "",
         "factorials": findings.factorials(analysis), "slopes": findings.slopes(analysis),
@@ -110,4 +110,4 @@ def _phase_words() -> list[tuple[str, str, str]]:
             "post_generation": _("at the last token"),
             "stabilized": _("when the tree's memory has stopped moving"),
             "released": _("after the model was unloaded, the server still up")}
-    return [(_(word), phase, said[phase]) for word, phase, _suffix in words.PHASES]
+    return [(_(word), phase, said[phase]) for word, phase, _suffix in wording.PHASES]

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from pipeline.language import _
 from pipeline.phases import MIB, Mark, Timeline, spans, within
-from pipeline.report.html.canvas import TICK_PX, Canvas, Scale, tick_text
+from pipeline.report.html.svg import TICK_PX, Canvas, Scale, tick_text
 from pipeline.report.timeline_plot import highest
-from pipeline.report.words import number
+from pipeline.report.wording import number
 
 PARTS = {"anon": "blue", "file": "sky", "shmem": "green", "swap": "vermillion"}
 """Part of the tree → colour, in the order they are stacked; the same as in timeline.png."""

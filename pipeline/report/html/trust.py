@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.language import N_, _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import Analysis, Sweep
-from pipeline.report.html.material import Material
-from pipeline.report.html.parts import Fact, Table
+from pipeline.report.html.contents import Material
+from pipeline.report.html.elements import Fact, Table
 from pipeline.report.told import told
 from pipeline.stats.trials import Trial
 
@@ -27,7 +27,7 @@ STATES = {"confirmed": N_("confirmed"), "contradicted": N_("contradicted"), "not
 
 def proofs(analysis: Analysis, material: Material) -> list[Table]:
     """Per setting: asked, arrived, effective; one row for all cells where they agree. Those that differ come first."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     rows: dict[tuple[str, ...], list[str]] = {}
     cells = [cell.cell for cell in analysis.cells if material.cells.get(cell.cell) and material.cells[cell.cell].proofs]
     for cell in cells:
@@ -68,7 +68,7 @@ def _value(value: Any) -> str:
 
 def left_out(analysis: Analysis, material: Material) -> Table | None:
     """Trials that do not count and cells that were not run, each with its reason."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     gone = sorted(((one, cell) for cell in analysis.cells for one in cell.left_out), key=lambda pair: pair[0].order)
     rows = [[str(one.order), labels[cell.cell], str(one.repetition), _(one.verdict),
              "; ".join(map(told, one.reasons)) or _("no reason recorded")] for one, cell in gone[:MOST_LEFT_OUT]]
@@ -94,7 +94,7 @@ def notes(analysis: Analysis) -> list[tuple[str, str]]:
 
 def sampling(analysis: Analysis) -> Table | None:
     """Neighbours and the sampler's own cost, per cell: medians of valid trials."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     columns = [(_("neighbours, cores"), "trial/neighbours_cores", 2), (_("samples"), "sampler/samples", 0),
                (_("lost"), "sampler/lost_slots", 0), (_("late, p99 ms"), "sampler/lateness_p99_ms", 2),
                (_("sampler, % of a core"), "sampler/cpu_pct", 2),
@@ -105,7 +105,7 @@ def sampling(analysis: Analysis) -> Table | None:
     return Table(_("Neighbours, and what measuring itself cost: medians of valid trials"),
                  [_("cell"), *(head for head, _metric, _decimals in known), "n"],
                  [[labels[cell.cell],
-                   *(words.number(cell.median.get(metric), decimals) for _head, metric, decimals in known),
+                   *(wording.number(cell.median.get(metric), decimals) for _head, metric, decimals in known),
                    str(cell.n_valid)] for cell in analysis.cells], tuple(range(1, len(known) + 2)))
 
 

@@ -44,7 +44,7 @@ def place(store: Store, run_id: str) -> str:
 def report(name: str, target: Path | None, uri: str | None, as_json: bool) -> int:
     """Write a sweep's report and say where; 0. Raises ConfigError (no such sweep, no writing there) and StoreError."""
     # here and not above: the page makes reports too
-    from pipeline.report.page import sweep_of_record
+    from pipeline.report.pages import sweep_of_record
 
     store = open_store(named(uri), write=False)
     record = store.find_sweep(name)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.language import N_, _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION
 from pipeline.text import print_json
 from pipeline.track.exchange import Moved, export_sweep, import_sweep
@@ -48,4 +48,4 @@ def _document(moved: Moved, more: dict[str, object]) -> None:
 
 
 def _trials(count: int) -> str:
-    return words.n_of(count, N_("{n} trial"), N_("{n} trials"))
+    return wording.n_of(count, N_("{n} trial"), N_("{n} trials"))

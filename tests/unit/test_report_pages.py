@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.report import document, words
-from pipeline.report.console import print_sweep
-from pipeline.report.page import sweep_of_record
+from pipeline.report import document, wording
+from pipeline.report.pages import sweep_of_record
+from pipeline.report.sweep_page import print_sweep
 from pipeline.stats.summary import cells
 from pipeline.track.archive import Archive
 from tests.unit.made_sweeps import HEADLINE, cell, export
@@ -38,7 +38,7 @@ class Asked(dict[str, float]):
 
 
 def test_a_page_asks_for_no_metric_that_is_not_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`show` reads words.SHOWN only; a page that used another metric would say that it was not measured."""
+    """`show` reads wording.SHOWN only; a page that used another metric would say that it was not measured."""
     phases = {f"{phase}/{name}": {1: 5.0} for phase in ("initialization", "pre_generation", "post_generation",
               "stabilized", "released", "engine", "as_found") for name in ("tree_rss_mib", "system_used_pct",
               "unexplained_mib", "weights_mib", "kv_mib")}
@@ -57,4 +57,4 @@ def test_a_page_asks_for_no_metric_that_is_not_read_for_it(tmp_path: Path, monke
     print_sweep(Console(file=out, width=100), sweep_of_record(sweep, trials), analysis)
     assert "settled" in out.getvalue() and "where it is" in out.getvalue()
     assert HEADLINE in asked
-    assert asked <= words.SHOWN
+    assert asked <= wording.SHOWN

@@ -86,7 +86,7 @@ def rerun(given: Given) -> int:
 def _measure(given: Given, arguments: list[str], again: str | None = None) -> int:
     """Compose and run what Hydra's words say, or (`again`) what was measured before."""
     from pipeline import provenance
-    from pipeline.cli.edge import refused
+    from pipeline.cli.system_errors import refused
     from pipeline.sweep.experiments import register
     from pipeline.sweep.hydra_app import INSPECT, WITH_VALUE, run_hydra
     from pipeline.sweep.messages import explain
@@ -164,10 +164,10 @@ def _sweep(arguments: list[str], given: Given) -> int:
         _print_plan(as_json)
         return 0
     if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
-        from pipeline.report import page
+        from pipeline.report import pages
 
         notes = [*([SESSION.warning] if SESSION.warning else []), *SESSION.store_notes]
-        page.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
+        pages.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
     if SESSION.stopped:
         print(f"slackwater: {SESSION.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
@@ -195,14 +195,14 @@ def _conversation(config: Config, given: Given) -> Conversation:
 def _print_plan(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from pipeline.report import page
+    from pipeline.report import pages
     from pipeline.sweep.cells import swept_knobs
     from pipeline.sweep.conduct import where_results_go
     from pipeline.sweep.session import SESSION
 
     expected, store = SESSION.forecast, SESSION.store
     assert expected is not None and store is not None, "conduct fills them before it stops"
-    page.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
+    pages.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
               [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
               [*([SESSION.warning] if SESSION.warning else []),
                *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json,

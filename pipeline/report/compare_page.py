@@ -15,10 +15,10 @@ from rich.text import Text
 
 from pipeline.errors import ConfigError
 from pipeline.language import N_, _
-from pipeline.report import words
-from pipeline.report.console import EFFECTS
+from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION, plain
-from pipeline.report.lines import paragraph
+from pipeline.report.sweep_page import EFFECTS
+from pipeline.report.terminal_lines import paragraph
 from pipeline.report.told import told
 from pipeline.stats import gate
 from pipeline.stats.between import Change, Pair, by_cell, changes, match, pair_up
@@ -169,7 +169,7 @@ def _require_valid(pairs: Sequence[Pair]) -> None:
         return
     lost = [trial for pair in pairs for cell in (pair.a, pair.b) if not valid(cell) for trial in cell]
     reasons = "\n".join("  " + _("{cell}, trial {n}: {verdict}: {reasons}").format(
-        cell=trial.cell, n=trial.order, verdict=words.verdict_name(trial.verdict),
+        cell=trial.cell, n=trial.order, verdict=wording.verdict_name(trial.verdict),
         reasons="; ".join(map(told, trial.reasons))) for trial in lost[:8])
     raise ConfigError(_("no two cells with a valid trial: nothing can be compared. Left out:\n{reasons}").format(
         reasons=reasons))
@@ -229,7 +229,7 @@ def render(console: Console, found: Comparison) -> None:
         "   " + _("tree RSS unless said otherwise"), "dim")))
     gated = {one.metric for one in found.gates}
     rows = [one for one in found.changes if one.metric in EFFECTS or one.metric in gated]
-    _rows(console, 2, [(_label(one, len(found.pairs) > 1), words.comparison(one.stats, one.difference, one.a))
+    _rows(console, 2, [(_label(one, len(found.pairs) > 1), wording.comparison(one.stats, one.difference, one.a))
                        for one in rows])
     methods = dict.fromkeys(told(one.stats.method.partition(";")[0]) for one in rows if one.stats.method)
     levels = sorted({one.stats.level for one in rows if one.stats.level})
@@ -245,7 +245,7 @@ def _described(side: Subject) -> str:
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(side.sweep.started_ms / 1000))
     what = _("run {run} of cell {cell}").format(run=side.run_id[:8], cell=side.cell) if side.run_id else \
         _("cell {cell}").format(cell=side.cell) if side.cell else \
-        words.n_of(len(by_cell(side.trials)), N_("{n} cell"), N_("{n} cells"))
+        wording.n_of(len(by_cell(side.trials)), N_("{n} cell"), N_("{n} cells"))
     return _("{sweep}, {what}: {valid} of {n} trials valid, {started}, {source}").format(
         sweep=side.sweep.sweep_id, what=what, valid=len(valid(side.trials)), n=len(side.trials), started=started,
         source=side.source)
@@ -274,7 +274,7 @@ def _rows(console: Console, indent: int, rows: Sequence[tuple[str, str]]) -> Non
 def _label(change: Change, several: bool) -> str:
     cells = change.cell_b if change.cell_a == change.cell_b else f"{change.cell_a} → {change.cell_b}"
     turn = _("turn {turn}").format(turn=change.turn) if change.turn else ""
-    return ", ".join(filter(None, (words.metric_name(change.metric), cells if several else "", turn)))
+    return ", ".join(filter(None, (wording.metric_name(change.metric), cells if several else "", turn)))
 
 
 def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
@@ -282,7 +282,7 @@ def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
         return
     console.print()
     for one in gates:
-        unit = f" {words.unit_name(one.unit)}".rstrip()
+        unit = f" {wording.unit_name(one.unit)}".rstrip()
         within = "" if one.lo is None or one.hi is None else f" ({one.lo:+.4g} … {one.hi:+.4g})"
         value = _("not measured") if one.value is None else f"{one.value:{'+' * bool(within)}.4g}{unit}{within}"
         if one.why == gate.SAYS_NOTHING:
@@ -292,7 +292,7 @@ def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
         if one.why:
             text += _("; ") + told(one.why)
         if one.more_blocks is not None and one.why in (gate.BOTH_SIDES, gate.SAYS_NOTHING):
-            text += _("; ") + words.n_of(one.more_blocks, N_("about {n} more block would decide"),
+            text += _("; ") + wording.n_of(one.more_blocks, N_("about {n} more block would decide"),
                                          N_("about {n} more blocks would decide"))
         paragraph(console, Text(text, style=_COLOURS[one.outcome]))
     paragraph(console, Text(_(JUDGED_BY), style="dim"))

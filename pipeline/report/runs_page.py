@@ -1,4 +1,4 @@
-"""The list of sweeps that `slackwater runs` prints, one line each. A sweep's own page is in `console`."""
+"""The list of sweeps that `slackwater runs` prints, one line each. A sweep's own page is in `sweep_page`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.language import _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.document import Sweep
-from pipeline.report.lines import pad, paragraph, row
+from pipeline.report.terminal_lines import pad, paragraph, row
 
 _WIDE = 110
 """Columns from which the year is shown."""
@@ -45,5 +45,5 @@ def _counts(sweep: Sweep) -> str:
     done = sweep.trials_finished
     text = "–" if done is None else f"{done}/{sweep.trials_planned}" if sweep.trials_planned else str(done)
     if done is not None and sweep.trials_valid is not None and sweep.trials_valid < done:
-        text += _(", ") + words.n_with(sweep.trials_valid, "valid")
-    return text if sweep.status == "finished" else f"{text} {words.verdict_name(sweep.status)}"
+        text += _(", ") + wording.n_with(sweep.trials_valid, "valid")
+    return text if sweep.status == "finished" else f"{text} {wording.verdict_name(sweep.status)}"

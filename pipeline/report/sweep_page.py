@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.language import N_, _, spoken
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.answer import answer, together
 from pipeline.report.document import Analysis, Sweep
-from pipeline.report.lines import cut, pack, pad, pad_left, paragraph, row, whole, wrap
+from pipeline.report.terminal_lines import cut, pack, pad, pad_left, paragraph, row, whole, wrap
 from pipeline.report.told import told
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
@@ -52,7 +52,7 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     """
     paragraph(console, Text(sweep.question or _("What was measured"), style="bold"))
     pack(console, subject(sweep, analysis).split(_DOT), _DOT, "dim")
-    if mixed := words.mixed(analysis.methods):
+    if mixed := wording.mixed(analysis.methods):
         paragraph(console, Text(_("Careful: {finding}.").format(finding=mixed), style="yellow"))
     _phases(console, analysis.cells)
     _account(console, analysis.cells)
@@ -91,9 +91,9 @@ def subject(sweep: Sweep, analysis: Analysis) -> str:
     """"smollm2-135m · llamacpp 2026.10 · num_ctx 2048 · 12 trials, all valid · 3 blocks"."""
     n = sum(cell.n for cell in analysis.cells)
     left_out = [one.verdict for cell in analysis.cells for one in cell.left_out]
-    counts = [_("all valid")] if not left_out else [words.n_with(n - len(left_out), "valid")] + [
-        words.n_with(left_out.count(verdict), verdict) for verdict in dict.fromkeys(left_out)]
-    trials = [words.n_of(n, N_("{n} trial"), N_("{n} trials")), *counts] if n else [_("no trial")]
+    counts = [_("all valid")] if not left_out else [wording.n_with(n - len(left_out), "valid")] + [
+        wording.n_with(left_out.count(verdict), verdict) for verdict in dict.fromkeys(left_out)]
+    trials = [wording.n_of(n, N_("{n} trial"), N_("{n} trials")), *counts] if n else [_("no trial")]
     if sweep.trials_planned and sweep.trials_planned > n:
         trials.append(_("{n} not run").format(n=sweep.trials_planned - n))
     differs = {key for cell in analysis.cells for key in cell.where}
@@ -101,16 +101,16 @@ def subject(sweep: Sweep, analysis: Analysis) -> str:
         "" if "model.name" in differs else sweep.model,
         f"{sweep.engine} {sweep.engine_version}".strip(),
         f"num_ctx {sweep.num_ctx}" if sweep.num_ctx and "num_ctx" not in differs else "",
-        _(", ").join(trials), words.n_of(analysis.blocks, N_("{n} block"), N_("{n} blocks"))) if part)
+        _(", ").join(trials), wording.n_of(analysis.blocks, N_("{n} block"), N_("{n} blocks"))) if part)
 
 
 def _phases(console: Console, cells: Sequence[CellSummary]) -> None:
     """Cells × phases, median over valid trials: tree RSS and system percent."""
     if not cells:
         return
-    labels = words.cell_labels(cells)
+    labels = wording.cell_labels(cells)
     rss, pct = _readings(cells, "tree_rss", "mib"), _readings(cells, "system_used", "pct")
-    heads = [_(head) for head, _phase, _suffix in words.PHASES]
+    heads = [_(head) for head, _phase, _suffix in wording.PHASES]
     names = [labels[cell.cell] for cell in cells]
     if spoken() == "ja":  # the head that people know from the comparison this project began with
         console.print()
@@ -129,18 +129,18 @@ def _account(console: Console, cells: Sequence[CellSummary]) -> None:
     """Where the settled memory is, by the engine's own account; nothing where the engine gave none."""
     told = [cell for cell in cells if "engine/unexplained_mib" in cell.median]
     columns = {_(head): [sum(cell.median.get(metric, 0.0) for metric in metrics) for cell in told]
-               for head, metrics in words.ACCOUNT}
+               for head, metrics in wording.ACCOUNT}
     columns = {head: values for head, values in columns.items() if any(abs(value) >= 0.05 for value in values)}
     if not told or not columns:
         return
-    labels = words.cell_labels(cells)
-    rows = [[words.number(values[index]) for values in columns.values()] for index in range(len(told))]
+    labels = wording.cell_labels(cells)
+    rows = [[wording.number(values[index]) for values in columns.values()] for index in range(len(told))]
     _grid(console, [(_("where it is, MiB"), list(columns))], [labels[cell.cell] for cell in told], rows)
 
 
 def _readings(cells: Sequence[CellSummary], quantity: str, unit: str) -> list[list[str]]:
-    return [[words.number(cell.median.get(f"{phase}/{quantity}{suffix}_{unit}"))
-             for _head, phase, suffix in words.PHASES] for cell in cells]
+    return [[wording.number(cell.median.get(f"{phase}/{quantity}{suffix}_{unit}"))
+             for _head, phase, suffix in wording.PHASES] for cell in cells]
 
 
 def _grid(console: Console, headings: Sequence[tuple[str, Sequence[str]]], labels: Sequence[str],
@@ -176,7 +176,7 @@ def _numbers(console: Console, name: str, texts: Sequence[str], widths: Sequence
 
 def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str, str]]) -> None:
     """Trials that do not count, cells that were not run, notes; each with its reason."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     left_out = sorted(((one, cell) for cell in analysis.cells for one in cell.left_out), key=lambda pair: pair[0].order)
     if left_out or skipped or analysis.notes or analysis.warm_ups:
         console.print()
@@ -186,7 +186,7 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
     for one, cell in left_out[:_MOST_LEFT_OUT]:
         paragraph(console, Text.assemble(
             _("Left out: trial {n} ({cell}), ").format(n=one.order, cell=labels[cell.cell]),
-            (words.verdict_name(one.verdict), _VERDICTS.get(one.verdict, "")),
+            (wording.verdict_name(one.verdict), _VERDICTS.get(one.verdict, "")),
             f": {'; '.join(map(told, one.reasons)) or _('no reason recorded')}"))
     if len(left_out) > _MOST_LEFT_OUT:
         row(console, Text("          " + _("… and {n} more").format(n=len(left_out) - _MOST_LEFT_OUT)))
@@ -213,15 +213,15 @@ def _grouped(notes: Sequence[tuple[int, str]]) -> list[tuple[str, list[int]]]:
 
 
 def _verdict(stats: Comparison, difference: float | None, reference: float | None) -> Text:
-    return Text(words.comparison(stats, difference, reference), style=_STYLES.get(stats.kind, ""))
+    return Text(wording.comparison(stats, difference, reference), style=_STYLES.get(stats.kind, ""))
 
 
 def _gap(console: Console, analysis: Analysis) -> None:
     """oneshot − interactive, as found beside unified."""
-    found = {(row.metric.partition("/")[2], row.infer_os, words.where_text(row.where)): row
+    found = {(row.metric.partition("/")[2], row.infer_os, wording.where_text(row.where)): row
              for row in analysis.gap.as_found}
     unified = [row for row in analysis.gap.unified if row.turn == 1 or row.difference is not None]
-    arms = dict.fromkeys((row.infer_os, words.where_text(row.where)) for row in (*found.values(), *unified))
+    arms = dict.fromkeys((row.infer_os, wording.where_text(row.where)) for row in (*found.values(), *unified))
     brief = len(arms) > _MANY_ARMS
     lines: list[tuple[str, str, Text]] = []
     for quantity, name in (("tree_rss_mib", _("tree RSS")), ("system_used_pct", _("system used"))):
@@ -229,7 +229,7 @@ def _gap(console: Console, analysis: Analysis) -> None:
             label = ", ".join(part for part in (name, arm[0] if len({a[0] for a in arms}) > 1 else "", arm[1]) if part)
             raw = found.get((quantity, *arm))
             rows = {(row.metric, row.turn): row for row in unified
-                    if (row.infer_os, words.where_text(row.where)) == arm}
+                    if (row.infer_os, wording.where_text(row.where)) == arm}
             settled = rows.get((f"stabilized/{quantity}", 1))
             if raw is not None or settled is not None:
                 lines.append((label, _as_found(raw), _gap_verdict(settled)))
@@ -242,14 +242,14 @@ def _gap(console: Console, analysis: Analysis) -> None:
     console.print()
     row(console, Text(_("Gap, one-shot − interactive"), style="bold"))
     _entries(console, lines, (_("as found"), _("unified (settled, turn 1)")))
-    widest = words.widest_as_found(list(found.values()))
+    widest = wording.widest_as_found(list(found.values()))
     if widest:
         paragraph(console, Text(_("As found, each within ± {sizes} of its figure (95 %).").format(
             sizes=_(", ± ").join(widest)), style="dim"))
 
 
 def _as_found(gap: GapRow | None) -> str:
-    return "" if gap is None else "–" if gap.difference is None else words.signed(gap.difference, gap.stats.unit)
+    return "" if gap is None else "–" if gap.difference is None else wording.signed(gap.difference, gap.stats.unit)
 
 
 def _gap_verdict(gap: GapRow | None) -> Text:
@@ -260,11 +260,11 @@ def _gap_verdict(gap: GapRow | None) -> Text:
 
 def _growth(console: Console, analysis: Analysis) -> None:
     """Settled tree RSS from turn to turn, a line per cell."""
-    labels = words.cell_labels(analysis.cells)
+    labels = wording.cell_labels(analysis.cells)
     console.print()
     row(console, Text.assemble((_("Growth per turn"), "bold"), ("   " + _("settled tree RSS"), "dim")))
     _entries(console, [(labels[one.cell], "", Text(_("{verdict}, n = {n}").format(
-        verdict=words.growth_text(one), n=one.stats.n_blocks), _STYLES.get(one.stats.kind, "")))
+        verdict=wording.growth_text(one), n=one.stats.n_blocks), _STYLES.get(one.stats.kind, "")))
         for one in analysis.growths])
     method = next((one.stats.method for one in analysis.growths if one.stats.method), None)
     if method:
@@ -273,7 +273,7 @@ def _growth(console: Console, analysis: Analysis) -> None:
 
 def _exploration(rows: Sequence[EffectRow]) -> str:
     """Which rows are the sweep's question, in a sentence."""
-    asked = dict.fromkeys(words.metric_name(row.metric) for row in rows if row.question)
+    asked = dict.fromkeys(wording.metric_name(row.metric) for row in rows if row.question)
     if not asked:
         return _("All of this is exploration.")
     return _("The question is: {metrics}; all else is exploration.").format(metrics=", ".join(asked))
@@ -301,7 +301,7 @@ def _effects_of(console: Console, effects: Sequence[EffectRow]) -> None:
     console.print()
     row(console, Text.assemble((title, "bold"), ("   " + _("tree RSS unless said otherwise"), "dim")))
     _entries(console, [(label, "", _verdict(one.stats, one.difference, one.off))
-                       for label, one in zip(words.effect_labels(rows), rows, strict=True)])
+                       for label, one in zip(wording.effect_labels(rows), rows, strict=True)])
     methods = dict.fromkeys(told(one.stats.method.partition(";")[0]) for one in rows if one.stats.method)
     levels = sorted({one.stats.level for one in rows if one.stats.level})
     families = sorted({one.stats.family for one in rows if one.stats.family > 1})
@@ -326,7 +326,7 @@ def _savings(console: Console, analysis: Analysis) -> None:
         return
     lines = []
     for mode, where in found:
-        arm = ", ".join(filter(None, (mode if len(found) > 1 else "", words.where_text(dict(where)))))
+        arm = ", ".join(filter(None, (mode if len(found) > 1 else "", wording.where_text(dict(where)))))
         for name, metric, unit in ((_("peak use"), "during_generation/system_used_peak_pct", "%"),
                                    (_("settled use"), "stabilized/system_used_pct", "%"),
                                    (_("peak tree RSS"), "during_generation/tree_rss_peak_mib", "MiB"),
@@ -335,8 +335,8 @@ def _savings(console: Console, analysis: Analysis) -> None:
             if one is not None and one.off is not None and one.on is not None:
                 said = _SAVED.get(one.stats.kind, N_("{off} → {on} {unit} (undecided)"))
                 lines.append((", ".join(filter(None, (name, arm))), "", Text(_(said).format(
-                    off=words.number(one.off), on=words.number(one.on), unit=unit,
-                    size=words.quantity(one.off - one.on, one.stats.unit)), _STYLES.get(one.stats.kind, ""))))
+                    off=wording.number(one.off), on=wording.number(one.on), unit=unit,
+                    size=wording.quantity(one.off - one.on, one.stats.unit)), _STYLES.get(one.stats.kind, ""))))
     console.print()
     row(console, Text(_("What infer-OS saves:"), style="bold"))
     _entries(console, lines)
@@ -350,7 +350,7 @@ _SAVED = {"less": N_("{off} → {on} {unit} ({size} less)"), "more": N_("{off} �
 def _factorials(console: Console, found: Sequence[Factorial]) -> None:
     """Main effects and two-way interactions, ranked; of what is not the question the main effects only."""
     for one in found:
-        name = ", ".join(filter(None, (words.metric_name(one.metric), one.mode, words.where_text(one.where))))
+        name = ", ".join(filter(None, (wording.metric_name(one.metric), one.mode, wording.where_text(one.where))))
         console.print()
         row(console, Text.assemble((_("Flags, factorial"), "bold"), (
             "   " + _("{name}; each over all settings of the others").format(name=name), "dim")))
@@ -367,7 +367,7 @@ def _drift(console: Console, analysis: Analysis) -> None:
     if found or len(analysis.slopes) > 1:
         console.print()
     for slope in analysis.slopes[1:]:
-        paragraph(console, Text(words.slope_text(slope)))
+        paragraph(console, Text(wording.slope_text(slope)))
     for test in found:
         paragraph(console, Text(_("Careful: {finding}.").format(finding=told(test.text)), style="yellow"))
 

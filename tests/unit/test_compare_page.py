@@ -12,8 +12,8 @@ from scipy.stats import ttest_ind
 from pipeline import language
 from pipeline.cli import main
 from pipeline.errors import ConfigError
-from pipeline.report import compare
-from pipeline.report.compare import Comparison, gather
+from pipeline.report import compare_page
+from pipeline.report.compare_page import Comparison, gather
 from pipeline.report.told import told
 from pipeline.result import METHOD, TrialResult
 from pipeline.stats import gate
@@ -196,7 +196,7 @@ def test_a_limit_never_passes_on_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert (judged.outcome, judged.why) == ("undecided", gate.SAYS_NOTHING) and judged.more_blocks
     assert main(["compare", *names, "--fail-if", limit]) == 3
     page = " ".join(capsys.readouterr().out.split())
-    line = page[page.index(f"undecided: {limit}: "):page.index(compare.JUDGED_BY)]
+    line = page[page.index(f"undecided: {limit}: "):page.index(compare_page.JUDGED_BY)]
     assert "more blocks would decide" in line and "…" not in line
     assert main(["compare", *names, "--fail-if", limit, "--undecided", "pass", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outcome"] == "undecided"
@@ -263,7 +263,8 @@ def test_the_command_sets_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFi
     names = files(tmp_path, cell("oneshot-off", [200.0, 201.0]), cell("oneshot-off", [230.0, 231.0], sweep="tide-2"))
     assert main(["compare", *names, "--fail-if", f"{HEADLINE} > +20%"]) == 0
     page = capsys.readouterr().out
-    assert page.index("What differs") < page.index("Effects, B − A") and compare.JUDGED_BY in " ".join(page.split())
+    assert page.index("What differs") < page.index("Effects, B − A")
+    assert compare_page.JUDGED_BY in " ".join(page.split())
     assert main(["compare", *names, "--fail-if", f"{HEADLINE} > +2%", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["schema_version"] == 1

@@ -12,7 +12,7 @@ from pipeline import metrics
 from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.metrics import Metric
-from pipeline.report.lines import pad, paragraph, row
+from pipeline.report.terminal_lines import pad, paragraph, row
 from pipeline.text import print_json
 
 SCHEMA_VERSION = 1

@@ -16,8 +16,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from rich.text import Text
 
-from pipeline.report.html.parts import clean
-from pipeline.report.lines import wrap as wrap_columns
+from pipeline.report.html.elements import clean
+from pipeline.report.terminal_lines import wrap as wrap_columns
 
 TEXT_PX = 12.0
 TICK_PX = 10.5

@@ -9,15 +9,15 @@ from pipeline.language import _
 
 def doctor(given: Given) -> int:
     """`slackwater doctor`."""
-    from pipeline.report import machine
+    from pipeline.report import doctor_page
     from pipeline.sweep.lock import holder
 
-    return machine.doctor(given.has("--json"), holder())
+    return doctor_page.doctor(given.has("--json"), holder())
 
 
 def watch(given: Given) -> int:
     """`slackwater watch PID|NAME|URL`."""
-    from pipeline.report import machine
+    from pipeline.report.watch_page import watch_process
 
     limit = None
     if (seconds := given.value("--seconds")) is not None:
@@ -28,4 +28,4 @@ def watch(given: Given) -> int:
         if not 0 < limit < float("inf"):
             raise ConfigError(_("--seconds {value} is not allowed: expected a number of seconds above 0.").format(
                 value=seconds))
-    return machine.watch_process(given.words[0], limit, given.has("--json"))
+    return watch_process(given.words[0], limit, given.has("--json"))

@@ -11,17 +11,17 @@ from pipeline.language import _
 
 def runs(given: Given) -> int:
     """`slackwater runs`."""
-    from pipeline.report import page
+    from pipeline.report import pages
 
-    page.runs(given.has("--json"), given.value("--store"))
+    pages.runs(given.has("--json"), given.value("--store"))
     return 0
 
 
 def show(given: Given) -> int:
     """`slackwater show [SWEEP]`."""
-    from pipeline.report import page
+    from pipeline.report import pages
 
-    page.show(given.first("last"), given.has("--json"), given.value("--store"))
+    pages.show(given.first("last"), given.has("--json"), given.value("--store"))
     return 0
 
 
@@ -36,12 +36,12 @@ def report(given: Given) -> int:
 
 def compare(given: Given) -> int:
     """`slackwater compare A B`."""
-    from pipeline.report import compare as comparing
+    from pipeline.report import compare_page
 
     undecided = given.value("--undecided") or "fail"
     if undecided not in ("fail", "pass"):
         raise ConfigError(_("--undecided {value} is not allowed: expected fail or pass.").format(value=undecided))
-    return comparing.compare(given.words[0], given.words[1], uri=given.value("--store"),
+    return compare_page.compare(given.words[0], given.words[1], uri=given.value("--store"),
                              limits=given.values("--fail-if"), as_json=given.has("--json"),
                              allow_different_work=given.has("--allow-different-work"),
                              undecided_fails=undecided == "fail")
@@ -49,28 +49,28 @@ def compare(given: Given) -> int:
 
 def export(given: Given) -> int:
     """`slackwater export SWEEP FILE`."""
-    from pipeline.report import transfer
+    from pipeline.report import export_import
 
-    return transfer.export(given.words[0], Path(given.words[1]), given.value("--store"), given.has("--json"))
+    return export_import.export(given.words[0], Path(given.words[1]), given.value("--store"), given.has("--json"))
 
 
 def import_(given: Given) -> int:
     """`slackwater import FILE`."""
-    from pipeline.report import transfer
+    from pipeline.report import export_import
 
-    return transfer.import_(Path(given.words[0]), given.value("--store"), given.has("--json"))
+    return export_import.import_(Path(given.words[0]), given.value("--store"), given.has("--json"))
 
 
 def sync(given: Given) -> int:
     """`slackwater sync [--store URI]`."""
-    from pipeline.report import page
+    from pipeline.report import pages
 
-    return page.sync(given.value("--store"))
+    return pages.sync(given.value("--store"))
 
 
 def metrics(given: Given) -> int:
     """`slackwater metrics [NAME]`."""
-    from pipeline.report.dictionary import metrics_page
+    from pipeline.report.metrics_page import metrics_page
 
     metrics_page(given.first(""), given.has("--json"))
     return 0

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.answer import answer
-from pipeline.report.console import print_sweep
 from pipeline.report.document import Sweep, analyse, document
-from pipeline.report.listing import print_runs
+from pipeline.report.runs_page import print_runs
+from pipeline.report.sweep_page import print_sweep
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
 
@@ -121,7 +121,7 @@ def test_the_list_of_sweeps() -> None:
 @pytest.mark.parametrize(("x", "unit", "text"), [(162.08, "MiB", "+162.1 MiB"), (-0.84, "points", "−0.8 points"),
                                                  (0.0, "MiB", "0.0 MiB"), (-0.0194, "MiB", "−0.019 MiB")])
 def test_signed_differences(x: float, unit: str, text: str) -> None:
-    assert words.signed(x, unit) == text
+    assert wording.signed(x, unit) == text
 
 
 @pytest.mark.parametrize(("values", "text"), [((1.0, 1.3, 0.9), "%)"), ((1.0, 2.0, 0.7), "(×"),
@@ -129,7 +129,7 @@ def test_signed_differences(x: float, unit: str, text: str) -> None:
 def test_a_wide_ratio_is_a_factor_and_not_thousands_of_percent(values: tuple[float, ...], text: str) -> None:
     trials = [made("oneshot", arm, block, {"decode/tokens_per_s": {1: 50 * (values[block - 1] if arm == "on" else 1)}})
               for block in (1, 2, 3) for arm in ("off", "on")]
-    said = words.comparison(next(row for row in analyse(trials).effects).stats)
+    said = wording.comparison(next(row for row in analyse(trials).effects).stats)
     assert said.startswith("undecided")
     assert text in said
 
@@ -178,4 +178,4 @@ def test_a_sweep_that_a_later_version_went_on_with_says_so_on_its_page_and_in_it
     (-4.2, 0.1, "−4.2 … +0.1"), (0.003, 4.2, "0.003 … 4.2"), (-0.02, -0.0004, "0.0004 … 0.02"),
     (0.0, 4.2, "0.0 … 4.2")])
 def test_a_bound_that_is_not_zero_is_not_printed_as_zero(lo: float, hi: float, text: str) -> None:
-    assert words.bounds(lo, hi, 1) == text
+    assert wording.bounds(lo, hi, 1) == text

@@ -1,6 +1,6 @@
 """The printed pages: gathers what a command shows, from a sweep just run or from a store, and renders it once.
 
-What the numbers are is document.py's, how they look console.py's; nothing is measured here.
+What the numbers are is document.py's, how they look sweep_page.py's; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from rich.text import Text
 
 from pipeline.errors import StoreError
 from pipeline.language import N_, _
-from pipeline.report import words
+from pipeline.report import wording
 from pipeline.report.answer import answer
-from pipeline.report.console import print_sweep as render_sweep
 from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, document, runs_document
-from pipeline.report.lines import paragraph
-from pipeline.report.listing import print_runs as render_runs
+from pipeline.report.runs_page import print_runs as render_runs
+from pipeline.report.sweep_page import print_sweep as render_sweep
+from pipeline.report.terminal_lines import paragraph
 from pipeline.report.told import told
 from pipeline.result import TrialResult
 from pipeline.stats.arms import text_of
@@ -127,7 +127,7 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     store = open_store(named(uri), write=False)
     record = store.find_sweep(name)
     asked = json_tag(record.tags, "question_metrics") or []
-    trials = store.trials(record.sweep_id, None if as_json else words.SHOWN | set(asked))
+    trials = store.trials(record.sweep_id, None if as_json else wording.SHOWN | set(asked))
     sweep, analysis = sweep_of_record(record, trials), analyse(trials)
     if as_json:
         print_json(document(sweep, trials, analysis))
@@ -183,9 +183,9 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
         return
     console = Console(highlight=False)
     paragraph(console, Text(_("{cells}, {trials} in {blocks}. Nothing was started.").format(
-        cells=words.n_of(len(cells), N_("{n} cell"), N_("{n} cells")),
-        trials=words.n_of(sum(map(len, order)), N_("{n} trial"), N_("{n} trials")),
-        blocks=words.n_of(len(order), N_("{n} block"), N_("{n} blocks")))))
+        cells=wording.n_of(len(cells), N_("{n} cell"), N_("{n} cells")),
+        trials=wording.n_of(sum(map(len, order)), N_("{n} trial"), N_("{n} trials")),
+        blocks=wording.n_of(len(order), N_("{n} block"), N_("{n} blocks")))))
     for line in expected:
         paragraph(console, Text(told(line)))
     if warm_ups:
@@ -216,7 +216,7 @@ def sync(uri: str | None) -> int:
     from pipeline.track.sync import send
 
     synced = send(uri)
-    print(words.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
+    print(wording.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
     for note in synced.notes:
         print(_("note: {note}").format(note=told(note)))
     return 1 if synced.notes else 0

@@ -1,6 +1,6 @@
 """Lines of a terminal, by columns and not by characters: wrapped, cut, padded. Japanese breaks between its characters.
 
-No words and no numbers: those are `words`.
+No words and no numbers: those are `wording`.
 """
 
 from __future__ import annotations
