@@ -27,10 +27,10 @@ def show(given: Given) -> int:
 
 def report(given: Given) -> int:
     """`slackwater report [SWEEP]`."""
-    from pipeline.report.html import write
+    from pipeline.report import pages
 
     target = given.value("-o")
-    return write.report(given.first("last"), None if target is None else Path(target), given.value("--store"),
+    return pages.report(given.first("last"), None if target is None else Path(target), given.value("--store"),
                         given.has("--json"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -89,20 +90,20 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
     render_sweep(recorder, sweep, analysis, _next(store), skipped)
     texts = {"summary.json": to_json(whole, indent=2), "summary.txt": recorder.export_text()}
-    report, why_not = _report(store, sweep, trials, analysis, summary)
+    made, why_not = _made(store, sweep, trials, analysis, summary)
     try:
-        recorded = store.record_sweep(replace(summary, texts={**texts, **report}))
+        recorded = store.record_sweep(replace(summary, texts={**texts, **made}))
     except StoreError as error:
-        if not report:
+        if not made:
             raise
-        report, why_not = {}, str(error)  # the disk may take the summary that did not take the report
+        made, why_not = {}, str(error)  # the disk may take the summary that did not take the report
         recorded = store.record_sweep(replace(summary, texts=texts))
     if as_json:
         print_json(whole)
         return
     console = Console(highlight=False)
     render_sweep(console, sweep, analysis, _next(store), skipped)
-    if report and recorded.run_id is not None:
+    if made and recorded.run_id is not None:
         from pipeline.report.html.write import place
 
         paragraph(console, Text(_("The report: {place}").format(place=place(store, recorded.run_id))))
@@ -110,8 +111,8 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
         paragraph(console, Text(_("note: {note}").format(note=told(note))))
 
 
-def _report(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analysis,
-            summary: SweepSummary) -> tuple[dict[str, str], str]:
+def _made(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analysis,
+          summary: SweepSummary) -> tuple[dict[str, str], str]:
     """The report as an artifact of the summary run, and why there is none. No fault of it may cost a sweep its page."""
     from pipeline.report.html.write import ARTIFACT, report_of
 
@@ -134,6 +135,28 @@ def show(name: str, as_json: bool, uri: str | None) -> None:
     else:
         other = "" if record.sweep_id == store.find_sweep().sweep_id else record.sweep_id
         render_sweep(Console(highlight=False), sweep, analysis, _next(store, other)[1:])
+
+
+def report(name: str, target: Path | None, uri: str | None, as_json: bool) -> int:
+    """Write a sweep's report and say where; 0. Raises ConfigError (no such sweep, no writing there) and StoreError."""
+    from pipeline.report.html.gather import plan_of
+    from pipeline.report.html.write import report_of, write_whole
+
+    store = open_store(named(uri), write=False)
+    record = store.find_sweep(name)
+    trials = store.trials(record.sweep_id)
+    text = report_of(store, sweep_of_record(record, trials), trials, analyse(trials),
+                     plan_of(store, record.run_id, record.artifact_uri), record.tags)
+    path = target or Path(f"{record.sweep_id}.html")
+    content = text.encode(errors="backslashreplace")
+    write_whole(path, content)
+    if as_json:
+        print_json({"schema_version": SCHEMA_VERSION, "sweep_id": record.sweep_id, "path": str(path),
+                    "bytes": len(content), "trials": len(trials)})
+    else:
+        print(_("{sweep}: its report is {path}, {size} MiB. Any browser opens it; it needs no network.").format(
+            sweep=record.sweep_id, path=path, size=f"{len(content) / 2**20:.1f}"))
+    return 0
 
 
 def runs(as_json: bool, uri: str | None) -> None:
