@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.track.location import Location
 from pipeline.track.names import decode_param, split_groups, split_lines
-from pipeline.track.owner import is_dead
+from pipeline.record.owner import is_dead
 from pipeline.track.source import Run, Source
 
 SETTINGS = "settings."

@@ -20,7 +20,7 @@ from typing import TypeVar
 from pipeline.errors import StoreError
 from pipeline.result import TrialResult
 from pipeline.track.client import exclusive
-from pipeline.track.owner import is_alive, owner_tags
+from pipeline.record.owner import is_alive, owner_tags
 from pipeline.track.summary import SweepSummary
 
 _RESULT = "result.json"

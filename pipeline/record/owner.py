@@ -1,4 +1,4 @@
-"""Who runs a run: tags that name the process, and whether that process is still there.
+"""Who writes a record: which process, and whether it is still there.
 
 A process is named by host, boot, pid and start time, since pids are used again (proc(5), field 22 of stat).
 """

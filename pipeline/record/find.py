@@ -1,0 +1,158 @@
+"""What a user names on the command line: a sweep, a cell of one, a run, or an exported file. Found, not judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.record import index
+from pipeline.record.folder import SWEEP, SWEEPS, SweepFolder
+from pipeline.record.index import Earlier
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Trials that were named together."""
+
+    name: str
+    """As it was typed."""
+    sweep: SweepRecord
+    """The sweep they belong to."""
+    trials: Sequence[TrialRecord]
+    """Of the sweep, the cell or the run; at least one."""
+    whole_sweep: Sequence[TrialRecord]
+    plan: Mapping[str, Any]
+    """plan.json of the sweep; empty if it was not kept."""
+    cell: str = ""
+    """The cell that was named, or the cell of the run; "" for a whole sweep."""
+    run_id: str = ""
+    """The run that was named."""
+    source: str = ""
+    """The store or file it was found in, for a user."""
+    option: str = ""
+    """What a command needs behind a sweep's id to mean that store."""
+
+
+class Sweeps:
+    """The records of one store."""
+
+    def __init__(self, home: Path, shown: str, option: str = "", setting: str = "") -> None:
+        """`home`: the folder with sweeps/ in it. `shown`: the store as a user knows it, whose push notes name runs;
+        `option` and `setting`: what stands behind a verb, and behind `run`, so that it means this store."""
+        self.path, self.shown, self.option, self.setting = home / SWEEPS, shown, option, setting
+
+    def ids(self) -> list[str]:
+        """Of all sweeps, from the folders' names alone."""
+        return sorted(path.name for path in self.path.iterdir()
+                      if not path.name.startswith(".") and path.is_dir()) if self.path.is_dir() else []
+
+    def folder(self, sweep_id: str) -> SweepFolder:
+        """Where that sweep lies or would lie."""
+        return SweepFolder(self.path / sweep_id)
+
+    def all(self) -> list[SweepRecord]:
+        """Every sweep, the oldest first, with the verdicts of its trials."""
+        found = [replace(sweep, run_id=SweepFolder(sweep.folder).pushed(self.shown).get("", ""))
+                 for sweep in index.summaries(self.path)]
+        return sorted(found, key=lambda sweep: (sweep.started_ms, sweep.sweep_id))
+
+    def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
+        """What trials of these cells took and needed on this machine."""
+        return index.earlier(self.path, digests, host)
+
+    def sweep(self, name: str = "last") -> SweepRecord:
+        """By id, unambiguous prefix or `last`. Raises ConfigError that lists the candidates."""
+        if (self.path / name / SWEEP).is_file() and name in self.ids():
+            folder = self.folder(name)
+            return replace(folder.sweep(), run_id=folder.pushed(self.shown).get("", ""))
+        known = self.all()
+        if not known:
+            raise ConfigError(f"There is no sweep in {self.shown} yet. "
+                              f"`slackwater run experiment=mode_gap{self.setting}` makes one.")
+        if name == "last":
+            return known[-1]
+        found = [sweep for sweep in known if sweep.sweep_id.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise ConfigError(f"No sweep in {self.shown} has an id that begins with {name!r}. The latest are:\n"
+                              f"{_listing(known)}\n`slackwater runs{self.option}` lists all; `last` is the latest.")
+        raise ConfigError(f"{name!r} begins the ids of {len(found)} sweeps. Give more of the id:\n{_listing(found)}")
+
+    def trials(self, sweep_id: str) -> list[TrialRecord]:
+        """Those that count, in the order they ran, with their runs in this store. Raises StoreError."""
+        return self._with_runs(self.folder(sweep_id), self.folder(sweep_id).trials())
+
+    def superseded(self, sweep_id: str) -> list[TrialRecord]:
+        """The other attempts. Raises StoreError."""
+        return self._with_runs(self.folder(sweep_id), self.folder(sweep_id).superseded())
+
+    def run(self, run_id: str) -> tuple[SweepFolder, str] | None:
+        """The sweep and the trial folder's name ("": the sweep itself) that were pushed as this run."""
+        for sweep_id in self.ids():
+            for name, run in self.folder(sweep_id).pushed(self.shown).items():
+                if run == run_id:
+                    return self.folder(sweep_id), name
+        return None
+
+    def subject(self, name: str) -> Subject:
+        """SWEEP, SWEEP:CELL or RUN, where SWEEP is an id, a prefix or `last` and RUN an MLflow run id.
+
+        Raises ConfigError (nothing of that name, no trial in it) and StoreError."""
+        trial, cell = "", ""
+        if RUN_ID.fullmatch(name):
+            found = self.run(name)
+            if found is None:
+                raise ConfigError(f"There is no run {name} of slackwater's in {self.shown}. "
+                                  f"`slackwater runs{self.option}` lists the sweeps.")
+            (folder, trial), sweep = found, self.sweep(found[0].sweep_id)
+        else:
+            sweep_name, _, cell = name.partition(":")
+            sweep = self.sweep(sweep_name)
+            folder = SweepFolder(sweep.folder)
+        trials = self._with_runs(folder, folder.trials())
+        if trial:
+            one = self._with_runs(folder, [folder.attempt(trial)])
+            return Subject(name, sweep, one, trials, folder.plan(), one[0].cell, name, self.shown, self.option)
+        return replace(of_sweep(name, sweep, trials, folder.plan(), cell, self.shown), option=self.option)
+
+    def _with_runs(self, folder: SweepFolder, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+        runs = folder.pushed(self.shown)
+        return [replace(trial, run_id=runs.get(trial.name, "")) for trial in trials] if runs else list(trials)
+
+
+def of_sweep(name: str, sweep: SweepRecord, trials: Sequence[TrialRecord], plan: Mapping[str, Any], cell: str,
+             source: str) -> Subject:
+    """The whole sweep, or one cell of it by its name or the beginning of it. Raises ConfigError."""
+    if not trials:
+        raise ConfigError(f"{sweep.sweep_id} has no trial: nothing was measured in it.")
+    chosen = _cell(sweep, trials, cell) if cell else ""
+    return Subject(name, sweep, [trial for trial in trials if chosen in ("", trial.cell)], trials, plan, chosen, "",
+                   source)
+
+
+def _cell(sweep: SweepRecord, trials: Sequence[TrialRecord], name: str) -> str:
+    cells = list(dict.fromkeys(trial.cell for trial in trials))
+    found = [cell for cell in cells if cell == name] or [cell for cell in cells if cell.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    what = "has no cell" if not found else "has several cells"
+    listing = "\n".join(f"  {sweep.sweep_id}:{cell}" for cell in sorted(found or cells))
+    raise ConfigError(f"{sweep.sweep_id} {what} that begin{'s' * (not found)} with {name!r}. Name one of:\n{listing}")
+
+
+def _listing(sweeps: Sequence[SweepRecord], limit: int = 8) -> str:
+    lines = [f"  {sweep.sweep_id}  {datetime.fromtimestamp(sweep.started_ms / 1000):%Y-%m-%d %H:%M}  "
+             f"{sweep.experiment or sweep.question}".rstrip() for sweep in sweeps[::-1][:limit]]
+    return "\n".join(lines + ([f"  and {len(sweeps) - limit} more"] if len(sweeps) > limit else []))
+
+

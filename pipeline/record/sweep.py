@@ -1,0 +1,88 @@
+"""The one shape of a sweep: what was asked, by whom and where, and how it ended. A value; files are folder.py's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from pipeline.text import to_json
+
+SCHEMA_VERSION = 2
+"""Of sweep.json. 1: the summary until 3c8a73e, with plan and texts in it; still read."""
+
+SweepStatus = Literal["running", "finished", "failed", "interrupted"]
+Origin = Literal["", "imported", "pulled", "taken over"]
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """One sweep. Its trials and its plan lie beside it."""
+
+    sweep_id: str
+    experiment: str
+    """Name of the experiment file; empty for a sweep typed on the command line."""
+    question: str
+    command: str
+    """The command line that runs it again."""
+    planned_trials: int | None
+    started_ms: int
+    """Unix time, milliseconds."""
+    status: SweepStatus = "running"
+    ended_ms: int | None = None
+    answer: str = ""
+    """What it found, in a sentence or a few; empty until it has ended."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Numbers about the sweep as a whole."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Facts in words: the machine that measured (host, boot_id, …), arguments, environment, plan_hash, concerns, …"""
+    owner: Mapping[str, str] = field(default_factory=dict)
+    """The process that writes here: host, boot_id, pid, pid_start; empty if none does any more."""
+    origin: Origin = ""
+    """"": measured by whoever this store belongs to; else how it came here. Never resumed."""
+
+    # Where it was found; no part of sweep.json.
+    trials: Mapping[str, int] = field(default_factory=dict)
+    """Verdict → number of trials that count."""
+    run_id: str = ""
+    """MLflow's summary run, if it was pushed to the store at hand."""
+    folder: Any = None
+    """The folder of the sweep: a Path, or a zipfile.Path inside an export."""
+
+    def to_json(self) -> str:
+        """sweep.json; `from_json` is its inverse."""
+        return to_json({"schema_version": SCHEMA_VERSION,
+                        **{name: value for name, value in vars(self).items() if name in _KEPT}}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SweepRecord:
+        """Raises ValueError for what is no such document, or of another schema version."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("schema_version") not in (1, SCHEMA_VERSION):
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            raise ValueError(f"schema_version {version!r}, expected {SCHEMA_VERSION}")
+        try:
+            record = cls(**{name: data[name] for name in _KEPT if name in data})
+        except TypeError as error:
+            raise ValueError(f"no sweep: {error}") from error
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(record, name), kind)]
+        if wrong or record.status not in get_args(SweepStatus):
+            raise ValueError(f"{(wrong or ['status'])[0]} is {getattr(record, (wrong or ['status'])[0])!r}")
+        return record
+
+    def tag(self, name: str) -> Any:
+        """What a tag holds as JSON; None if there is none, or one that an earlier version has cut."""
+        try:
+            return json.loads(self.tags.get(name, "null"))
+        except ValueError:
+            return None
+
+    def at(self, folder: Any, trials: Mapping[str, int], run_id: str = "") -> SweepRecord:
+        """The same, with where it was found and what lies beside it."""
+        return replace(self, folder=folder, trials=dict(trials), run_id=run_id)
+
+
+_KEPT = [name for name in SweepRecord.__dataclass_fields__ if name not in ("trials", "run_id", "folder")]
+_KINDS = {"sweep_id": str, "experiment": str, "question": str, "command": str, "started_ms": int, "tags": Mapping,
+          "metrics": Mapping, "owner": Mapping, "answer": str}

@@ -1,0 +1,165 @@
+"""The one shape of a finished trial: what is written, read, pushed, exported and compared. A value; its files are in
+folder.py.
+
+`result.json` is its form on disk. Charts are no part of it: they are made from timeline.parquet by whoever shows them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from pipeline.record.reason import Reason
+from pipeline.text import to_json
+
+SCHEMA_VERSION = 2
+"""Of result.json. 1: until 3c8a73e, with the charts in it and reasons as sentences; still read."""
+
+METHOD = 2
+"""How this version measures. To be raised whenever the same cell would read or count differently, since trials of two
+methods are not compared as if only their settings differed. A trial that carries no number is of method 1.
+
+1  until 3c8a73e.
+2  The engine's own files are brought into one page-cache state before a trial, as the model is; the sampler's rate
+   follows what moves; a peak that could not be reset is not called the phase's; a phase that lacks samples is suspect
+   by itself, lost slots elsewhere are a note, major faults of the server's tree and swap between the moments are
+   suspect; a wait ends by progress.
+"""
+
+Verdict = Literal["valid", "suspect", "failed", "interrupted", "warm-up"]
+"""warm-up: measured as any other, and in no comparison by design."""
+
+FINAL = ("valid", "suspect")
+"""Verdicts of trials that are not run again."""
+
+RESULT = "result.json"
+ARTIFACTS = ("timeline.parquet", "timeline.png", "config.yaml", "provenance.json", "response.txt", "server.log")
+"""The files of every trial beside its result, under the same names everywhere."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One repetition of a cell, as measured."""
+
+    sweep_id: str
+    cell: str
+    repetition: int
+    block: int
+    order: int
+    """Its place in the sweep, from 1."""
+    mode: str
+    infer_os: str
+    verdict: Verdict
+    started_ms: int
+    """Unix time, milliseconds."""
+    ended_ms: int
+    reasons: Sequence[Reason] = ()
+    """Why it is suspect or failed."""
+    notes: Sequence[Reason] = ()
+    """What a user should know although it does not touch the number (a busy neighbour, …)."""
+    suspect_phases: Mapping[str, Sequence[Reason]] = field(default_factory=dict)
+    """Phase → why its values enter no comparison, whatever the verdict of the whole trial is."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved config, flattened: "engine.name" → value."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The server settings the cell resolved to."""
+    turns: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Metric → turn → value. Turn 0 for what belongs to the trial and not to a turn."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Facts in words: versions, digests, the machine that measured (host, boot_id, …)."""
+    method: int = 1
+    """How it was measured: see METHOD."""
+    attempt: int = 1
+    """Of this place in the sweep: a trial that is run again is a further attempt."""
+
+    # Where it was found; no part of result.json.
+    run_id: str = ""
+    """MLflow's run, if it was pushed to the store at hand."""
+    folder: Any = None
+    """The folder with result.json and the ARTIFACTS: a Path, or a zipfile.Path inside an export; None: no files."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder: "0003-oneshot-on-r1", for a further attempt "0003-oneshot-on-r1.2"."""
+        return trial_name(self.order, self.cell, self.repetition, self.attempt)
+
+    @functools.cached_property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric → the last turn's value."""
+        return {name: turns[max(turns)] for name, turns in self.turns.items() if turns}
+
+    def value(self, metric: str, turn: int | None = None) -> float | None:
+        """The metric's value at a turn; None asks for the last one (the run's value). None: not measured."""
+        return self.metrics.get(metric) if turn is None else self.turns.get(metric, {}).get(turn)
+
+    def artifact(self, name: str) -> bytes | None:
+        """One of the ARTIFACTS; None if it was not kept. Raises OSError."""
+        file = None if self.folder is None else self.folder / name
+        return file.read_bytes() if file is not None and file.is_file() else None
+
+    def has(self, code: str) -> bool:
+        """Is this one of its reasons?"""
+        return any(reason.code == code for reason in self.reasons)
+
+    def to_json(self) -> str:
+        """result.json; `from_json` is its inverse."""
+        document = {name: value for name, value in vars(self).items() if name in _KEPT}
+        document["metrics"] = document.pop("turns")
+        document["reasons"] = [reason.to_dict() for reason in self.reasons]
+        document["notes"] = [reason.to_dict() for reason in self.notes]
+        document["suspect_phases"] = {phase: [reason.to_dict() for reason in reasons]
+                                      for phase, reasons in self.suspect_phases.items()}
+        return to_json({"schema_version": SCHEMA_VERSION, **document})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> TrialRecord:
+        """Raises ValueError for what is no such document, or of another schema version."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> TrialRecord:
+        """The same from the parsed document. Raises ValueError."""
+        if not isinstance(data, dict) or data.get("schema_version") not in (1, SCHEMA_VERSION):
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            raise ValueError(f"schema_version {version!r}, expected {SCHEMA_VERSION}")
+        try:
+            known = {name: data[name] for name in _KEPT if name in data}
+            known["turns"] = {str(name): {int(turn): float(value) for turn, value in turns.items()}
+                              for name, turns in data["metrics"].items()}
+            for name in ("reasons", "notes"):
+                known[name] = tuple(Reason.from_dict(each) for each in data.get(name, ()))
+            known["suspect_phases"] = {str(phase): tuple(Reason.from_dict(each) for each in reasons)
+                                       for phase, reasons in data.get("suspect_phases", {}).items()}
+            if data.get("extra", {}).get("interrupted"):  # schema 1
+                known["verdict"] = "interrupted"
+            record = cls(**known)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no trial: {type(error).__name__} {error}") from error
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(record, name), kind)]
+        if wrong or record.verdict not in get_args(Verdict):
+            raise ValueError(f"{(wrong or ['verdict'])[0]} is {getattr(record, (wrong or ['verdict'])[0])!r}")
+        return record
+
+    def at(self, folder: Any, run_id: str = "") -> TrialRecord:
+        """The same, with where it was found."""
+        return replace(self, folder=folder, run_id=run_id)
+
+
+def trial_name(order: int, cell: str, repetition: int, attempt: int = 1) -> str:
+    """Of a trial's folder. The cell is cut to 80 characters: 255 is the limit of a name."""
+    return f"{order:04d}-{safe(cell)}-r{repetition}" + (f".{attempt}" if attempt > 1 else "")
+
+
+def safe(text: str) -> str:
+    """Text as a file name: letters, digits and _ . - + alone, at most 80 characters, no dot in front."""
+    return re.sub(r"[^\w.\-+]", "_", text, flags=re.ASCII)[:80].lstrip(".") or "_"
+
+
+_KEPT = [name for name in TrialRecord.__dataclass_fields__ if name not in ("run_id", "folder")]
+_KINDS = {"sweep_id": str, "cell": str, "mode": str, "infer_os": str, "repetition": int, "block": int, "order": int,
+          "started_ms": int, "ended_ms": int, "method": int, "attempt": int, "params": Mapping, "settings": Mapping,
+          "tags": Mapping}
