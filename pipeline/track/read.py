@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.record.owner import is_dead
 from pipeline.track.location import Location
 from pipeline.track.names import decode_param, split_groups, split_lines
-from pipeline.record.owner import is_dead
 from pipeline.track.source import Run, Source
 
 SETTINGS = "settings."

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import StoreError
+from pipeline.record.owner import is_alive, owner_tags
 from pipeline.result import TrialResult
 from pipeline.track.client import exclusive
-from pipeline.record.owner import is_alive, owner_tags
 from pipeline.track.summary import SweepSummary
 
 _RESULT = "result.json"

@@ -23,6 +23,7 @@ from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.language import _
 from pipeline.provenance import without_password
+from pipeline.record.owner import is_dead, owner_tags
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
 from pipeline.text import printable, to_json
@@ -33,7 +34,6 @@ from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.inputs import dataset
 from pipeline.track.location import VARIABLE, Location, local, locate
-from pipeline.record.owner import is_dead, owner_tags
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
 from pipeline.track.rows import Point
 from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Earlier, Nothing, Run, Source, SqlSource

@@ -15,12 +15,12 @@ import pytest
 
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError
+from pipeline.record.owner import owner_tags
 from pipeline.result import ARTIFACTS
 from pipeline.track import location
 from pipeline.track.archive import Archive
 from pipeline.track.artifacts import Artifacts
 from pipeline.track.exchange import export_sweep, import_sweep
-from pipeline.record.owner import owner_tags
 from pipeline.track.store import Store, open_store
 from tests.unit.made_sweeps import BEGAN_MS, HEADLINE, cell, export, summary, trial
 

@@ -21,10 +21,10 @@ import pytest
 from pipeline.cli import main, run_commands
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
+from pipeline.record.owner import owner_tags
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.text import to_json
 from pipeline.track import location, rows
-from pipeline.record.owner import owner_tags
 from pipeline.track.read import read_sweeps, read_trials
 from pipeline.track.source import ClientSource, Source, SqlSource
 from pipeline.track.spool import Spool
