@@ -127,7 +127,7 @@ class Mode:
             _require(self.name in ("oneshot", "interactive"), "mode.name", self.name, "oneshot or interactive")
         _require(self.source in ("recorded", "stdin"), "mode.source", self.source, "recorded or stdin")
         _require(self.source == "recorded" or self.name in ("interactive", MISSING), "mode.source", self.source,
-                 "recorded, since a person needs mode=interactive")
+                 "recorded, since typed prompts need mode=interactive")
         _require(self.turns >= 1, "mode.turns", self.turns, "a whole number from 1")
         _require(self.name != "oneshot" or self.turns == 1, "mode.turns", self.turns,
                  "1, since a oneshot trial has one turn (mode=interactive has several)")
@@ -407,7 +407,7 @@ class Config:
         if self.mode.source == "stdin":
             key = "tokens" if prompt.tokens is not None else "file"
             _require(prompt.tokens is None and prompt.file is None, f"prompt.{key}", getattr(prompt, key),
-                     "null with mode.source=stdin, where a person types what is asked")
+                     "null with mode.source=stdin, where the user types the prompts")
             return
         if wanted is None:
             return

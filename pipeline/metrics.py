@@ -56,7 +56,7 @@ class Metric:
         for ending, unit in _UNITS:
             if self.name.endswith(ending):
                 return unit
-        raise ValueError(f"{self.name} ends in no unit that is known here")
+        raise ValueError(f"{self.name} does not end in a known unit")
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -355,7 +355,7 @@ SECTIONS: Sequence[Section] = (
         Metric("trial/stolen_cores", N_("Cores that the host of this virtual machine took away."), "/proc/stat, steal",
                N_("Nothing in here can be on time then.")),
         Metric("trial/tree_major_faults", N_("Page faults of the tree that needed the disk."), "/proc/PID/stat",
-               N_("Reading mapped weights in is made of these; that alone is no reason for a doubt.")),
+               N_("Reading mapped weights causes these; that alone is not a reason for doubt.")),
         Metric("trial/<stage>_s", N_("Where the trial's time went, by stage; `window`, `read` and `prove` are ours."),
                _MARKS),
         Metric("sampler/samples", N_("Readings of the whole trial."), N_("the sampler")),

@@ -51,8 +51,9 @@ def resume(given: Given) -> int:
         return 0
     recorded: list[str] | None = json_tag(record.tags, "arguments")
     if recorded is None:
-        raise ConfigError(_("{sweep} was started with more words than slackwater kept then. Its trials are whole: "
-                            "`slackwater rerun {named}` measures it again.").format(sweep=record.sweep_id, named=this))
+        raise ConfigError(_("The command that started {sweep} was too long for its version of slackwater to keep. "
+                            "Its trials are complete: `slackwater rerun {named}` measures it again.").format(
+                                sweep=record.sweep_id, named=this))
     arguments = [word for word in recorded if not (word.startswith("tracking.uri=") and ":***@" in word)]
     if len(arguments) < len(recorded) and uri is None:
         raise ConfigError(_("{sweep} was logged to an address with a password, which is not kept: name it with "
@@ -62,7 +63,7 @@ def resume(given: Given) -> int:
         arguments.append(f"tracking.uri={json.dumps(uri)}")
     folder = Path(record.tags.get("cwd", ""))
     if not folder.is_dir():
-        raise ConfigError(_("{sweep} was started in {folder}, which is not there any more; its relative paths cannot "
+        raise ConfigError(_("{sweep} was started in {folder}, which no longer exists; its relative paths cannot "
                             "be followed. Start it anew with slackwater run.").format(
                                 sweep=record.sweep_id, folder=folder))
     SESSION.resume = record.sweep_id

@@ -27,14 +27,14 @@ def refused(error: Exception) -> MachineError | None:
                               "or try again when the machine is less busy.").format(
                                   command=command, seconds=f"{error.timeout:.0f}"))
     if isinstance(error, sqlite3.Error):
-        return MachineError(_("A database failed: {error}. End what else uses it, or make room on its disk.").format(
-            error=error))
+        return MachineError(_("A database failed: {error}. End other programs that use it, or free space on its "
+                              "disk.").format(error=error))
     if isinstance(error, OSError) and error.errno is not None:
         named = " → ".join(os.fsdecode(name) for name in (error.filename, error.filename2)
                            if isinstance(name, str | bytes))
         if not named and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and _stdout_refuses(error.errno):
             named = _("standard output")
-        remedy = _remedy(error.errno) or (_("Look whether that path is what you meant.") if named else "")
+        remedy = _remedy(error.errno) or (_("Check that this path is what you meant.") if named else "")
         if error.errno == errno.ENOENT and not named:
             remedy = _no_folder()
         if named or remedy:
@@ -64,12 +64,12 @@ def _no_folder() -> str:
 def _remedy(number: int) -> str:
     """What to do about it; "" where only the path can tell."""
     return {
-        errno.ENOSPC: _("Make room on that disk; what was measured before is kept."),
-        errno.EDQUOT: _("Make room on that disk; what was measured before is kept."),
-        errno.EROFS: _("That file system cannot be written: name another place, or mount it writable."),
-        errno.EACCES: _("This user may not: change the right of that path, or name another."),
-        errno.EPERM: _("This user may not: change the right of that path, or name another."),
-        errno.EIO: _("The device failed: look at `dmesg`."),
+        errno.ENOSPC: _("Free space on that disk; what was measured before is kept."),
+        errno.EDQUOT: _("Free space on that disk; what was measured before is kept."),
+        errno.EROFS: _("That file system is read-only: give another path, or mount it writable."),
+        errno.EACCES: _("This user has no permission: change the permissions of that path, or give another."),
+        errno.EPERM: _("This user has no permission: change the permissions of that path, or give another."),
+        errno.EIO: _("The device failed: see `dmesg`."),
         errno.EMFILE: _("Too few open files are allowed: `ulimit -n 1024` raises that."),
         errno.ENFILE: _("The machine has too many files open: end other programs."),
         errno.ENOMEM: _("The machine has too little memory free: end other programs."),

@@ -112,7 +112,7 @@ def files_of(path: Path) -> Sequence[Path]:
 
 def _named(header: Header) -> Header:
     if "general.architecture" not in header.metadata:
-        raise ConfigError(f"model file {header.path} names no architecture (general.architecture): it is no model.")
+        raise ConfigError(f"model file {header.path} names no architecture (general.architecture): it is not a model.")
     return header
 
 

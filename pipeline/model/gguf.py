@@ -200,6 +200,6 @@ def block_elements(type_name: str) -> int:
 def bytes_per_element(type_name: str) -> float:
     """Bytes that one element costs in a ggml type; 8.5/8 for q8_0. Raises ConfigError for an unknown type."""
     if type_name not in _BY_NAME:
-        raise ConfigError(f"{type_name} is no ggml type. Known: {', '.join(sorted(_BY_NAME))}.")
+        raise ConfigError(f"{type_name} is not a ggml type. Known: {', '.join(sorted(_BY_NAME))}.")
     elements, size = _BY_NAME[type_name]
     return size / elements

@@ -60,8 +60,8 @@ def read_file(path: Path) -> Header:
             raise ConfigError(f"model file {path} cannot be read: Is a directory. {_inside(path)}. Give the path of a "
                               "GGUF file.")
         if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"model file {path} is no file but a device, a pipe or a socket. Give the path of a GGUF "
-                              "file.")
+            raise ConfigError(f"model file {path} is not a file but a device, a pipe or a socket. Give the path of a "
+                              "GGUF file.")
         return _read(path, found.st_size, found.st_mtime_ns, found.st_ino)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -122,7 +122,7 @@ def other_work(a: Sequence[Recorded], b: Sequence[Recorded]) -> str:
     if told[0] != told[1] and "model" not in asked:
         return f"the models differ: {_model(names[0], digests[0])} against {_model(names[1], digests[1])}"
     if any(trial.params.get("mode.source") == "stdin" for side in (a, b) for trial in side):
-        return "the prompts were typed by a person"
+        return "the prompts were typed by a user"
     changed = {difference.key for difference in differences(a, b, {}, {})}
     if any(key == factor or key.startswith(f"{factor}.") for key in changed for factor in asked):
         return ""

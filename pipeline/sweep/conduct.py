@@ -120,7 +120,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params
                      for cell, config in zip(overrides, configs, strict=True)]
         configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
     if len({config.lang for config in configs}) > 1:
-        raise ConfigError(_("lang cannot be swept: it is how you read, and changes nothing that is measured."))
+        raise ConfigError(_("lang cannot be swept: it is the language of the output and changes nothing that is "
+                            "measured."))
     language.speak(configs[0].lang or language.wished())
     if person := is_typed(configs):
         check_repetitions(arguments)

@@ -32,14 +32,14 @@ def check_repetitions(arguments: Sequence[str]) -> None:
     for word in arguments:
         key, _equals, value = word.lstrip("+").partition("=")
         if key == "repetitions" and value != "1":
-            raise ConfigError(_("repetitions={n}: what a person types is not repeated. Leave it out; with "
+            raise ConfigError(_("repetitions={n}: typed prompts cannot be repeated. Leave it out; with "
                                 "mode.source=recorded the same prompts can be repeated.").format(n=value))
 
 
 def bring_person(config: Config) -> None:
     """Let a person ask and be shown the answers. Raises ConfigError: nobody is there, and nothing was piped."""
     if SESSION.converse is None:
-        raise ConfigError(_("mode.source=stdin needs somebody who types: start it with `slackwater run`."))
+        raise ConfigError(_("mode.source=stdin needs a user who types: start it with `slackwater run`."))
     person = SESSION.converse(config)
     SESSION.listener = SESSION.prompts = person
     SESSION.fresh = True  # what was said in an interrupted conversation is not known to another

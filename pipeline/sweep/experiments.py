@@ -69,7 +69,7 @@ def _as_hydra_takes_it(content: dict[str, Any]) -> dict[str, Any]:
         if not is_setting(key.lstrip("+")):
             raise ConfigError(f"hydra.sweeper.params: {unknown_setting(key)}")
         if value == DEMANDED:
-            raise ConfigError(f"hydra.sweeper.params.{key}: ??? is no value. Below the file's other settings it "
+            raise ConfigError(f"hydra.sweeper.params.{key}: ??? is not a value. Below the file's other settings it "
                               "would have to be given on the command line.")
         swept += overrides_of(key, value)
     found: dict[str, str] = {}

@@ -53,7 +53,7 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
     """Compose and sweep as the arguments say, or print what they ask; `folder` exists, Hydra makes nothing in it.
 
     This is Hydra's own main without its choice of a run mode: whatever is measured goes through our sweeper. Raises
-    ConfigError for what leads round it, and what composing raises (see messages.explain)."""
+    ConfigError for what bypasses it, and what composing raises (see messages.explain)."""
     expose_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's info prints its own traces otherwise
 
@@ -74,7 +74,7 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
     setattr(parser, "error", _refuse)  # noqa: B010
     given = parser.parse_intermixed_args(arguments)
     if given.experimental_rerun is not None:
-        raise ConfigError("--experimental-rerun leads round slackwater's own sweeper: `slackwater rerun` measures "
+        raise ConfigError("--experimental-rerun bypasses slackwater's own sweeper: `slackwater rerun` measures "
                           "again.")
     if given.cfg is None and not given.help and (given.resolve or given.package is not None):
         raise ConfigError("--resolve and --package belong to --cfg: slackwater run --cfg job --package mode.")
@@ -97,7 +97,7 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
             try:
                 app.show_cfg(name, overrides, given.cfg, given.package, given.resolve)
             except SystemExit:  # Hydra has said this itself
-                raise ConfigError(f"--package {given.package} is no part of the config.") from None
+                raise ConfigError(f"--package {given.package} is not part of the config.") from None
         elif given.info is not None:
             app.show_info(given.info, name, overrides)
         elif given.shell_completion:

@@ -1,4 +1,4 @@
-"""One sweep at a time on a machine: two would measure each other. A lock dies with its owner (flock(2))."""
+"""One sweep at a time on a machine: two would disturb each other. A lock dies with its owner (flock(2))."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def machine_lock(when_busy: str, waiting: Callable[[str], None]) -> Iterator[Non
             except BlockingIOError:
                 owner = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
                 if when_busy == "fail":
-                    raise ConfigError(f"another sweep runs on this machine (process {owner}), and two would measure "
+                    raise ConfigError(f"another sweep runs on this machine (process {owner}), and two would disturb "
                                       "each other. Wait for it, or design.when_busy=wait does so.") from None
                 if not told:
                     waiting(f"another sweep runs on this machine (process {owner}): waiting for it")
@@ -71,7 +71,7 @@ def _open(path: Path) -> int:
         with suppress(OSError):
             return os.open(path, os.O_RDONLY)  # another user's file, or a read-only disk: it can still be locked
         raise ConfigError(
-            f"the lock of this machine, {path}, cannot be opened: {error.strerror}. Two sweeps at once would measure "
+            f"the lock of this machine, {path}, cannot be opened: {error.strerror}. Two sweeps at once would disturb "
             f"each other. Let its owner make it readable (chmod a+r {shlex.quote(str(path))}) or remove it while no "
             "sweep runs, or name another folder in TMPDIR.") from error
     if os.fstat(descriptor).st_uid == os.geteuid():

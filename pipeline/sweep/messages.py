@@ -97,7 +97,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _unknown_option(group: str, option: str) -> str:
     if not options(group):
-        return f"{group}={option} is not known here. What a package of its own brings has to be installed first."
+        return f"{group}={option} is not known here. If another package provides it, install that package first."
     return f"{group}={option} is not known. {_title(group)}: {', '.join(options(group))}."
 
 
@@ -157,7 +157,7 @@ _KNOWN: tuple[tuple[str, Callable[..., str]], ...] = (
      lambda key: f"{key}: ${{ begins a reference to a setting, ${{KEY}}, and this one has no end. Write \\${{ for the "
                  "two characters."),
     (r"(?:field '[\w.]+' is not Optional|Incompatible value 'None' for field of type '\w+')" + _KEY,
-     lambda key: f"{key} stands without a value: give it one, or leave it out."),
+     lambda key: f"{key} has no value: give it one, or leave it out."),
     (r"Cannot (?:assign|convert) \S+ to Dict\[\S+ \S+" + _KEY,
      lambda key: f"{key} takes settings below it, such as {key}.NAME=VALUE, and no value of its own."),
     (r"Multiple values for (?P<group>\w+)",

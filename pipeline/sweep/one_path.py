@@ -23,7 +23,7 @@ from pipeline.sweep.config_files import read_yaml
 
 SWEEPER = "hydra_plugins.slackwater.sweeper.SlackwaterSweeper"
 
-WAY_ROUND = ("leads round slackwater's own sweeper, which is the one way to measure (a single cell is a sweep of "
+WAY_ROUND = ("bypasses slackwater's own sweeper, which is the only way to measure (a single cell is a sweep of "
               "one): leave it out.")
 _STORE = "a trial works in the folder of its store (tracking.uri=…), not in one of Hydra's: leave it out."
 _USUAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -40,7 +40,7 @@ _USUAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 
 def require_one_path(hydra: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a hydra.* setting that leads round the sweeper, or that would be ignored.
+    """Raises ConfigError for a hydra.* setting that bypasses the sweeper, or that would be ignored.
 
     `hydra`: the node as plain values, of a file or composed."""
     choice = hydra.get("runtime", {}).get("choices", {}).get("hydra/sweeper", "slackwater")

@@ -69,7 +69,7 @@ def overrides_of(key: str, value: Any) -> list[str]:
     plain = [_plain(key, each) for each in value]
     twice = next((each for at, each in enumerate(plain) if each in plain[:at]), None)
     if twice is not None:
-        raise ConfigError(f"{key}: {twice} stands twice in the list. Name each value once; `repetitions` measures a "
+        raise ConfigError(f"{key}: {twice} is in the list twice. Name each value once; `repetitions` measures a "
                           "cell again.")
     return [f"{key}={','.join(plain)}"]
 
@@ -151,7 +151,7 @@ def _value(key: str, value: str) -> str:
         raise ConfigError(_no_end(key, value))
     pieces = [piece.strip() for piece in _pieces(value)]
     if not all(pieces):
-        raise ConfigError(f"{key}={value} cannot be read: a comma stands there with no value before or behind it.")
+        raise ConfigError(f"{key}={value} cannot be read: there is a comma with no value before or after it.")
     return ",".join(piece if _parsed(piece) is not None else quoted(piece) for piece in pieces)
 
 

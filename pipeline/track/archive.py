@@ -227,7 +227,7 @@ class Archive:
             if name.endswith("/result.json"):
                 result = TrialResult.from_json(self._zip.read(name).decode())
                 if result.sweep_id != self.summary.sweep_id or result.order in orders:
-                    raise ValueError(f"{name} is no trial of {self.summary.sweep_id}, or there twice")
+                    raise ValueError(f"{name} is not a trial of {self.summary.sweep_id}, or is there twice")
                 orders.add(result.order)
                 yield name.removesuffix("/result.json"), result
 

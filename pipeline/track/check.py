@@ -201,7 +201,7 @@ def sql_connection(location: Location) -> Iterator[sqlalchemy.Connection]:
         raise StoreError(f"{location.shown} needs the Python package {error.name}, which is not installed. "
                          f"Install it: pip install '{driver}'.") from error
     except sqlalchemy.exc.ArgumentError as error:
-        raise StoreError(f"tracking.uri={location.shown} is no database address: {error}.") from error
+        raise StoreError(f"tracking.uri={location.shown} is not a database address: {error}.") from error
     try:
         with engine.connect() as connection:
             yield connection

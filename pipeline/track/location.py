@@ -121,9 +121,9 @@ def _at(uri: str) -> Location:
         return Location(uri, shown, home())
     if _SQL.match(uri):
         return Location(uri, shown, home(), artifacts=home() / "artifacts")
-    raise StoreError(f"tracking.uri={shown} is no address of a store. Expected http(s)://host:port of an MLflow "
+    raise StoreError(f"tracking.uri={shown} is not the address of a store. Expected http(s)://host:port of an MLflow "
                      "server, sqlite:////absolute/path/mlflow.db or postgresql://…, or null for the local store. A "
-                     "plain folder or file: is the store that MLflow has given up.")
+                     "plain folder or file: is a kind of store that MLflow no longer supports.")
 
 
 def address_of(shown: str) -> str | None:

@@ -222,5 +222,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path} in the spool cannot be written: {error.strerror or error}. Make room on the disk "
-                         "and the folder writable; what was measured before is kept.") from error
+        raise StoreError(f"{path} in the spool cannot be written: {error.strerror or error}. Free space on the disk "
+                         "and make the folder writable; what was measured before is kept.") from error

@@ -44,7 +44,7 @@ def slackwater(redirect: str, *words: str, **environment: str) -> subprocess.Com
     ("| true", ["--help"], 0, ""),
     (">&-", ["--help"], 0, ""),
     ("<&- >&- 2>&-", ["--help"], 0, ""),
-    (">/dev/full", ["--help"], 2, "standard output: No space left on device. Make room"),
+    (">/dev/full", ["--help"], 2, "standard output: No space left on device. Free space"),
     (">/dev/full", ["nonsense"], 2, "nonsense is not a command"),
     ("", ["metrics", "n\udce9e"], 2, "n?e"),
 ])
@@ -65,10 +65,10 @@ def test_a_closed_stdout_is_not_taken_by_the_next_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "said"), [
-    (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b: No space left on device. Make room"),
-    (PermissionError(errno.EACCES, "Permission denied", b"/a/\xe9"), "/a/\udce9: Permission denied. This user may not"),
-    (OSError(errno.EROFS, "Read-only file system", "/a"), "name another place"),
-    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), "/a/b: Not a directory. Look whether"),
+    (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b: No space left on device. Free space"),
+    (PermissionError(errno.EACCES, "Permission denied", b"/a/\xe9"), "/a/\udce9: Permission denied. This user has no"),
+    (OSError(errno.EROFS, "Read-only file system", "/a"), "give another path"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), "/a/b: Not a directory. Check that"),
     (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
     (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"), "TMPDIR must name"),
     (subprocess.TimeoutExpired(["ollama", "--version"], 20.0), "`ollama --version` did not answer within 20 s"),

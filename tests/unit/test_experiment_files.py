@@ -67,7 +67,7 @@ def test_settings_stay_in_the_body_with_or_without_dots() -> None:
     ("mode: [oneshot", "expected ',' or ']'"), ("a: 1\n---\nb: 1", "another document"),
     ("a: &a [*a]", "cannot be read"),
     ("a: *x", "undefined alias"), ("off: 1", "False is not the name of a setting"), (b"question: \xff", "not UTF-8"),
-    ("infer_os: []", "infer_os: [] holds no value"), ("num_ctx: [1, 1]", "num_ctx: 1 stands twice"),
+    ("infer_os: []", "infer_os: [] holds no value"), ("num_ctx: [1, 1]", "num_ctx: 1 is in the list twice"),
     ("nun_ctx: 3", "nun_ctx is not a setting. Did you mean num_ctx?"), ("place: {order: 3}", "place.order is not"),
     ("hydra: []", "hydra: [] is not allowed"), ("hydra: {sweeper: basic}", "hydra.sweeper: basic is not allowed"),
     ("hydra: {sweeper: {params: [a]}}", "hydra.sweeper.params: ['a'] is not allowed"),
@@ -77,11 +77,11 @@ def test_settings_stay_in_the_body_with_or_without_dots() -> None:
     ("defaults:\n  - override /modle: oneshot", "Did you mean mode?"),
     ("defaults:\n  - override /mode:", "mode: null is not the name"),
     ("infer_os: [off, on]\nhydra: {sweeper: {params: {infer_os: on}}}", "infer_os is given twice"),
-    ("hydra: {mode: RUN}", "hydra.mode=RUN leads round"), ("hydra: {run: {dir: x}}", "hydra.run.dir=x"),
+    ("hydra: {mode: RUN}", "hydra.mode=RUN bypasses"), ("hydra: {run: {dir: x}}", "hydra.run.dir=x"),
     ("hydra: {sweep: {dir: x}}", "hydra.sweep.dir=x"), ("hydra: {job: {chdir: true}}", "hydra.job.chdir=True"),
-    ("hydra: {sweeper: {_target_: x.y}}", "hydra.sweeper._target_=x.y leads round"),
+    ("hydra: {sweeper: {_target_: x.y}}", "hydra.sweeper._target_=x.y bypasses"),
     ("hydra: {sweeper: {max_batch_size: 1}}", "hydra.sweeper.max_batch_size is not a setting"),
-    ("defaults:\n  - override hydra/sweeper: basic", "hydra/sweeper=basic leads round"),
+    ("defaults:\n  - override hydra/sweeper: basic", "hydra/sweeper=basic bypasses"),
 ])
 def test_a_fault_is_one_line_that_names_the_file_and_the_place(text: str | bytes, said: str) -> None:
     with pytest.raises(ConfigError) as raised:

@@ -66,7 +66,7 @@ def test_layers_may_differ_in_heads_and_in_having_a_cache_at_all(tmp_path: Path)
 
 def test_bytes_per_element() -> None:
     assert (bytes_per_element("f16"), bytes_per_element("q8_0"), bytes_per_element("q4_1")) == (2, 34 / 32, 20 / 32)
-    with pytest.raises(ConfigError, match="q9 is no ggml type"):
+    with pytest.raises(ConfigError, match="q9 is not a ggml type"):
         bytes_per_element("q9")
 
 

@@ -90,7 +90,7 @@ def test_a_file_that_is_there_is_one_path_whatever_stands_in_it(tmp_path: Path) 
     ("design.factor=[num_ctx", "the [ at character 1 of the value is not closed"),
     ("design.factor=[a!]", "'!' needs quotes"),
     ("engine.knobs={n_batch=1}", "'=' needs quotes"),
-    ("num_ctx=1024,2048,", "a comma stands there with no value before or behind it"),
+    ("num_ctx=1024,2048,", "there is a comma with no value before or after it"),
 ])
 def test_a_word_that_cannot_be_taken_is_told_which_character_it_is(word: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -124,7 +124,7 @@ def test_a_list_of_yaml_sweeps_wherever_a_key_takes_one_value(key: str, value: A
 
 @pytest.mark.parametrize(("key", "value", "said"), [
     ("num_ctx", [], "num_ctx: [] holds no value"),
-    ("num_ctx", [1024, 1024], "num_ctx: 1024 stands twice"),
+    ("num_ctx", [1024, 1024], "num_ctx: 1024 is in the list twice"),
     ("num_ctx", [[1024]], "num_ctx: [1024] is a list in a list"),
     ("infer_os", [None], "infer_os: null is not the name of one of its files"),
     ("question", ["a", "b"], "question cannot be swept"),

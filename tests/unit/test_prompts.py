@@ -149,7 +149,7 @@ def test_too_few_tokens_for_the_template_are_refused_with_the_number(counter: Co
     (["prompt.tokens=0"], "prompt.tokens=0 is not allowed"),
     (["prompt.fill=1.1"], "prompt.fill=1.1 is not allowed"),
     (["prompt.fill=0.1", "num_ctx=512"], "prompt.fill=0.1 of num_ctx=512 leaves no room"),
-    (["prompt.tokens=10", "mode.source=stdin"], "prompt.tokens=10 is not allowed: .*a person types"),
+    (["prompt.tokens=10", "mode.source=stdin"], "prompt.tokens=10 is not allowed: .*the user types"),
 ])
 def test_a_length_that_cannot_be_is_refused_before_anything_starts(overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
