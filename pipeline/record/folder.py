@@ -171,7 +171,7 @@ class SweepFolder:
             if folder is None or folder.parent != final.parent:
                 folder = self.stage(record.order, record.cell, record.repetition)
                 if staged is not None:
-                    shutil.copytree(staged, folder, dirs_exist_ok=True)
+                    shutil.copytree(staged, folder, ignore=shutil.ignore_patterns(RESULT), dirs_exist_ok=True)
             _write(folder / RESULT, record.to_json())
             for file in (path for path in folder.iterdir() if path.is_file()):
                 file.chmod(0o444)

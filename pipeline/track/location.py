@@ -46,6 +46,11 @@ class Location:
     """Why this is the local store although MLFLOW_TRACKING_URI is set."""
 
     @property
+    def records(self) -> Path:
+        """The folder with sweeps/ in it: beside the database file, else this machine's own folder."""
+        return self.database.parent if self.database is not None else self.home
+
+    @property
     def spool(self) -> Path:
         """Results wait here until the store has them."""
         return self.home / "spool"

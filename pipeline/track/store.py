@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,10 @@ from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.language import _
 from pipeline.provenance import without_password
+from pipeline.record.folder import SWEEPS, SweepFolder
 from pipeline.record.owner import is_dead, owner_tags
+from pipeline.record.sweep import SweepRecord as KeptSweep
+from pipeline.record.trial import TrialRecord as KeptTrial
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
 from pipeline.text import printable, to_json
@@ -134,11 +137,14 @@ class Store:
 
         Raises StoreError only if the spool itself cannot be written."""
         kept = self.spool.put(result)
+        folder = self._folder(result.sweep_id)
+        name = folder.put(_as_record(kept), kept.path).name
         try:
             self._answers_again()
             with self.spool.locked():
                 run_id = self.log_trial(kept)
                 self.spool.remove(kept.path)
+                folder.write_pushed(self.location.shown, {**folder.pushed(self.location.shown), name: run_id})
         except StoreError as error:
             first, self._failed = not self._failed, True
             return Recorded(None, f"{error} The trial waits in {kept.folder}; `slackwater sync` sends it."
@@ -148,11 +154,18 @@ class Store:
     def record_sweep(self, summary: SweepSummary) -> Recorded:
         """The same for the summary of a sweep, at its start (status running) and at its end."""
         path = self.spool.put_sweep(summary)
+        folder = self._folder(summary.sweep_id)
+        if not folder.path.is_dir():
+            folder.begin(_as_sweep(summary), summary.plan)
+        folder.write(_as_sweep(summary))
+        for name, text in summary.texts.items():
+            folder.write_text(name, text)
         try:
             self._answers_again()
             with self.spool.locked():
                 run_id = self.log_sweep(summary)
                 self.spool.remove(path)
+                folder.write_pushed(self.location.shown, {**folder.pushed(self.location.shown), "": run_id})
         except StoreError as error:
             self._failed = True
             trials = sum(item.is_trial and item.path.parent == path.parent for item in self.spool.pending())
@@ -262,6 +275,9 @@ class Store:
 
     # What logging is made of
 
+    def _folder(self, sweep_id: str) -> SweepFolder:
+        return SweepFolder(self.location.records / SWEEPS / sweep_id)
+
     @property
     def _client(self) -> MlflowClient:
         if self._mlflow is None:
@@ -337,6 +353,17 @@ class Store:
         synced = self.sync()
         self._failed = bool(synced.notes)
         return f"The store answers again: {synced.sent} waiting results were sent." if synced.sent else None
+
+
+def _as_record(result: TrialResult) -> KeptTrial:
+    document = json.loads(result.to_json())
+    document["series"] = {}
+    return KeptTrial.from_dict(document)
+
+
+def _as_sweep(summary: SweepSummary) -> KeptSweep:
+    owner = owner_tags() if summary.status == "running" else {}
+    return replace(KeptSweep.from_json(summary.to_json()), owner=owner, tags={**owner_tags(), **summary.tags})
 
 
 def _params(result: TrialResult) -> dict[str, str]:
