@@ -25,7 +25,7 @@ VERBS = {verb.name: verb for verb in (
     Verb("runs", "", N_("what was measured, one line per sweep"), "result_commands:runs", (JSON, STORE)),
     Verb("show", "[SWEEP]", N_("the tables of a sweep"), "result_commands:show", (JSON, STORE), most=1, more=SWEEP,
          completes="sweep"),
-    Verb("report", "[SWEEP]", N_("the whole story of a sweep as one HTML file"), "result_commands:report",
+    Verb("report", "[SWEEP]", N_("the full report of a sweep as one HTML file"), "result_commands:report",
          (Flag("-o", N_("where to write it; without it SWEEP.html in this folder"), "FILE", N_("a file")), JSON, STORE),
          most=1, more=SWEEP, completes="sweep"),
     Verb("resume", "[SWEEP]", N_("go on with an unfinished sweep"), "run_commands:resume",

@@ -73,14 +73,14 @@ def _of_gap(analysis: Analysis) -> str:
     as_found = "" if found is None or abs(found.difference or 0.0) < 3 * abs(row.difference or 0.0) + 0.1 else \
         wording.signed(found.difference or 0.0, found.stats.unit)
     if row.stats.kind in NOTHING:
-        return _("One-shot needs no more than interactive: the {found} as found appear only if one mode is read before "
-                 "the model is loaded and the other after.").format(found=as_found) if as_found else \
+        return _("One-shot needs no more than interactive: the old comparison's {found} appear only if one mode is "
+                 "read before the model is loaded and the other after.").format(found=as_found) if as_found else \
             _("One-shot needs no more than interactive.")
     said = _gap_size(row, len(rows) > 1)
     if not as_found:
         return said
-    return together([said, _("The {found} as found appear only if one mode is read before the model is loaded and the "
-                             "other after.").format(found=as_found)])
+    return together([said, _("The old comparison's {found} appear only if one mode is read before the model is loaded "
+                             "and the other after.").format(found=as_found)])
 
 
 def _gap_size(row: GapRow, several: bool) -> str:
@@ -94,7 +94,7 @@ def _gap_size(row: GapRow, several: bool) -> str:
             size=wording.signed(difference, stats.unit), arm=arm)
     estimate = stats.estimate if stats.estimate is not None else difference
     size = wording.quantity(estimate, stats.unit)
-    if abs(estimate) < 0.01 * abs(row.interactive or 0.0):  # resolved, and of no consequence to anybody
+    if abs(estimate) < 0.01 * abs(row.interactive or 0.0):  # certain, but too small to matter
         return _("One-shot and interactive need the same, but for {size}{arm}.").format(size=size, arm=arm)
     said = _("One-shot needs {size} less than interactive{arm}.") if stats.kind == "less" else _(
         "One-shot needs {size} more than interactive{arm}.")

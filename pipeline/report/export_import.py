@@ -21,10 +21,10 @@ def export(name: str, path: Path, uri: str | None, as_json: bool) -> int:
     if as_json:
         _document(moved, {"bytes": size})
         return 0
-    print(_("{sweep}: {trials} in {path}, {size} MiB. It is a zip; README.txt in it says what is what.").format(
+    print(_("{sweep}: {trials} in {path}, {size} MiB. It is a zip; README.txt in it describes its files.").format(
         sweep=moved.sweep_id, trials=_trials(moved.trials), path=path, size=f"{size / 2**20:.1f}"))
     if moved.status == "interrupted":
-        print(_("note: {note}").format(note=_("the sweep is not finished; the file has it as far as it came.")))
+        print(_("note: {note}").format(note=_("the sweep is not finished; the file has the trials measured so far.")))
     return 0
 
 
@@ -36,7 +36,7 @@ def import_(path: Path, uri: str | None, as_json: bool) -> int:
         _document(moved, {"store": store.location.shown})
         return 0
     said = _("{sweep}: {trials}, in {store}.") if moved.new == moved.trials else _(
-        "{sweep}: {trials}, {n} of them there already, in {store}.")
+        "{sweep}: {trials}, {n} of them were there already, in {store}.")
     print(said.format(sweep=moved.sweep_id, trials=_trials(moved.trials), n=moved.trials - moved.new,
                       store=store.location.shown))
     print(f"slackwater show {moved.sweep_id}{store.location.option}")

@@ -33,7 +33,7 @@ from pipeline.track.read import SweepRecord, TrialRecord, json_tag
 from pipeline.track.store import Store, open_store
 from pipeline.track.summary import SweepSummary
 
-NEXT = (("slackwater show", N_("this page again")), ("slackwater report", N_("the whole story, one file")),
+NEXT = (("slackwater show", N_("this page again")), ("slackwater report", N_("the full report, one file")),
         ("slackwater ui", N_("every trial, side by side")))
 
 MACHINE = ("host", "kernel", "cpu", "cores_usable", "memory_total", "revision")

@@ -217,7 +217,7 @@ def _verdict(stats: Comparison, difference: float | None, reference: float | Non
 
 
 def _gap(console: Console, analysis: Analysis) -> None:
-    """oneshot − interactive, as found beside unified."""
+    """oneshot − interactive: as found (each mode read at its own moment) beside unified."""
     found = {(row.metric.partition("/")[2], row.infer_os, wording.where_text(row.where)): row
              for row in analysis.gap.as_found}
     unified = [row for row in analysis.gap.unified if row.turn == 1 or row.difference is not None]
@@ -242,10 +242,13 @@ def _gap(console: Console, analysis: Analysis) -> None:
     console.print()
     row(console, Text(_("Gap, one-shot − interactive"), style="bold"))
     _entries(console, lines, (_("as found"), _("unified (settled, turn 1)")))
+    note = _("As found: each mode read at its own, different moment (interactive before its load, one-shot after "
+             "its answer).")
     widest = wording.widest_as_found(list(found.values()))
     if widest:
-        paragraph(console, Text(_("As found, each within ± {sizes} of its figure (95 %).").format(
-            sizes=_(", ± ").join(widest)), style="dim"))
+        note = together([note, _("As found, each within ± {sizes} of its figure (95 %).").format(
+            sizes=_(", ± ").join(widest))])
+    paragraph(console, Text(note, style="dim"))
 
 
 def _as_found(gap: GapRow | None) -> str:

@@ -58,7 +58,7 @@ def describe_sweep(summary: SweepSummary) -> str:
     if summary.answer:
         lines += [_plain(summary.answer), ""]
     report = next((name for name in summary.texts if name.endswith(".html")), None)
-    where = f" The whole story is {_code(report)}, under Artifacts." if report else ""
+    where = f" The full report is {_code(report)}, under Artifacts." if report else ""
     # a line of code would not wrap: a long one pushes half of MLflow's page out of the window
     lines += [f"{summary.planned_trials} trials planned, {summary.status}.{where}", "", _code(summary.command)]
     if "summary.txt" in summary.texts:

@@ -142,7 +142,7 @@ def test_every_link_leads_somewhere_in_the_project() -> None:
             if anchor:
                 assert anchor in anchors(path.read_text(encoding="utf-8")), f"{page}: {target}"
             if page.startswith("docs/"):
-                assert path.resolve().is_relative_to(ROOT / "docs"), f"{page}: {target} is no part of the site"
+                assert path.resolve().is_relative_to(ROOT / "docs"), f"{page}: {target} is not part of the site"
             checked += 1
     assert checked > 20
 

@@ -40,8 +40,9 @@ def test_every_line_fits_and_a_pipe_gets_plain_text(width: int) -> None:
 
 def test_the_answer_explains_the_artefact_and_names_the_saving() -> None:
     text = " ".join(page(two_by_two()).split())
-    assert ("One-shot needs no more than interactive: the +162.1 MiB as found appear only if one mode is read before "
-            "the model is loaded and the other after. The flags save 20.0 MiB.") in text
+    assert ("One-shot needs no more than interactive: the old comparison's +162.1 MiB appear only if one mode is read "
+            "before the model is loaded and the other after. The flags save 20.0 MiB.") in text
+    assert "As found: each mode read at its own, different moment" in text
 
 
 def test_a_real_gap_is_not_talked_away() -> None:
