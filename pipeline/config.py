@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 from pipeline.errors import ConfigError
 from pipeline.language import languages
+from pipeline.plugins import config_folders
 from pipeline.text import as_typed
 
 PACKAGE = Path(__file__).resolve().parent
@@ -28,6 +29,12 @@ def _shipped(name: str) -> Path:
 
 CONF_DIR = _shipped("conf")
 EXPERIMENTS_DIR = _shipped("experiments")
+
+
+def options(group: str) -> dict[str, Path]:
+    """The files of a group by name, those of installed plug-ins after ours."""
+    folders = [CONF_DIR, *config_folders()]
+    return {path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))}
 
 
 def _require(holds: bool, key: str, value: object, expected: str) -> None:
@@ -59,7 +66,7 @@ class Model:
             # a path given means that file, whatever model the config has chosen before
             self.kind, self.package, self.version, self.member = "file", None, None, None
             self.sha256, self.size_bytes, self.tag = None, None, None
-            if self.name == MISSING or (CONF_DIR / "model" / f"{self.name}.yaml").is_file():
+            if self.name == MISSING or self.name in options("model"):
                 self.name = "gguf"
         if self.kind != MISSING:
             kinds = ("pypi", "file", "ollama")

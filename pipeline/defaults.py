@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from pipeline.config import CONF_DIR, GROUPS, Config
+from pipeline.config import CONF_DIR, GROUPS, Config, options
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -58,8 +58,8 @@ def _group(group: str, name: str) -> Mapping[str, Any]:
 
 def _composed(group: str, name: str) -> Any:
     """A file of a group over those that its defaults list names, over the schema."""
-    path = CONF_DIR / group / f"{name}.yaml"
-    if name == f"base_{group}" or not path.is_file():
+    path = options(group).get(name)
+    if path is None:
         return OmegaConf.structured(GROUPS[group])
     tree = _tree(path)
     below = [_composed(group, entry) for entry in tree.pop("defaults", []) if entry != "_self_"]

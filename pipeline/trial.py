@@ -152,8 +152,7 @@ class Trial:
             self.before = with_found(self.before, snapshot(self.members(), ()))
             with self.spend("read"):
                 target = Target(self.members(), self.engine.model_path)
-                self.record.meters = [found for found in find_all(target=target)
-                                      if found.name in self.config.meter.sources]
+                self.record.meters = find_all(target=target, names=self.config.meter.sources)
         self.measure("initialization", 0)
 
     def load(self) -> None:

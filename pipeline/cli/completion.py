@@ -218,12 +218,12 @@ def _options(*folders: str) -> list[str]:
 
 def _values(key: str, words: Sequence[str]) -> Iterator[str]:
     """What a setting may be: the files of a group, true and false, the words it takes, else what it is now."""
-    from pipeline.config import GROUPS
+    from pipeline.config import GROUPS, options
 
     if key == "experiment":
         yield from _options("experiments", shipped("experiments"))
     elif key in GROUPS:
-        yield from _options(os.path.join(shipped("conf"), key))
+        yield from sorted(options(key))
     elif key == "lang":
         yield from languages()
     elif key in CHOICES:

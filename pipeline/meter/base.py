@@ -6,14 +6,13 @@ the reason, never a zero. What is read many times a second is the sampler's, not
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar, Literal
+
+from pipeline.plugins import METERS, Broken
 
 Reading = Mapping[str, float]
 """Quantity → value; the name ends in its unit: _bytes, _pct, _us, _mhz, _count. What could not be read is left out."""
@@ -73,26 +72,8 @@ class Absent:
 Found = Available | Absent
 
 
-def find_all(root: Path = Path("/"), target: Target = NOTHING) -> list[Found]:
-    """Every meter of this package, in the order of their names: each one here or absent with its reason."""
-    return [module if isinstance(module, Absent) else module.find(root, target) for module in _modules()]
-
-
-def names() -> list[str]:
-    """The meters of this package, here or not."""
-    return [module.name if isinstance(module, Absent) else module.Meter.name for module in _modules()]
-
-
-def _modules() -> list[ModuleType | Absent]:
-    """The meters' modules; a file that cannot be loaded is absent with the reason."""
-    room = importlib.import_module("pipeline.meter")
-    found: list[ModuleType | Absent] = []
-    for info in pkgutil.iter_modules(room.__path__):
-        try:
-            module = importlib.import_module(f"{room.__name__}.{info.name}")
-        except (ImportError, SyntaxError) as error:
-            found.append(Absent(info.name, f"pipeline/meter/{info.name}.py cannot be loaded: {error}."))
-            continue
-        if hasattr(module, "Meter") and hasattr(module, "find"):
-            found.append(module)
-    return found
+def find_all(root: Path = Path("/"), target: Target = NOTHING, names: Collection[str] | None = None) -> list[Found]:
+    """Every meter, or those of `names`, in the order of their names: each one here or absent with its reason."""
+    modules = METERS.all() if names is None else {name: METERS.find(name) for name in sorted(names)}
+    return [Absent(name, module.reason) if isinstance(module, Broken) else module.find(root, target)
+            for name, module in modules.items() if module is not None]

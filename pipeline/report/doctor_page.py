@@ -12,6 +12,7 @@ from pipeline.engine import Here, engines
 from pipeline.language import N_, _
 from pipeline.meter.base import Available
 from pipeline.meter.doctor import Examination, examine
+from pipeline.plugins import installed
 from pipeline.report.terminal_lines import pad, paragraph, row, wrap
 from pipeline.report.told import told
 from pipeline.text import print_json
@@ -46,6 +47,7 @@ def _document(examination: Examination, programs: list[Here]) -> dict[str, objec
                     "checked": found.meter.checked} if isinstance(found, Available)
                    else {"meter": found.name, "here": False, "reason": found.reason} for found in examination.meters],
         "engines": [asdict(program) for program in programs],
+        "plugins": [asdict(plugin) for plugin in installed()],
         "neighbours": [{"pid": one.pid, "command": one.command, "rss_mib": one.rss / 2**20}
                        for one in examination.neighbours],
         "concerns": [asdict(concern) for concern in examination.concerns],
@@ -70,6 +72,11 @@ def _print(console: Console, examination: Examination, programs: list[Here]) -> 
     row(console, Text(_("Engines"), style="bold"))
     for program in programs:
         _marked(console, ("✓", "green") if program.here else ("–", "dim"), program.name, 17, told(program.text))
+    if plugins := installed():
+        row(console, Text(_("Plug-ins"), style="bold"))
+    for plugin in plugins:
+        _marked(console, ("–", "dim") if plugin.reason else ("✓", "green"), plugin.name, 17,
+                plugin.reason or f"{plugin.kind}, {plugin.package}")
     if examination.concerns:
         row(console, Text(_("Good to know") if good else _("Spoils it"), style="bold"))
     for concern in examination.concerns:

@@ -7,13 +7,11 @@ reading happen in `trial.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Protocol
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError
 from pipeline.phases import Int64Array
+from pipeline.plugins import SETTLE
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,6 @@ class Rule(Protocol):
 
 
 def load_rule(config: Config) -> Rule:
-    """The rule that `settle.name` names. Raises ConfigError for one that does not exist."""
-    name, here = config.settle.name, "pipeline.settle"
-    rules = sorted(each.name for each in iter_modules(import_module(here).__path__) if each.name != "base")
-    if name not in rules:
-        raise ConfigError(f"settle.name={name} is not a rule: expected one of {', '.join(rules)}.")
-    rule: Rule = import_module(f"{here}.{name}").settled
+    """The rule that `settle.name` names. Raises ConfigError for one that does not exist or cannot be loaded."""
+    rule: Rule = SETTLE.load(config.settle.name, "settle.name").settled
     return rule

@@ -16,9 +16,9 @@ from pipeline.engine.all_knobs import common_name
 from pipeline.engine.base import Plan
 from pipeline.engine.knobs import as_text
 from pipeline.errors import ConfigError
-from pipeline.meter.base import names as meters
 from pipeline.model.files import title
 from pipeline.outcome import flatten, infer_os_label
+from pipeline.plugins import METERS
 from pipeline.progress import Fetching, Listener
 from pipeline.prompts import file_text
 from pipeline.settle.base import load_rule
@@ -109,7 +109,8 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
     for config, name, cell_overrides in zip(configs, cell_names(configs, overrides), overrides, strict=True):
         try:
             load_rule(config)
-            _check_meters(config)
+            for source in config.meter.sources:
+                METERS.load(source, "meter.sources")
             clear.check(config.clear)
             if config.prompt.file is not None:
                 file_text(config.prompt.file)
@@ -186,12 +187,6 @@ def honoured_flags(config: Config) -> tuple[list[str], list[Skipped]]:
         except ConfigError as error:
             left_out.append(Skipped(flag, str(error)))
     return honoured, left_out
-
-
-def _check_meters(config: Config) -> None:
-    for source in config.meter.sources:
-        if source not in meters():
-            raise ConfigError(f"meter.sources={source} is not a meter: expected any of {', '.join(meters())}.")
 
 
 def _refuse_unheard(cell: Cell) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.config import CONF_DIR, GROUPS, PACKAGE, Config
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 PLUGIN_ROOT = PACKAGE / "_plugin_root"
 
@@ -47,6 +50,18 @@ def expose_plugins() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(PLUGIN_ROOT) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([path for path in paths if path] + [str(PLUGIN_ROOT)])
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config of one cell, as conf/ and the overrides say: what `slackwater run` would compose, unchecked."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    expose_plugins()
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=["hydra/sweeper=basic", *overrides])
 
 
 def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) -> None:

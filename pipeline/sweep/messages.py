@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 
-from pipeline.config import CONF_DIR, GROUPS, Config
+from pipeline.config import GROUPS, Config, options
 from pipeline.errors import ConfigError, SlackwaterError
-from pipeline.sweep.hydra_app import register_schema
+from pipeline.sweep.hydra_app import compose
 
 
 def settings(schema: type = Config, prefix: str = "") -> Iterator[str]:
@@ -39,11 +39,6 @@ def _open_settings() -> set[str]:
     typed = [("", Config), *((f"{group}.", schema) for group, schema in GROUPS.items())]
     return {f"{prefix}{field.name}" for prefix, schema in typed for field in fields(schema)
             if str(field.type).startswith("dict")}
-
-
-def options(group: str) -> list[str]:
-    """The files of a group, by name."""
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
 def explain(error: Exception) -> SlackwaterError:
@@ -78,14 +73,9 @@ def unknown_setting(key: str) -> str:
 
 def _default(key: str) -> str:
     """The value a key has if nobody sets it; "" if that cannot be said in a word."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    register_schema()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        value = OmegaConf.select(compose("config", overrides=["hydra/sweeper=basic"]), key)
+    value = OmegaConf.select(compose([]), key)
     return str(value) if isinstance(value, str | int | float | bool) else ""
 
 
@@ -98,7 +88,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown_option(group: str, option: str) -> str:
     if not options(group):
         return f"{group}={option} is not known here. If another package provides it, install that package first."
-    return f"{group}={option} is not known. {_title(group)}: {', '.join(options(group))}."
+    return f"{group}={option} is not known. {_title(group)}: {', '.join(sorted(options(group)))}."
 
 
 def _title(group: str) -> str:
@@ -116,7 +106,7 @@ def must_be_given(keys: Sequence[str]) -> str:
     """What to say of settings that a config file marks with ???, or of a group without a choice."""
     hints = {"model.path": "model.path=FILE.gguf", "tracking.uri": "tracking.uri=http://HOST:PORT"}
     first = keys[0]
-    known = f" Known: {', '.join(options(first))}." if first in GROUPS else ""
+    known = f" Known: {', '.join(sorted(options(first)))}." if first in GROUPS else ""
     more = f" So must {', '.join(keys[1:])}." if keys[1:] else ""
     return f"{first} must be given: {hints.get(first, f'{first}=…')}.{known}{more}"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONF_DIR, Model
+from pipeline.config import Model, options
 from pipeline.errors import ConfigError
 from pipeline.model.files import as_path, stem, titles
 
@@ -110,7 +110,7 @@ def _unquoted(text: str) -> str:
 
 def _is_file(text: str) -> bool:
     """Does a person mean a file by this? A name of conf/model is one; what looks like a path is a path."""
-    if not text or (CONF_DIR / "model" / f"{text}.yaml").is_file() or re.match(r"(choice|glob|\[|\$\{)", text):
+    if not text or text in options("model") or re.match(r"(choice|glob|\[|\$\{)", text):
         return False
     looks = text.startswith(("/", "./", "../", "~", "file:")) or text.lower().endswith(".gguf") or _BLOB.search(text)
     return bool(looks) or Path(text).exists()
@@ -123,7 +123,7 @@ def _option(text: str) -> str:
     path = as_path(text)
     if not path.exists():
         raise ConfigError(f"model={text}: there is no such file ({path}). Give a GGUF file, or a name: "
-                          f"{', '.join(sorted(file.stem for file in (CONF_DIR / 'model').glob('*.yaml')))}.")
+                          f"{', '.join(sorted(options('model')))}.")
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("_.-")[:60]
     name = f"file-{readable}-{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:8]}"
     ConfigStore.instance().store(group="model", name=name, provider="slackwater",

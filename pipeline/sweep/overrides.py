@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from pipeline.config import CONF_DIR, GROUPS, Config
+from pipeline.config import GROUPS, Config, options
 from pipeline.errors import ConfigError
 
 NEVER_SWEPT = ("question", "tracking.uri", "tracking.experiment")
@@ -274,7 +274,7 @@ def _shown(value: Any) -> str:
 
 
 def _files(group: str) -> str:
-    names = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    names = sorted(options(group))
     return f"Known: {', '.join(names)}." if names else ""
 
 
@@ -285,7 +285,7 @@ def _no_override(word: str) -> str:
         wrong = next((sign for sign in key.lstrip("+~") if not re.match(r"[\w./@$-]", sign, re.ASCII)), "")
         return (f"{word} cannot be read as an override: {wrong!r} cannot stand in a key. Expected key=value."
                 if wrong else f"{word} cannot be read as an override. Expected key=value, such as num_ctx=4096.")
-    chosen = next((group for group in GROUPS if (CONF_DIR / group / f"{word}.yaml").is_file()), "")
+    chosen = next((group for group in GROUPS if word in options(group)), "")
     hint = f"Did you mean {chosen}={word}?" if chosen and re.fullmatch(r"[\w.-]+", word) else (
         "Expected key=value, without spaces around the =, such as num_ctx=4096.")
     return f"{word or 'an empty word'} cannot be read as an override. {hint}"

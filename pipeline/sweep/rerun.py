@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pipeline import provenance
-from pipeline.config import CONF_DIR, GROUPS, Config
+from pipeline.config import GROUPS, Config, options
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.model.files import title
@@ -23,8 +23,8 @@ from pipeline.outcome import flatten
 from pipeline.result import METHOD
 from pipeline.stats.trials import methods
 from pipeline.sweep.conduct import typed
-from pipeline.sweep.hydra_app import expose_plugins, register_schema
-from pipeline.sweep.messages import is_open, is_setting, options
+from pipeline.sweep.hydra_app import compose
+from pipeline.sweep.messages import is_open, is_setting
 from pipeline.sweep.overrides import grammar
 from pipeline.track.read import TrialRecord
 from pipeline.track.subject import Subject
@@ -110,7 +110,7 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
             overrides.append(f"++{key}={grammar(value)}")
         elif key in now and now[key] != value:
             overrides.append(f"{key}={grammar(value)}")
-    config = typed(_compose(overrides))
+    config = typed(compose(overrides))
     made = _own(flatten(config))
     wrong = [key for key, value in logged.items() if made.get(key, {}) != value]
     if wrong:
@@ -163,19 +163,8 @@ def _groups(logged: Mapping[str, Any], planned: Sequence[str]) -> list[str]:
 @functools.cache
 def _leaves_of(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The composed config, flattened; not checked, since what is still to be overridden may be out of range."""
-    tree = OmegaConf.to_container(_compose(overrides), resolve=True)
+    tree = OmegaConf.to_container(compose(overrides), resolve=True)
     return _own(dict(_leaves("", tree)))
-
-
-def _compose(overrides: Sequence[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    expose_plugins()
-    register_schema()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return compose("config", overrides=["hydra/sweeper=basic", *overrides])
 
 
 def _since(subject: Subject, trials: Sequence[TrialRecord], configs: Sequence[Config]) -> list[str]:

@@ -229,17 +229,11 @@ def effect_on_workload(folder: Path, streams: int) -> bool:
 
 def start_server(folder: Path) -> Server:
     """The embedded engine on the default model, as the default cell has it: all cores but one."""
-    from hydra import compose, initialize_config_dir
-
-    from pipeline.config import CONF_DIR
     from pipeline.engine.llamacpp import Engine
     from pipeline.sweep.conduct import typed
-    from pipeline.sweep.hydra_app import register_schema
+    from pipeline.sweep.hydra_app import compose
 
-    register_schema()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = typed(compose("config", overrides=["hydra/sweeper=basic"]))
-    return Engine(config).start(folder / "server.log")
+    return Engine(typed(compose([]))).start(folder / "server.log")
 
 
 def main() -> int:

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import CONF_DIR, EXPERIMENTS_DIR, GROUPS
+from pipeline.config import EXPERIMENTS_DIR, GROUPS, options
 from pipeline.sweep.conduct import typed
 from pipeline.sweep.experiments import load_experiment, register
-from pipeline.sweep.hydra_app import expose_plugins, register_schema
-from pipeline.sweep.messages import options
+from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.session import SESSION, Session
 from tests.conftest import ROOT
 
@@ -93,21 +92,14 @@ def test_an_experiment_begins_with_its_question_and_names_its_metrics(name: str)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_composes(name: str) -> None:
     """With the first of every value that it sweeps; the others are options that there are."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    expose_plugins()
-    register_schema()
     register([f"experiment={name}"])
     params = load_experiment(name).get("hydra", {}).get("sweeper", {}).get("params", {})
     values = {key: str(text).split(",") for key, text in params.items()}
     for key, choices in values.items():
         assert len(choices) > 1, f"{key} is not swept"
-        assert key not in GROUPS or set(choices) <= set(options(key))
+        assert key not in GROUPS or set(choices) <= options(key).keys()
     first = [f"{key}={choices[0]}" for key, choices in values.items()]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = typed(compose("config", overrides=["hydra/sweeper=basic", f"experiment={name}", *first]))
+    config = typed(compose([f"experiment={name}", *first]))
     assert config.question.endswith(("?", "."))
     assert config.question_metrics
     assert config.repetitions >= 2, "one repetition has no interval"

@@ -76,7 +76,8 @@ def test_a_new_knob_in_an_engines_file_does_not_change_the_plan(
     now = cells()
     was = identity.plan_hash(now, ORDER)
     shutil.copytree(schema.CONF_DIR, tmp_path / "conf")
-    monkeypatch.setattr(defaults, "CONF_DIR", tmp_path / "conf")
+    for module in (schema, defaults):
+        monkeypatch.setattr(module, "CONF_DIR", tmp_path / "conf")
     file = tmp_path / "conf" / "engine" / "llamacpp.yaml"
     file.write_text(file.read_text().replace("knobs:\n", "knobs:\n  tides: 2\n", 1))
     defaults._group.cache_clear()

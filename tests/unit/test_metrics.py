@@ -22,7 +22,7 @@ from pipeline.cli import main
 from pipeline.config import Config, Mode, Place
 from pipeline.engine.base import Buffer, Generation
 from pipeline.engine.checks import memory_need
-from pipeline.meter import base, cgroup, gpu, model_file, npu, pressure, system, tree
+from pipeline.meter import cgroup, gpu, model_file, npu, pressure, system, tree
 from pipeline.meter.base import Available, Found, Target
 from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import SamplerReport
@@ -31,6 +31,7 @@ from pipeline.meter.timeline import downsample
 from pipeline.model.gguf import Header
 from pipeline.outcome import MOMENTS, PARTS, metrics_of
 from pipeline.phases import COMPONENTS, MIB, Mark, Peaks, ProcessReading, Span, Timeline, TreeReading
+from pipeline.plugins import METERS
 from pipeline.track.source import TIMELINE
 from pipeline.trial import Record
 from tests.conftest import ROOT
@@ -93,7 +94,7 @@ def everything(root: Path) -> Record:
     record.marks = [Mark("request_sent", at["load"][0], 1), Mark("first_token", at["decode"][0], 1)]
     process = ProcessReading(10, "server", 1, 1, 1, 1, 1, 1, 1, 1)
     meters = readings(root)
-    assert set(meters) == set(base.names()), "a meter that this test does not read"
+    assert set(meters) == set(METERS.all()), "a meter that this test does not read"
     read = {f"{meter}_{quantity}": value for meter, values in meters.items() for quantity, value in values.items()}
     for phase in set(MOMENTS) - {"baseline"}:
         record.readings[phase, turn[phase]] = TreeReading(0, [process], 1)

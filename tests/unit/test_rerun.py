@@ -16,8 +16,8 @@ from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.result import METHOD
-from pipeline.sweep import rerun
 from pipeline.sweep.conduct import typed
+from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.overrides import grammar
 from pipeline.sweep.rerun import Again, prepare
 from pipeline.track.archive import record_of
@@ -28,7 +28,7 @@ from tests.unit.made_sweeps import summary, trial
 
 @functools.cache
 def composed(*overrides: str) -> Config:
-    return typed(rerun._compose(overrides))
+    return typed(compose(overrides))
 
 
 def logged(configs: Mapping[str, Config], *, cell: str = "", run_id: str = "", planned: Sequence[Sequence[str]] = (),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Protocol
 
-from pipeline.errors import ConfigError
+from pipeline.plugins import DESIGNS
 
 
 class Blocks(Protocol):
@@ -34,9 +32,6 @@ class DesignRule:
 
 
 def load_design(name: str) -> DesignRule:
-    """The design that `design.name` names. Raises ConfigError for one that does not exist."""
-    designs = sorted(each.name for each in iter_modules(__path__))
-    if name not in designs:
-        raise ConfigError(f"design.name={name} is not a design: expected one of {', '.join(designs)}.")
-    module = import_module(f"{__name__}.{name}")
+    """The design that `design.name` names. Raises ConfigError for one that does not exist or cannot be loaded."""
+    module = DESIGNS.load(name, "design.name")
     return DesignRule(module.blocks, getattr(module, "expand", None), getattr(module, "NOTE", ""))
