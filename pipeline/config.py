@@ -127,7 +127,7 @@ class Mode:
     preload: bool = False
     fresh_server: bool = True
     source: str = "recorded"
-    """Who asks: recorded (the config's texts) or stdin (a person, or piped lines; then turns is what was typed)."""
+    """Who asks: recorded (the config's texts) or stdin (a user, or piped lines; then turns is what was typed)."""
 
     def __post_init__(self) -> None:
         if self.name != MISSING:
@@ -339,7 +339,7 @@ class Meter:
 
 @dataclass
 class Place:
-    """Where a trial stands in its sweep; filled in by the sweeper, never by a person."""
+    """Where a trial stands in its sweep; filled in by the sweeper, never by the user."""
 
     sweep_id: str = ""
     cell: str = ""
@@ -390,7 +390,7 @@ class Config:
     trial_limit_s: float | None = None
     """A trial ends after so long even if its server is busy; null: far above its forecast (sweep/forecast.py)."""
     lang: str | None = None
-    """What a person reads is in this language; null: $SLACKWATER_LANG, else English. No part of what the sweep is."""
+    """Language of what is printed; null: $SLACKWATER_LANG, else English. Not part of what defines the sweep."""
     place: Place = field(default_factory=Place)
 
     @property

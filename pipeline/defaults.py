@@ -28,7 +28,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def unset(flat: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a flattened config would be if it had nothing but what its files say: conf/GROUP/NAME.yaml of each group.
 
-    NAME stands in the config; where it is no file of ours (a user's own, a changed name), the schema's defaults."""
+    NAME stands in the config; where it is not a file of ours (a user's own, a changed name), the schema's defaults."""
     return _unset(tuple(str(flat.get(f"{group}.name", "")) for group in GROUPS))
 
 

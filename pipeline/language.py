@@ -1,4 +1,4 @@
-"""What a person reads, in their language: gettext over the catalogues in languages/. No sentence lives here.
+"""What users read, in their language: gettext over the catalogues in languages/. No sentence lives here.
 
 English is the text in the code itself; `_` looks it up when it is called, so never call it at import (`N_` marks a
 text that stands in a table and is looked up later). Every command imports this: it imports nothing heavy itself.

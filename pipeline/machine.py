@@ -50,7 +50,7 @@ def cgroup_memory_limit(root: Path = Path("/")) -> int | None:
     """Bytes that the tightest memory limit of our cgroup and its parents leaves; None: no limit, or not visible."""
     limits = []
     for folder, version in _cgroups("memory", root):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
             name = "memory.max" if version == 2 else "memory.limit_in_bytes"
             limits.append(int((folder / name).read_text("utf-8")))
     return min(limits, default=None)

@@ -93,7 +93,7 @@ def flatten(config: Config) -> dict[str, Any]:
     """The resolved config as one level: "engine.name" → value. Lists and empty dicts stay one value each."""
     tree = asdict(config)
     tree.pop("place")
-    tree.pop("lang")  # how a person reads changes nothing that was measured
+    tree.pop("lang")  # the language of the output changes nothing that was measured
     return leaves(tree)
 
 

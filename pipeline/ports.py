@@ -59,8 +59,8 @@ def listener(port: int, root: Path = Path("/")) -> int | None:
 
 
 def passes_on(pid: int) -> str:
-    """What to say of a listener that holds no model, in itself or below, and is no program that may load one: it most
-    likely passes connections on. "" for a server."""
+    """What to say of a listener that holds no model, in itself or below, and is not a program that may load one: it
+    most likely passes connections on. "" for a server."""
     with contextlib.suppress(psutil.NoSuchProcess):
         top = psutil.Process(pid)
         resident = 0

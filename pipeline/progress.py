@@ -26,7 +26,7 @@ class Fetching:
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence for the person, now: what is waited for, what goes on where it stopped."""
+    """A sentence for the user, now: what is being waited for, what continues from where it stopped."""
 
     text: str
 
@@ -99,7 +99,7 @@ class TokenCount:
 
 @dataclass(frozen=True)
 class Words:
-    """A piece of the answer as it arrives, unchanged: it may hold anything. Only where a person reads along."""
+    """A piece of the answer as it arrives, unchanged: it may hold anything. Only where a user reads along."""
 
     text: str
 

@@ -1,7 +1,7 @@
 """Where a trial's prompts come from: the config's own texts, turn by turn, a file, seeded words of a wanted length, or
-a person who types them.
+a user who types them.
 
-The contract and the recorded source; the person sits at report/chat.py. Nothing is measured or sent here, and no token
+The contract and the recorded source; the user's side is report/chat.py. Nothing is measured or sent here, and no token
 is counted: who can is engine/tokens.py.
 """
 
@@ -39,7 +39,7 @@ class Prompts(Protocol):
     def next(self, turn: int, meanwhile: Meanwhile) -> str | None:
         """The prompt of turn 1, 2, …, template applied; None: there is no further turn.
 
-        Waits as long as its think time asks, or its person takes. What raises is raised by `meanwhile`."""
+        Waits as long as its think time asks, or its user takes. What raises is raised by `meanwhile`."""
 
     def refused(self, reason: str) -> bool:
         """The server will not take the last prompt. True: ask again for the same turn; False: the trial has failed."""
@@ -67,7 +67,7 @@ class Recorded:
 
 
 def file_text(path: str) -> str:
-    """What prompt.file holds. Raises ConfigError, in a line, for what is no text in UTF-8."""
+    """What prompt.file holds. Raises ConfigError, in a line, for what is not text in UTF-8."""
     name = f"prompt.file={path}"
     try:
         text = Path(path).expanduser().read_bytes().decode("utf-8-sig")

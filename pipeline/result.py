@@ -48,7 +48,7 @@ class TrialResult:
     reasons: Sequence[str]
     """Why it is suspect or failed."""
     notes: Sequence[str]
-    """What a person should know although it does not touch the number (a busy neighbour, …)."""
+    """What the user should know although it does not change the number (a busy neighbour, …)."""
     started_ms: int
     """Unix time, milliseconds."""
     ended_ms: int

@@ -1,6 +1,6 @@
 """Text at the program's edges: JSON that any file and terminal takes, and terminals that lack a character.
 
-Every file is UTF-8, whatever the locale says; only what a terminal shows and a person types is in the locale's.
+Every file is UTF-8, whatever the locale says; only what a terminal shows and the user types is in the locale's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONE = re.compile("[\ud800-\udfff]")
 def to_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
     """One JSON document that UTF-8 can hold; what JSON does not know is written as text.
 
-    A file name whose bytes are no UTF-8 has lone surrogates (PEP 383), which JSON can hold escaped only."""
+    A file name whose bytes are not UTF-8 has lone surrogates (PEP 383), which JSON can hold escaped only."""
     import json  # every command imports this module
 
     text = json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=sort_keys, default=str)

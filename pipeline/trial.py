@@ -31,10 +31,10 @@ from pipeline.prompts import Prompts, Recorded
 from pipeline.settle.base import Settling, load_rule
 
 POLL_S = 0.05
-"""How often a wait looks at memory; far above the sampler's period, far below a person's patience."""
+"""How often a wait looks at memory; far above the sampler's period, far below a user's patience."""
 
 UNDIVIDED = "undivided"
-"""Name of a span inside an answer whose parts could not be told apart; it is no phase."""
+"""Name of a span inside an answer whose parts could not be told apart; it is not a phase."""
 
 RELEASE_S = 2.0
 """How long a release is watched at the full rate: how fast memory comes back is asked to a reading's exactness."""
@@ -169,7 +169,7 @@ class Trial:
         self.read_tree(phase, turn)
 
     def ask(self, turn: int) -> str | None:
-        """The next prompt, once its source has it: after the think time, or when a person has typed it."""
+        """The next prompt, once its source has it: after the think time, or when the user has typed it."""
         with self.spend("think"):
             return self.prompts.next(turn, self)
 
@@ -417,7 +417,7 @@ class Trial:
         self.listener.on_event(Words(text))
 
     def measured(self, turn: int) -> TurnMeasured:
-        """The turn in a line, for a person who looks on; what is logged comes from the timeline and the peaks."""
+        """The turn in a line, for a user who watches; what is logged comes from the timeline and the peaks."""
         rss = {phase: self.record.readings[phase, turn].rss for phase in (
             "pre_generation", "post_generation", "stabilized")}
         span = self.last("during_generation", turn)

@@ -1,4 +1,4 @@
-"""Flags and words of a command: what a verb takes, and what a person gave. Knows no verb and does nothing with them."""
+"""Flags and words of a command: what a verb takes, and what the user gave. Knows no verb and does nothing with them."""
 
 # NamedTuple, not dataclass: every command imports this, and `dataclasses` alone takes as long as Python's start.
 
@@ -17,7 +17,7 @@ class Flag(NamedTuple):
     name: str
     purpose: str
     value: str = ""
-    """What stands behind it, as the help writes it: "URI"; "" for a flag without a value."""
+    """Its value as the help writes it: "URI"; "" for a flag without a value."""
     expected: str = ""
     """What is expected there, said where it is missing."""
 

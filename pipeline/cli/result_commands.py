@@ -1,4 +1,4 @@
-"""The verbs that read, move or serve what was measured. Each hands its words to the room that knows."""
+"""The verbs that read, move or serve what was measured. Each passes its arguments to the package that does the work."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def _measure(given: Given, arguments: list[str], again: str | None = None) -> in
         SESSION.verbose, SESSION.accept_change = given.has("-v"), given.has("--accept-change")
         if again is not None:
             _prepare_again(again, arguments)
-        # how a person reads is no part of what the sweep is: Hydra gets it, the record does not
+        # the language is not part of the sweep: Hydra gets it, the record does not
         words = [*([f"lang={given.lang}"] if given.lang else []), *with_files(arguments)]
         if any(word.partition("=")[0] in INSPECT for word in words):
             run_hydra(run_trial, words, Path.cwd())
@@ -135,7 +135,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _is_bug(error: Exception) -> bool:
-    """Everything but what Hydra and OmegaConf raise for a person's input."""
+    """Everything except what Hydra and OmegaConf raise for a user's input."""
     rooms = {type(each).__module__.split(".")[0] for each in (error, error.__cause__)}
     return not rooms & {"hydra", "omegaconf"}
 
@@ -187,7 +187,7 @@ def _option() -> str:
 
 
 def _conversation(config: Config, given: Given) -> Conversation:
-    """A person at this terminal, or piped lines; beside one JSON document they are answered on stderr."""
+    """A user at this terminal, or piped lines; beside one JSON document they are answered on stderr."""
     from pipeline.report.chat import Chat
 
     return Chat(config, to_stderr=given.has("--json"), quiet=given.has("-q"))

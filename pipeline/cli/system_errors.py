@@ -1,6 +1,6 @@
-"""What the machine refuses, in one line: a full disk, a missing right, a program that does not answer.
+"""What the machine refuses, in one line: a full disk, a missing permission, a program that does not answer.
 
-Whatever else reaches the edge of the program is a bug, and keeps its trace.
+Any other exception that reaches the command line is a bug and keeps its trace.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def refused(error: Exception) -> MachineError | None:
 
 
 def _stdout_refuses(number: int) -> bool:
-    """Is it stdout that cannot be written for this reason? Asked by a line end, since nothing else tells."""
+    """Is it stdout that cannot be written for this reason? Tested by printing a line end; there is no other way."""
     try:
         print(flush=True)
     except OSError as error:

@@ -36,7 +36,7 @@ class Meter(ABC):
     name: ClassVar[str]
     """The `<meter>` of metric names."""
     source: ClassVar[str]
-    """Where the figures come from, for a person to read."""
+    """Where the figures come from, as text for the user."""
     checked: ClassVar[Literal["on hardware", "on recorded data"]]
     """What it was held against when it was written."""
 

@@ -33,7 +33,7 @@ _WAIT = "Wait until the sweep that runs here has ended: what holds memory may be
 
 @dataclass(frozen=True)
 class Fact:
-    """One property of the machine, as text for a person."""
+    """One property of the machine, as text for the user."""
 
     name: str
     value: str
@@ -41,7 +41,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Concern:
-    """Something a person should know before measuring: what was seen, why it matters, how to mend it.
+    """Something the user should know before measuring: what was seen, why it matters, how to fix it.
 
     `blocks`: no trustworthy run is possible while it lasts. `note`: it limits or colours the figures."""
 

@@ -47,7 +47,7 @@ class Eviction:
 def resident_bytes(path: Path) -> int | None:
     """Bytes of the file in the page cache, in whole pages. None: unverifiable for this user.
 
-    To somebody who neither owns the file nor may write it mincore calls every page resident and cachestat
+    For a user who neither owns the file nor may write it mincore reports every page resident and cachestat
     is refused, so neither is asked then. Raises MeterError if the file cannot be opened."""
     fd = _open(path)
     try:

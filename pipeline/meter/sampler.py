@@ -87,7 +87,7 @@ class Sampler:
         program = Path(sampler_program.__file__)
         try:
             self._process = subprocess.Popen(
-                # -I -S: neither this environment's site packages nor the caller's variables are its business.
+                # -I -S: it needs neither this environment's site packages nor the caller's variables.
                 [sys.executable, "-I", "-S", str(program), str(self.folder), str(self.period_ns),
                  str(self._refresh_ns), str(self._still_slots), str(os.getpid())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
@@ -255,7 +255,7 @@ class Sampler:
         return answer
 
     def _death(self) -> MeterError:
-        """Why the sampler is no more, as an error to raise."""
+        """Why the sampler ended, as an error to raise."""
         process = self._running()
         try:
             status = process.wait(1.0)

@@ -92,7 +92,7 @@ class Interference:
     cpu_busy_s: float
     """All cores together, everything but idle, waiting for I/O and stolen."""
     cpu_stolen_s: float = 0.0
-    """All cores together: this machine is virtual, wanted to run, and its host ran somebody else (proc(5), steal)."""
+    """All cores together: this machine is virtual, wanted to run, and its host ran another guest (proc(5), steal)."""
     tree: Mapping[tuple[int, int], ProcessUse] = field(default_factory=dict)
     """(pid, start time) → use, for the measured tree."""
     own: Mapping[tuple[int, int], ProcessUse] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A model is a list of files: which they are, found from one of them, and what a person calls it.
+"""A model is a list of files: which they are, found from one of them, and what users call it.
 
 Parts of a split model are named as llama.cpp names and finds them (src/llama.cpp, llama_split_path):
 NAME-00001-of-00003.gguf; their headers say which part they are (split.no, split.count).
@@ -23,9 +23,9 @@ _BLOB = re.compile(r"(sha256-[0-9a-f]{12})[0-9a-f]{52}\Z")  # as Ollama names it
 
 
 def as_path(text: str) -> Path:
-    """The absolute path behind what a person typed: ~ and file:// are followed, links are not.
+    """The absolute path of what the user typed: ~ and file:// are followed, links are not.
 
-    Raises ConfigError for what can be no path."""
+    Raises ConfigError for what cannot be a path."""
     if text.startswith("file:"):
         text = unquote(urlsplit(text).path)
     try:
@@ -70,7 +70,7 @@ def titles(paths: Sequence[Path], taken: Collection[str] = ()) -> list[str]:
 def read_model(path: Path) -> Header:
     """The header of the model that this file belongs to: any part stands for the whole.
 
-    Raises ConfigError: a file that cannot be read or is no model, a part that is missing, or of another model."""
+    Raises ConfigError: a file that cannot be read or is not a model, a part that is missing, or of another model."""
     header = read_file(path)
     count = _split(header, "split.count", 1)
     if count <= 1:
@@ -103,7 +103,7 @@ def read_model(path: Path) -> Header:
 
 
 def files_of(path: Path) -> Sequence[Path]:
-    """All files of the model that `path` belongs to; `path` alone, if it is no model that can be read."""
+    """All files of the model that `path` belongs to; `path` alone, if it is not a readable model."""
     try:
         return read_model(path).files
     except ConfigError:

@@ -53,7 +53,7 @@ class _DamagedError(Exception):
 def read_file(path: Path) -> Header:
     """The header of one file, whatever part of a model it holds; a file that has not changed is read once.
 
-    Raises ConfigError if it cannot be read, is no GGUF, is truncated or damaged, or is of a version we do not know."""
+    Raises ConfigError if it cannot be read, is not GGUF, is truncated or damaged, or is of a version we do not know."""
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
@@ -176,7 +176,7 @@ class _Reader:
             count = self.count("texts", 8, _MOST_STRINGS)
             self.skip_strings(count)
             return Length(count)
-        if kind not in _SCALARS:  # an array of arrays is allowed by the format, and by nobody who reads it
+        if kind not in _SCALARS:  # the format allows an array of arrays; no reader accepts one
             raise _DamagedError(f"an array of the unknown type {kind}")
         form = _SCALARS[kind]
         count = self.count("numbers", form.size, self.size)

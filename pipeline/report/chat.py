@@ -50,7 +50,7 @@ POLL_S = 0.2
 
 
 class Chat:
-    """The person (or the lines piped in their stead), both ways: `Prompts` and `Listener`.
+    """The user (or piped lines instead), both ways: `Prompts` and `Listener`.
 
     Raises ConfigError if stdin is closed, or a pipe without a line in it."""
 

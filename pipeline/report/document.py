@@ -1,6 +1,6 @@
 """The JSON document of `runs --json` and `show --json`: stable names, numbers as numbers, null for not measured.
 
-Also the analysis that every report shares, computed once. How it looks to a person is the business of `sweep_page`.
+Also the analysis that every report shares, computed once. What the page looks like is defined in `sweep_page`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Analysis:
     gap: Gap
     effects: Sequence[EffectRow]
     notes: Sequence[tuple[int, str]]
-    """(order of the trial, note) of valid trials: what a person should know although it touches no number."""
+    """(order of the trial, note) of valid trials: what the user should know although it changes no number."""
     blocks: int
     factorial: Sequence[Factorial] = ()
     """FACTORIAL_METRICS per mode; empty unless the flags were varied in a factorial plan."""

@@ -1,4 +1,4 @@
-"""What `slackwater export` and `import` print. The file and the store are track/exchange.py's business."""
+"""What `slackwater export` and `import` print. The file and the store are handled in track/exchange.py."""
 
 from __future__ import annotations
 

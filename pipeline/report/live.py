@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live region on a terminal, one plain line per finished trial in a pipe.
+"""What the user sees while a sweep runs: a live region on a terminal, one plain line per finished trial in a pipe.
 
 Listens to `pipeline.progress` events and remembers what it needs to draw. It measures nothing and decides nothing.
 """

@@ -25,7 +25,7 @@ _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
 
 
 def can_redraw(console: Console) -> bool:
-    """A person looks on, at a terminal that can move its cursor; a CI job with a terminal is still a log."""
+    """A user watches, at a terminal that can move its cursor; a CI job with a terminal counts as a log."""
     return console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
 
 

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal after a sweep, and the list of sweeps. rich does the drawing.
+"""What the user reads in the terminal after a sweep, and the list of sweeps. rich does the drawing.
 
 Takes values that are computed already (`document.analyse`). Fits 80 columns, uses more, is readable at 60, and
 prints plain text into a pipe. What moves while a sweep runs is in `live`.
@@ -112,7 +112,7 @@ def _phases(console: Console, cells: Sequence[CellSummary]) -> None:
     rss, pct = _readings(cells, "tree_rss", "mib"), _readings(cells, "system_used", "pct")
     heads = [_(head) for head, _phase, _suffix in wording.PHASES]
     names = [labels[cell.cell] for cell in cells]
-    if spoken() == "ja":  # the head that people know from the comparison this project began with
+    if spoken() == "ja":  # the heading known from the comparison this project began with
         console.print()
         row(console, Text("📊 " + _("Memory in detail:"), style="bold"))
     if console.width >= _SIDE_BY_SIDE:
@@ -320,7 +320,7 @@ def _effects_of(console: Console, effects: Sequence[EffectRow]) -> None:
 
 
 def _savings(console: Console, analysis: Analysis) -> None:
-    """Peak and settled figures of both arms, in the layout that people know from the original (Japanese only).
+    """Peak and settled figures of both arms, in the layout known from the original (Japanese only).
 
     The medians of both arms, and what may be said of their difference: the verdict of the same effect."""
     effects = {(one.metric, one.mode, tuple(one.where.items())): one for one in analysis.effects if one.flag == "on"}

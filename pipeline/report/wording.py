@@ -69,7 +69,7 @@ def metric_name(metric: str) -> str:
 
 
 def unit_name(unit: str) -> str:
-    """A unit as people read it: MiB is MiB everywhere, points are not."""
+    """A unit as users read it: MiB is MiB everywhere, points are not."""
     return _(UNITS[unit]) if unit in UNITS else unit
 
 
@@ -96,7 +96,7 @@ def signed(x: float, unit: str) -> str:
 
 
 def as_found(difference: float, stats: Comparison) -> str:
-    """"+162.1 ± 0.2 MiB": what was read at the old moments is no verdict, but it has its interval too."""
+    """"+162.1 ± 0.2 MiB": what was read at the old, different moments is not a verdict, but it has its interval too."""
     half = _half_width(difference, stats)
     if half is None:
         return signed(difference, stats.unit)
@@ -142,7 +142,7 @@ def _digits(x: float, decimals: int) -> int:
 
 
 def _shown(stats: Comparison) -> tuple[float, float, float, str]:
-    """Estimate, lo, hi and unit as people read them: ratios become percent."""
+    """Estimate, lo, hi and unit as users read them: ratios become percent."""
     if stats.estimate is None or stats.lo is None or stats.hi is None:
         raise ValueError("a comparison without an interval has no bounds to show")
     if stats.scale == "ratio":
@@ -193,7 +193,7 @@ _SIZES = {
 
 
 def _factor(x: float) -> str:
-    """Two digits, and never an exponent that a person would have to read."""
+    """Two digits, and never an exponent."""
     return f"{x:.2g}" if 0.001 <= x < 99.5 else f"{x:.0f}" if x >= 1 else "0.001" if x > 0.0005 else "0"
 
 

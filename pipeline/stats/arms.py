@@ -125,7 +125,7 @@ def knob_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
 
 
 def text_of(value: str) -> str:
-    """A knob's value as a person writes it: true and false in small letters."""
+    """A knob's value as the user writes it: true and false in small letters."""
     return value.lower() if value in ("True", "False") else value
 
 

@@ -1,6 +1,6 @@
 """Two named sets of trials against each other: cells of one sweep by blocks, cells of two sweeps unpaired.
 
-Which cell is compared with which, and how; what else differs is `differing`'s, limits for CI `gate`'s business.
+Which cell is compared with which, and how; what else differs is in `differing`, limits for CI are in `gate`.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def may_deviate_pct(n: int) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A comparison in words. `kind` for programs, `text` for people."""
+    """A comparison in words. `kind` for programs, `text` for users."""
 
     kind: Kind
     text: str

@@ -18,7 +18,7 @@ class Measure:
     """How readings of one metric are compared."""
 
     unit: str
-    """Unit of a difference, for people."""
+    """Unit of a difference, as users read it."""
     step: float
     """The smallest difference the meter can show, in the metric's unit: floor of every half-width."""
     ratio: bool

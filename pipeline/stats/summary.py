@@ -1,4 +1,4 @@
-"""From trials to what a person asks: the cells, the gap between modes, the effect of the flags.
+"""From trials to what the user asks: the cells, the gap between modes, the effect of the flags.
 
 Only valid trials enter; what is left out is listed. Drift, slopes and factorial plans have modules of their own.
 """

@@ -1,6 +1,6 @@
 """What statistics need of a trial, and which trials may be compared with which.
 
-Values only: where trials are stored is the business of `track`, what is computed from them of the other modules here.
+Values only: where trials are stored is defined in `track`, what is computed from them in the other modules here.
 """
 
 from __future__ import annotations

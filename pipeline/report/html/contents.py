@@ -40,7 +40,7 @@ class Material:
     tags: Mapping[str, str] = field(default_factory=dict)
     """Of the summary run: the machine and the versions."""
     store: str = ""
-    """Where the trials are, for a person."""
+    """Where the trials are, as text for the user."""
     notes: Sequence[str] = ()
     """What could not be read."""
     option: str = ""

@@ -67,7 +67,7 @@ def _axis(unit: str) -> str:
 
 
 def _marks(stats: Comparison, difference: float | None) -> tuple[str, tuple[float | None, float | None, float | None]]:
-    """Unit and (point, low, high) as people read them: ratios become percent."""
+    """Unit and (point, low, high) as users read them: ratios become percent."""
     if stats.estimate is None or stats.lo is None or stats.hi is None:
         return stats.unit, (difference, None, None)
     if not stats.informative:

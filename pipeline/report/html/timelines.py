@@ -1,6 +1,6 @@
 """The timelines of a cell in one picture: what one trial's tree was made of, and what it held in all the others.
 
-Draws values. Where a trial's timeline lies and how it is read is gather.py's business.
+Draws values. Where a trial's timeline is stored and how it is read is defined in gather.py.
 """
 
 from __future__ import annotations

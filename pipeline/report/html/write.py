@@ -31,7 +31,7 @@ def report_of(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Ana
 
 
 def place(store: Store, run_id: str) -> str:
-    """Where a person finds the report of a summary run: a file of this machine, or a run of a server."""
+    """Where a user finds the report of a summary run: a file of this machine, or a run of a server."""
     if store.location.artifacts is not None:
         path = store.location.artifacts / run_id / "artifacts" / ARTIFACT
         if path.is_file():
