@@ -126,9 +126,11 @@ def _at(uri: str) -> Location:
         return Location(uri, shown, home())
     if _SQL.match(uri):
         return Location(uri, shown, home(), artifacts=home() / "artifacts")
+    if "://" not in uri and Path(uri).expanduser().is_dir():
+        return _sqlite(Path(uri).expanduser().absolute() / "mlflow.db")
     raise StoreError(f"tracking.uri={shown} is not the address of a store. Expected http(s)://host:port of an MLflow "
-                     "server, sqlite:////absolute/path/mlflow.db or postgresql://…, or null for the local store. A "
-                     "plain folder or file: is a kind of store that MLflow no longer supports.")
+                     "server, sqlite:////absolute/path/mlflow.db, postgresql://… or a folder that is there, or null "
+                     "for the local store.")
 
 
 def address_of(shown: str) -> str | None:
