@@ -7,6 +7,7 @@ text that stands in a table and is looked up later). Every command imports this:
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
@@ -57,6 +58,29 @@ def _(text: str) -> str:
 def N_(text: str) -> str:
     """The text itself. Marks it for the catalogues where it stands in a table; `_` looks it up when it is shown."""
     return text
+
+
+class Sentence(str):
+    """A text in English, as it is kept and as programs read it, that knows what it was made from: `worded` says it in
+    the language in use."""
+
+    template: str
+    values: Mapping[str, object]
+
+
+def sentence(template: str, /, **values: object) -> Sentence:
+    """`template.format(**values)` as a Sentence: `sentence(N_("{n} trials"), n=3)`."""
+    made = Sentence(template.format(**values))
+    made.template, made.values = template, values
+    return made
+
+
+def worded(text: str) -> str:
+    """The text in the language in use: a Sentence with what fills its places, another one as `_` has it."""
+    if not isinstance(text, Sentence):
+        return _(text)
+    return _(text.template).format(**{
+        name: worded(value) if isinstance(value, str) else value for name, value in text.values.items()})
 
 
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421} | dict.fromkeys(

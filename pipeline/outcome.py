@@ -42,6 +42,7 @@ from pipeline.phases import (
     reading_metrics,
     release_metrics,
 )
+from pipeline.record.reason import INTERRUPTED, Reason, as_reason, of_error
 from pipeline.result import METHOD, TrialResult, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
 from pipeline.text import printable, to_json
@@ -159,10 +160,10 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
     return dict(by_turn)
 
 
-def _stolen(record: Record) -> str:
-    """The likely cause of lateness where this machine is virtual; nothing where its host left it alone."""
-    stolen = record.disturbed.stolen_cpu_cores if record.disturbed is not None else 0.0
-    return f"; the host of this virtual machine took {stolen:.2f} of a core away meanwhile" if stolen >= 0.01 else ""
+def _late(record: Record, code: str, code_by_host: str, values: Mapping[str, float]) -> Reason:
+    """The reason, with its likely cause where this machine is virtual and its host took from it."""
+    cores = record.disturbed.stolen_cpu_cores if record.disturbed is not None else 0.0
+    return Reason(code_by_host, {**values, "cores": cores}) if cores >= 0.01 else Reason(code, values)
 
 
 def _is_of_this_machine(name: str) -> bool:
@@ -225,72 +226,67 @@ def question_phases(config: Config) -> list[str]:
 
 
 def suspect_phases_of(record: Record, metrics: Mapping[str, Mapping[int, float]],
-                      config: Config) -> dict[str, list[str]]:
+                      config: Config) -> dict[str, list[Reason]]:
     """Phase → why its values do not count: it lacks the readings that they need (a moment MOMENT_SAMPLES, an interval
     MEAN_SAMPLES for its mean, if it was long enough to have them), memory had not settled, its peak could not be reset.
 
     Lost readings elsewhere touch nothing. A group that is computed from a phase shares its reasons (DERIVED)."""
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[Reason]] = defaultdict(list)
     for phase in (*MOMENTS, "during_generation", *PARTS):
         moment = phase in MOMENTS
         needed = MOMENT_SAMPLES if moment else MEAN_SAMPLES
         for turn, samples in metrics.get(f"{phase}/samples", {}).items():
             due = samples + metrics.get(f"{phase}/lost_samples", {}).get(turn, 0)
-            where = f" of turn {turn}" if turn else ""
-            if moment and samples < needed:
-                found[phase].append(f"{phase}{where} has {samples:.0f} of {due:.0f} samples, {needed} are needed")
-            elif samples < needed <= due:
-                found[phase].append(f"{phase}{where} has {samples:.0f} of {due:.0f} samples, {needed} are needed for "
-                                    "its mean")
+            if samples < needed and (moment or needed <= due):
+                code = "few_samples" + ("" if moment else "_for_mean") + ("_of_turn" if turn else "")
+                found[phase].append(Reason(code, {"phase": phase, "n": samples, "of": due, "needed": needed,
+                                                  **({"turn": turn} if turn else {})}))
     for turn, (stable, seconds) in record.settled.items():
         if not stable:
-            found["stabilized"].append(f"memory had not settled {seconds:.0f} s after turn {turn}")
+            found["stabilized"].append(Reason("not_settled", {"turn": turn, "seconds": seconds}))
     for turn, answer in record.generations.items():
         for part in answer.unseen if not record.elsewhere else ():
-            found[part].append(f"{part} of turn {turn} was not measured: no line of the server's log says when its "
-                               "model was loaded")
+            found[part].append(Reason("load_not_logged", {"phase": part, "turn": turn}))
         for part, servers_s in (("prefill", answer.prefill_s), ("decode", answer.decode_s)):
             ours_s = metrics.get(f"{part}/duration_s", {}).get(turn)
             if ours_s is not None and servers_s is not None and apart(ours_s, servers_s):
-                found[part].append(f"{part} of turn {turn} took {ours_s:.1f} s by our clock and {servers_s:.1f} s by "
-                                   "the server's: one of the two stood still, and its speed is not known")
+                found[part].append(Reason("clocks_differ", {
+                    "phase": part, "turn": turn, "ours_s": ours_s, "theirs_s": servers_s}))
     for turn, seconds in record.pauses.items():
-        found["decode"].append(f"decode of turn {turn} stood still for {seconds:.1f} s between two tokens: its speed "
-                               "is not known")
+        found["decode"].append(Reason("stood_still", {"phase": "decode", "turn": turn, "seconds": seconds}))
     not_reset = sorted({pid for peaks in record.peaks for pid in peaks.not_reset})
     if not_reset:
-        found["during_generation"].append(f"the peak could not be reset: the kernel's mark of process {not_reset[0]}, "
-                                          "another user's, counts from its start")
+        found["during_generation"].append(Reason("peak_not_reset", {"pid": not_reset[0]}))
     for group, phases in DERIVED.items():
         of = phases if group != "as_found" else phases[:1] if config.mode.name == "interactive" else phases[1:]
         found[group] += [reason for phase in of for reason in found.get(phase, ())]
     return {phase: reasons[:SHOWN_REASONS] for phase, reasons in found.items() if reasons}
 
 
-def not_measured(metrics: Mapping[str, Mapping[int, float]], config: Config) -> list[str]:
+def not_measured(metrics: Mapping[str, Mapping[int, float]], config: Config) -> list[Reason]:
     """The question's phases that were not measured at all: not one reading of a moment, an interval never seen."""
     found = []
     for phase in question_phases(config):
         samples = metrics.get(f"{phase}/samples", {})
         if phase in (*PARTS, "during_generation") and not samples:
-            found.append(f"{phase} was not measured: it was not seen")
+            found.append(Reason("not_seen", {"phase": phase}))
         if phase in MOMENTS:
-            found += [f"{phase} was not measured: not one of its {lost:.0f} samples was taken"
+            found += [Reason("not_sampled", {"phase": phase, "n": lost})
                       for turn, lost in metrics.get(f"{phase}/lost_samples", {}).items() if not samples.get(turn)]
     return found
 
 
 def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], report: SamplerReport | None,
-               config: Config) -> tuple[Verdict, list[str], list[str]]:
+               config: Config) -> tuple[Verdict, list[Reason], list[Reason]]:
     """Verdict, its reasons, and notes. Suspect is what touches the number of the question: a reason that concerns the
     whole trial, or a phase of a question metric that is suspect. A busy neighbour and lost slots are notes."""
     if record.interrupted:
-        return "failed", ["interrupted"], []
+        return "failed", [Reason(INTERRUPTED)], []
     if record.error is not None:
-        return "failed", [str(record.error)], []
-    reasons, notes = [], []
+        return "failed", [of_error(record.error)], []
+    reasons, notes = list[Reason](), list[Reason]()
     if record.elsewhere:
-        notes.append("the server's processes are out of reach of our meters: only what its API says is measured")
+        notes.append(Reason("out_of_reach"))
     elif missing := not_measured(metrics, config):
         return "failed", missing, []
     asked = question_phases(config)
@@ -298,43 +294,39 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
         if phase in asked:
             reasons += why
         elif phase not in DERIVED or phase in MOMENTS:
-            notes += [f"{reason}: {phase} enters no comparison" for reason in why]
+            notes += [Reason("phase_left_out", {"why": reason, "phase": phase}) for reason in why]
     reasons = list(dict.fromkeys(reasons))
     swaps = [value for name, turns in metrics.items()
              if name.endswith(("/tree_swap_mib", "/tree_swap_sampled_peak_mib")) for value in turns.values()]
     swapped = max(swaps, default=0.0)
     if swapped > 0:
-        reasons.append(f"{swapped:.1f} MiB of the server were swapped out")
+        reasons.append(Reason("swapped", {"mib": swapped}))
     for turn, faults in metrics.get("stabilized/tree_read_back_faults", {}).items():
         if faults >= READ_BACK_FAULTS:
-            reasons.append(f"{faults:.0f} pages of the server were taken away and read back from the disk after the "
-                           f"first token of turn {turn}")
+            reasons.append(Reason("read_back", {"turn": turn, "n": faults}))
     for turn, answer in record.generations.items():
         if answer.truncated:
-            reasons.append(f"the server cut the prompt of turn {turn} to {answer.prompt_tokens} tokens")
+            reasons.append(Reason("prompt_cut", {"turn": turn, "n": answer.prompt_tokens}))
         wanted = config.prompt_tokens if turn == 1 or not config.mode.history else None
         if wanted is not None and abs(answer.prompt_tokens - wanted) > max(2, PROMPT_PCT / 100 * wanted):
-            reasons.append(f"the server counts {answer.prompt_tokens} tokens in the prompt of turn {turn}, which was "
-                           f"cut to {wanted}")
+            reasons.append(Reason("prompt_length", {"turn": turn, "n": answer.prompt_tokens, "wanted": wanted}))
         if answer.output_tokens != config.max_tokens and config.mode.source == "recorded":
-            notes.append(f"turn {turn}: {answer.output_tokens} tokens of the {config.max_tokens} asked for")
+            notes.append(Reason("other_length", {"turn": turn, "n": answer.output_tokens, "of": config.max_tokens}))
     if report is not None:
         lost_pct = 100.0 * report.lost_slots / max(report.samples + report.lost_slots, 1)
         if lost_pct > LOST_SLOTS_PCT:
-            notes.append(f"the sampler lost {lost_pct:.1f} % of its slots{_stolen(record)}")
+            notes.append(_late(record, "slots_lost", "slots_lost_to_host", {"pct": lost_pct}))
         if report.lateness_p99_ms > 1000.0 / report.rate_hz:
-            notes.append(f"the sampler was up to {report.lateness_p99_ms:.0f} ms late (p99), more than its period"
-                         f"{_stolen(record)}")
+            notes.append(_late(record, "sampler_late", "sampler_late_by_host", {"ms": report.lateness_p99_ms}))
     if record.eviction is not None and not record.eviction.verified:
-        notes.append(f"model file not verified as evicted: {record.eviction.reason}")
+        notes.append(Reason("model_not_evicted", {"why": record.eviction.reason}))
     if record.program_eviction is not None and not record.program_eviction.verified:
-        notes.append("the engine's own files not verified as evicted, so that its program pages may differ by some "
-                     f"MiB: {record.program_eviction.reason}")
+        notes.append(Reason("program_not_evicted", {"why": record.program_eviction.reason}))
     if (disturbed := record.disturbed) is not None:
         if disturbed.other_cpu_cores > NEIGHBOUR_CORES:
-            notes.append("neighbours kept half a core or more busy: speed is noisy, memory is not")
+            notes.append(Reason("neighbours_busy"))
         if disturbed.memory_some_pct is not None and disturbed.memory_some_pct > STALL_PCT:
-            notes.append(f"some task waited for memory {disturbed.memory_some_pct:.0f} % of the time (PSI)")
+            notes.append(Reason("memory_stalls", {"pct": disturbed.memory_some_pct}))
     if config.place.block == WARM_UP_BLOCK:
         return "warm-up", [], [*reasons, *notes]
     return ("suspect" if reasons else "valid"), reasons, notes
@@ -364,8 +356,9 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
     return TrialResult(
         sweep_id=place.sweep_id, cell=place.cell, repetition=place.repetition, block=place.block, order=place.order,
         mode=config.mode.name, infer_os=label, verdict=verdict, reasons=reasons,
-        notes=[*plan.notes, *notes], started_ms=started_ms, ended_ms=ended_ms, params=flatten(config) | called,
-        settings=dict(plan.settings), metrics=metrics, suspect_phases=suspect_phases_of(record, metrics, config),
+        notes=[*map(as_reason, plan.notes), *notes], started_ms=started_ms, ended_ms=ended_ms,
+        params=flatten(config) | called, settings=dict(plan.settings), metrics=metrics,
+        suspect_phases=suspect_phases_of(record, metrics, config),
         series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
         tags={"engine": config.engine.name, "model": called["model.name"],
               **({"swept_knobs": place.swept_knobs} if place.swept_knobs else {}),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.record.reason import codes_of, with_codes_of
 from pipeline.text import to_json
 
 SCHEMA_VERSION = 1
@@ -46,7 +47,7 @@ class TrialResult:
     infer_os: str
     verdict: Verdict
     reasons: Sequence[str]
-    """Why it is suspect or failed."""
+    """Why it is suspect or failed; as for notes and suspect phases, each is a Reason where it has a code."""
     notes: Sequence[str]
     """What the user should know although it does not change the number (a busy neighbour, …)."""
     started_ms: int
@@ -78,7 +79,7 @@ class TrialResult:
 
     def to_json(self) -> str:
         """One JSON document; `from_json` is its inverse."""
-        return to_json(vars(self))  # asdict copies every point of every series
+        return to_json(vars(self) | {"reason_codes": codes_of(self)})  # asdict copies every point of every series
 
     @classmethod
     def from_json(cls, text: str) -> TrialResult:
@@ -88,6 +89,7 @@ class TrialResult:
             raise ValueError(f"schema_version {data.get('schema_version')!r}, expected {SCHEMA_VERSION}")
         data["metrics"] = {name: {int(turn): value for turn, value in turns.items()}
                            for name, turns in data["metrics"].items()}
+        data |= with_codes_of(data, data.pop("reason_codes", None))
         data["series"] = {name: [(int(t), float(v)) for t, v in points] for name, points in data["series"].items()}
         return cls(**data)
 

@@ -28,6 +28,7 @@ from pipeline.model.files import files_of
 from pipeline.phases import MOMENT_SAMPLES, Mark, Peaks, Span, TreeReading, pause_s
 from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
 from pipeline.prompts import Prompts, Recorded
+from pipeline.record.reason import Reason
 from pipeline.settle.base import Settling, load_rule
 
 POLL_S = 0.05
@@ -360,7 +361,7 @@ class Trial:
             if wrong:
                 said = "; ".join(f"{proof.knob} asked {proof.asked}, effective {proof.effective} ({proof.source})"
                                  for proof in wrong)
-                raise EngineError(f"the server did not take what it was asked: {said}")
+                raise EngineError(Reason("not_taken", {"what": said}))
 
     def on_event(self, kind: EventKind, t_ns: int, turn: int) -> None:
         """Marks of the request, in the thread that reads the stream; peaks are read where one part ends."""

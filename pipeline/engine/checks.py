@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.language import _
 from pipeline.machine import memory_limit, usable_cores
 from pipeline.model.gguf import Header, block_elements
+from pipeline.record.reason import Reason
 from pipeline.text import printable
 
 MAPPED = frozenset({"mmap", "mmap_mlock"})
@@ -47,8 +48,7 @@ def check_context(header: Header | None, num_ctx: int, max_tokens: int) -> None:
                           f"tokens or a larger context. {NOTHING_STARTED}")
     trained = header.context_length if header else None
     if trained is not None and num_ctx > trained:
-        raise ConfigError(f"num_ctx={num_ctx} is more than the {trained} tokens that this model was trained for; the "
-                          f"server would cut it silently. Choose num_ctx={trained} or less. {NOTHING_STARTED}")
+        raise ConfigError(Reason("num_ctx_too_long", {"n": num_ctx, "limit": trained}))
 
 
 def check_batch(n_batch: int, n_ctx: int) -> None:
@@ -77,10 +77,9 @@ def check_memory(parts: Mapping[str, int], what: str, mapped: bool = False) -> s
         raise ConfigError(f"{what} needs about {need / _GIB:.1f} GiB of memory, and this machine gives "
                           f"{limit / _GIB:.1f} GiB. Choose a smaller num_ctx or a smaller model. {NOTHING_STARTED}")
     if need > limit:
-        return (f"{what} needs about {need / _GIB:.1f} GiB of memory by its header, and this machine gives "
-                f"{limit / _GIB:.1f} GiB: it may not fit")
+        return Reason("memory_may_not_fit", {"what": what, "need_gib": need / _GIB, "limit_gib": limit / _GIB})
     if need > free:
-        return f"{what} needs about {need / _GIB:.1f} GiB of memory and only {free / _GIB:.1f} GiB are available now"
+        return Reason("memory_is_short", {"what": what, "need_gib": need / _GIB, "free_gib": free / _GIB})
     return None
 
 
@@ -97,15 +96,14 @@ def context_in_force(num_ctx: int) -> tuple[int, list[str]]:
     whole = -(-num_ctx // _CONTEXT_STEP) * _CONTEXT_STEP
     if whole == num_ctx:
         return num_ctx, []
-    return whole, [f"num_ctx={num_ctx} is {whole} in force: llama.cpp makes it a multiple of {_CONTEXT_STEP}"]
+    return whole, [Reason("num_ctx_rounded", {"n": num_ctx, "whole": whole, "step": _CONTEXT_STEP})]
 
 
 def check_settings(settings: Mapping[str, Scalar]) -> None:
     """Raises ConfigError for settings of which the server would quietly drop one; names as in engine/llamacpp.py."""
     n_batch, n_ubatch = settings.get("n_batch"), settings.get("n_ubatch")
     if isinstance(n_batch, int) and isinstance(n_ubatch, int) and n_ubatch > n_batch:  # llama-context.cpp: the smaller
-        raise ConfigError(f"n_ubatch={n_ubatch} is more than n_batch={n_batch}, and the server would compute {n_batch} "
-                          f"at once. Give n_batch={n_ubatch} as well, or n_ubatch={n_batch}. {NOTHING_STARTED}")
+        raise ConfigError(Reason("batch_too_small", {"n_ubatch": n_ubatch, "n_batch": n_batch}))
     if settings.get("lazy_mode") is True and settings.get("load_mode") not in MAPPED:
         raise ConfigError(f"lazy_mode=true with load_mode={settings.get('load_mode')}: tensors can only be read on "
                           f"demand from a mapped file, and the server would not do it. Choose lazy_mode=false, or "
@@ -132,11 +130,11 @@ def check_model(header: Header, path: Path, config: Config, settings: Mapping[st
     packed = {name: kind for name, kind in asked.items() if block_elements(kind) > 1}
     if packed and not header.keeps_kv:
         given = ", ".join(f"{name}={kind}" for name, kind in packed.items())
-        reason = (f"{header.path.name} keeps no KV cache ({header.architecture}: a recurrent state of fixed size), so "
-                  f"there is nothing that {given} acts on")
+        reason = Reason("no_kv_cache", {
+            "name": header.path.name, "architecture": header.architecture, "given": given})
         if config.infer_os.quantization and not any(name.startswith("cache_type") for name in config.knob):
             raise refuse("infer_os.quantization=true", config.engine.name, reason)
-        raise ConfigError(f"{reason}. Leave it at f16. {NOTHING_STARTED}")
+        raise ConfigError(Reason("no_kv_cache_to_quantise", {"why": reason}))
     if settings.get("flash_attn", settings.get("flash_attention")) is not False:  # without it any K can be packed
         for name, kind in packed.items():
             _check_heads(header, name, kind)
@@ -161,8 +159,7 @@ def _check_generates(header: Header) -> None:
         what = f"a model without layers ({own}block_count)"
     else:
         return
-    raise ConfigError(f"{name} cannot generate text: it is {what}. Give the file of a language model. "
-                      f"{NOTHING_STARTED}")
+    raise ConfigError(Reason("no_language_model", {"name": name, "what": what}))
 
 
 def _check_heads(header: Header, knob: str, kind: str) -> None:
@@ -172,17 +169,15 @@ def _check_heads(header: Header, knob: str, kind: str) -> None:
         for half, length in (("K", key), ("V", value)):
             other = {"cache_type_k": "V", "cache_type_v": "K"}.get(knob)
             if half != other and length % block:
-                raise ConfigError(f"{knob}={kind} packs {block} numbers at a time, and a head of {header.path.name} "
-                                  f"has {length} ({half}): llama.cpp refuses that. Choose f16 or another model. "
-                                  f"{NOTHING_STARTED}")
+                raise ConfigError(Reason("heads_not_packed", {
+                    "knob": f"{knob}={kind}", "n": block, "name": header.path.name, "length": f"{length} ({half})"}))
 
 
 def _notes(header: Header, path: Path) -> list[str]:
-    notes = []
+    notes = list[str]()
     if len(header.files) > 1 and path.name != header.path.name:
-        notes.append(f"{path.name} is a part of a model in {len(header.files)} files, which is loaded whole, from "
-                     f"{header.path.name}")
+        notes.append(Reason("part_of_a_model", {
+            "part": path.name, "n": len(header.files), "first": header.path.name}))
     if header.metadata.get(f"{header.architecture}.pooling_type"):
-        notes.append(f"{header.path.name} is made for embeddings (pooling_type): its memory is true, its text may be "
-                     "none")
+        notes.append(Reason("made_for_embeddings", {"name": header.path.name}))
     return notes

@@ -14,6 +14,7 @@ from pipeline.config import Engine, InferOs
 from pipeline.engine.base import Proof, Scalar
 from pipeline.engine.knob_aliases import SWITCH, Common, Words, plain, suggestion
 from pipeline.errors import ConfigError
+from pipeline.record.reason import Reason
 
 FLAGS = tuple(f.name for f in fields(InferOs) if f.type == "bool")
 
@@ -106,8 +107,7 @@ def resolve(engine: Engine, infer_os: InferOs, knobs: Mapping[str, Knob], cores:
         settings |= on if is_on else off
         if is_on and on == off:
             values = ", ".join(f"{name}={value}" for name, value in on.items())
-            idle[flag] = (f"infer_os.{flag} changes nothing here: on {cores} usable cores on and off are both "
-                                f"{values}")
+            idle[flag] = Reason("flag_idle", {"flag": flag, "cores": cores, "values": values})
     by_name = [("engine.knobs", name, value) for name, value in engine.knobs.items() if name not in unowned]
     by_name += [("knob", name, value) for name, value in (asked or {}).items()]
     lines, chosen = _set_by_name(engine.name, by_name, knobs, words, cores, settings, by_flag)
@@ -182,8 +182,8 @@ def _own_value(key: str, value: Any, behind: Common, knobs: Mapping[str, Knob], 
 
 def refuse(what: str, engine: str, reason: str) -> ConfigError:
     """The error for a flag or knob that this engine or machine cannot honour."""
-    return ConfigError(f"{what} cannot be honoured by engine {engine}: {reason.rstrip('. ')}. "
-                       f"Leave it off, or choose another engine. {NOTHING_STARTED}")
+    why = reason if isinstance(reason, Reason) else reason.rstrip(". ")
+    return ConfigError(Reason("not_honoured", {"what": what, "engine": engine, "why": why}))
 
 
 def prove(knob: str, asked: Scalar, arrived: str | None, effective: str | None, source: str = "") -> Proof:

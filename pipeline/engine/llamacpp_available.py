@@ -22,6 +22,7 @@ from pipeline.engine import llamacpp_server, process
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.errors import ConfigError, EngineUnusableError
 from pipeline.model.digest import cache_folder
+from pipeline.record.reason import Reason
 
 _ASK_LIMIT_S = 60.0
 NEWEST_CHECKED = (2026, 10, 11549)
@@ -60,8 +61,8 @@ def newer_note() -> list[str]:
     found = version()
     if tuple(int(part) for part in re.findall(r"\d+", found)[:3]) <= NEWEST_CHECKED:
         return []
-    return [f"xllamacpp {found} is newer than {'.'.join(map(str, NEWEST_CHECKED))}, the newest one checked: what its "
-            "log says in other words is not seen"]
+    return [Reason("newer_engine", {
+        "engine": "xllamacpp", "version": found, "newest": ".".join(map(str, NEWEST_CHECKED))})]
 
 
 def libraries() -> list[Path]:

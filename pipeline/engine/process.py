@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.errors import EngineError
+from pipeline.record.reason import Reason
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -60,7 +61,7 @@ def left_out() -> list[str]:
     names = sorted(name for name in os.environ if name.startswith(("OLLAMA_", "LLAMA_ARG_")) and name not in ours)
     if not names:
         return []
-    return [f"{', '.join(names)} of this shell does not reach the server: its settings stand in the config"]
+    return [Reason("variables_unread", {"names": ", ".join(names)})]
 
 
 def find_program(name: str) -> Path | None:

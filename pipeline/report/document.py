@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from statistics import median
 from typing import Any
 
+from pipeline.record.reason import codes_of
 from pipeline.stats.arms import refused
 from pipeline.stats.context import ContextUse, context_use
 from pipeline.stats.drift import Drift, drift
@@ -149,6 +150,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
             "started_ms": trial.started_ms, "ended_ms": trial.ended_ms,
             "reasons": list(trial.reasons), "notes": list(trial.notes),
             "suspect_phases": {phase: list(why) for phase, why in trial.suspect_phases.items()},
+            "reason_codes": codes_of(trial),
             "params": plain(trial.params),
             "metrics": {name: finite(number) for name, number in trial.metrics.items()},
             "turns": {name: {str(turn): finite(number) for turn, number in by_turn.items()}

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipeline.errors import StoreError
 from pipeline.language import N_, _
+from pipeline.record.reason import with_code
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, document, runs_document
@@ -75,7 +76,8 @@ def _sweep_of_summary(summary: SweepSummary, trials: Sequence[Trial]) -> Sweep:
 
 
 def _skipped(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(one["cell"]), str(one["reason"])) for one in plan.get("skipped", [])]
+    return [(str(one["cell"]), with_code(str(one["reason"]), one.get("reason_code")))
+            for one in plan.get("skipped", [])]
 
 
 def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], run_ids: Mapping[int, str],

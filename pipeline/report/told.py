@@ -10,9 +10,13 @@ from __future__ import annotations
 import functools
 import re
 
-from pipeline.language import ENGLISH, N_, _, spoken
+from pipeline.language import ENGLISH, N_, Sentence, _, spoken, worded
 
 TEMPLATES = (
+    N_("{used} of {n} tokens of the context were used: what a filled cache costs was not measured; prompt.fill=0.9 "
+       "fills it, prompt.tokens=N sets a length"),
+    N_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n`slackwater runs{option}` "
+       "lists all; `last` is the latest."),
     # stats: verdicts
     N_("identical ({n} of {of})"),
     N_("not enough trials: {n} more needed"),
@@ -52,51 +56,8 @@ TEMPLATES = (
     N_("no interval: one block and no term to spare"),
     N_("least squares through level medians, t"),
     N_("line through each trial's turns from {turn} on, t over trials"),
-    N_("{used} of {n} tokens of the context were used: what a filled cache costs was not measured; prompt.fill=0.9 "
-       "fills it, prompt.tokens=N sets a length"),
     # a trial: why it does not count
-    N_("the server counts {n} tokens in the prompt of turn {turn}, which was cut to {wanted}"),
-    N_("interrupted"),
-    N_("no sample in {phase} of turn {turn}"),
-    N_("no sample in {phase}"),
-    N_("{phase} was not measured: not one of its {n} samples was taken"),
-    N_("{phase} was not measured: it was not seen"),
-    N_("{phase} of turn {turn} has {n} of {of} samples, {needed} are needed for its mean"),
-    N_("{phase} of turn {turn} has {n} of {of} samples, {needed} are needed"),
-    N_("{phase} has {n} of {of} samples, {needed} are needed for its mean"),
-    N_("{phase} has {n} of {of} samples, {needed} are needed"),
-    N_("{phase} of turn {turn} was not measured: no line of the server's log says when its model was loaded"),
-    N_("{phase} of turn {turn} took {ours} s by our clock and {theirs} s by the server's: one of the two stood still, "
-       "and its speed is not known"),
-    N_("{phase} of turn {turn} stood still for {seconds} s between two tokens: its speed is not known"),
-    N_("Ollama {version} is newer than {newest}, the newest one checked: what its log says in other words is not seen"),
-    N_("xllamacpp {version} is newer than {newest}, the newest one checked: what its log says in other words is not "
-       "seen"),
-    N_("{why}: {phase} enters no comparison"),
-    N_("memory had not settled {seconds} s after turn {turn}"),
-    N_("{size} MiB of the server were swapped out"),
-    N_("{n} pages of the server were taken away and read back from the disk after the first token of turn {turn}"),
-    N_("the peak could not be reset: the kernel's mark of process {pid}, another user's, counts from its start"),
-    N_("the server cut the prompt of turn {turn} to {n} tokens"),
-    N_("the sampler lost {share} % of its slots{stolen}"),
-    N_("the sampler was up to {ms} ms late (p99), more than its period{stolen}"),
-    N_("; the host of this virtual machine took {n} of a core away meanwhile"),
-    N_("{what} by turn {counts}, the cell's other trials {others}"),
-    N_("the model's file was changed: digest {now}, the cell's other trials {was}"),
-    N_("the server did not take what it was asked: {what}"),
     # a trial: what a person should know
-    N_("the server's processes are out of reach of our meters: only what its API says is measured"),
-    N_("turn {turn}: {n} tokens of the {of} asked for"),
-    N_("model file not verified as evicted: {why}"),
-    N_("the engine's own files not verified as evicted, so that its program pages may differ by some MiB: {why}"),
-    N_("neighbours kept half a core or more busy: speed is noisy, memory is not"),
-    N_("some task waited for memory {share} % of the time (PSI)"),
-    N_("infer_os.{flag} changes nothing here: on {n} usable cores on and off are both {values}"),
-    N_("num_ctx={n} is {whole} in force: llama.cpp makes it a multiple of {step}"),
-    N_("{part} is a part of a model in {n} files, which is loaded whole, from {first}"),
-    N_("{name} is made for embeddings (pooling_type): its memory is true, its text may be none"),
-    N_("{what} needs about {need} GiB of memory by its header, and this machine gives {limit} GiB: it may not fit"),
-    N_("{what} needs about {need} GiB of memory and only {free} GiB are available now"),
     # a plan: what a knob does
     N_("{knob} overrides {flags}, which would set {value}"),
     N_("{knob} sets {setting} too: {why}"),
@@ -134,16 +95,6 @@ TEMPLATES = (
     N_("Ways to clear"),
     N_("Experiments"),
     N_("{known}. Yours are the files ./experiments/NAME.yaml"),
-    N_("infer_os.{flag}=true cannot be honoured by engine {engine}: {why}. Leave it off, or choose another engine. "
-       "Nothing was started."),
-    N_("num_ctx={n} is more than the {limit} tokens that this model was trained for; the server would cut it silently. "
-       "Choose num_ctx={known} or less. Nothing was started."),
-    N_("{name} cannot generate text: it is {what}. Give the file of a language model. Nothing was started."),
-    N_("{knob} packs {n} numbers at a time, and a head of {name} has {length}: llama.cpp refuses that. Choose f16 or "
-       "another model. Nothing was started."),
-    N_("n_ubatch={n} is more than n_batch={batch}, and the server would compute {fewer} at once. Give n_batch={more} "
-       "as well, or n_ubatch={less}. Nothing was started."),
-    N_("{name} keeps no KV cache ({arch}: a recurrent state of fixed size), so there is nothing that {given} acts on"),
     N_("model file {path} is no GGUF: it begins with {begin}. Give a GGUF file, such as those that llama.cpp's "
        "convert_hf_to_gguf.py writes."),
     N_("model file {path} is truncated or damaged: it has {n} bytes and ends or breaks inside its header ({why}). "
@@ -154,8 +105,6 @@ TEMPLATES = (
     N_("model={file}: there is no such file ({path}). Give a GGUF file, or a name: {known}."),
     N_("model={name} and model.path={path} both say which weights: leave one of them out. Several models are a list: "
        "{example}."),
-    N_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n`slackwater runs{option}` "
-       "lists all; `last` is the latest."),
     N_("watch {name}: no process has that name. Expected a process id, a program's name or a URL that a local server "
        "listens on."),
     # fetching a model
@@ -187,7 +136,6 @@ TEMPLATES = (
     N_("no accel device under {folder}"),
     N_("not found (llamacpp needs nothing)"),
     N_("no server answers at {url}"),
-    N_("{names} of this shell does not reach the server: its settings stand in the config"),
     # doctor: what spoils a measurement, and what to do
     N_("The {name} meter is not here: {why}."),
     N_("Run on Linux 5.0 or newer with /proc mounted in full."),
@@ -248,6 +196,8 @@ def told(text: str) -> str:
     """The text in the language in use; itself in English, or where no template fits. What fills a place is told too."""
     if spoken() == ENGLISH or not text:
         return text
+    if isinstance(text, Sentence):
+        return worded(text)
     if (same := _(text)) != text:
         return same
     for template, pattern in _patterns():

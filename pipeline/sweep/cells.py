@@ -21,6 +21,7 @@ from pipeline.outcome import flatten, infer_os_label
 from pipeline.plugins import METERS
 from pipeline.progress import Fetching, Listener
 from pipeline.prompts import file_text
+from pipeline.record.reason import Reason, of_error
 from pipeline.settle.base import load_rule
 
 ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question", "question_metrics")
@@ -53,7 +54,7 @@ class Skipped:
     """A cell that this engine or machine cannot honour."""
 
     name: str
-    reason: str
+    reason: Reason
 
 
 def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]], by_path: bool = False) -> list[str]:
@@ -120,7 +121,7 @@ def check_cells(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -
         except ConfigError as error:
             if config.design.unsupported != "skip" or not config.infer_os.switched_on:
                 raise
-            skipped.append(Skipped(name, str(error)))
+            skipped.append(Skipped(name, of_error(error)))
         else:
             cells.append(cell)
     if not cells:
@@ -183,9 +184,9 @@ def honoured_flags(config: Config) -> tuple[list[str], list[Skipped]]:
             if settings(**off | {flag: True}) != nothing:
                 honoured.append(flag)
             else:
-                left_out.append(Skipped(flag, "changes none of the server's settings on this machine"))
+                left_out.append(Skipped(flag, Reason("flag_adds_nothing")))
         except ConfigError as error:
-            left_out.append(Skipped(flag, str(error)))
+            left_out.append(Skipped(flag, of_error(error)))
     return honoured, left_out
 
 

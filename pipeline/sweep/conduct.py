@@ -405,7 +405,8 @@ def _plan_record(first: Config, seed: int, names: Sequence[str]) -> dict[str, An
                    "settings": dict(cell.plan.settings),
                    "knobs": {name: list(says) for name, says in cell.plan.knobs.items()}}
                   for cell in SESSION.cells],
-        "skipped": [{"cell": cell.name, "reason": cell.reason} for cell in SESSION.skipped],
+        "skipped": [{"cell": cell.name, "reason": cell.reason, "reason_code": cell.reason.to_dict()}
+                    for cell in SESSION.skipped],
         "design": first.design.name, "shuffle_seed": seed, "repetitions": first.repetitions, "order": list(names),
         "warm_ups": [SESSION.cells[index].name for index in SESSION.warm_ups],
         "cwd": str(Path.cwd()),

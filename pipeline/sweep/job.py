@@ -17,6 +17,7 @@ from pipeline.meter.sampler import STILL_HZ, Sampler, SamplerReport
 from pipeline.outcome import Sampled, result_of
 from pipeline.progress import Notice, TrialFinished, TrialStarted
 from pipeline.prompts import Prompts, Recorded
+from pipeline.record.reason import Reason
 from pipeline.result import TrialResult
 from pipeline.stats.trials import Measured
 from pipeline.stats.trials import Trial as Work
@@ -56,7 +57,7 @@ def run_job(composed: DictConfig) -> TrialResult:
     if result.extra.get("engine_unusable") and len({cell.config.engine.name for cell in SESSION.cells}) < 2:
         raise StopSweep(result.reasons[0], wrong_input=nothing_measured)
     if result.verdict == "failed" and config.design.on_failure == "stop":
-        raise StopSweep(f"stopped after the failed trial {result.order}, as design.on_failure=stop asks",
+        raise StopSweep(_("stopped after the failed trial {n}, as design.on_failure=stop asks").format(n=result.order),
                         wrong_input=False)
     return result
 
@@ -124,12 +125,12 @@ def same_work(result: TrialResult, earlier: Sequence[Work]) -> TrialResult:
     first = next((other for other in earlier if other.verdict == "valid"), None)
     if first is None or result.verdict in ("failed", "warm-up"):
         return result
-    reasons = [f"{name.rpartition('/')[2]} by turn {_counts(result.metrics, name)}, "
-               f"the cell's other trials {_counts(first.turns, name)}"
+    reasons = [Reason("other_work", {"what": name.rpartition("/")[2], "counts": _counts(result.metrics, name),
+                                     "others": _counts(first.turns, name)})
                for name in WORK if dict(result.metrics.get(name, {})) != dict(first.turns.get(name, {}))]
     was, now = (getattr(trial, "tags", {}).get("model_digest") for trial in (first, result))
     if was and now and was != now:
-        reasons.append(f"the model's file was changed: digest {now}, the cell's other trials {was}")
+        reasons.append(Reason("model_changed", {"now": now, "was": was}))
     if not reasons:
         return result
     return replace(result, verdict="suspect", reasons=[*result.reasons, *reasons])

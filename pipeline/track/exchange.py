@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.errors import ConfigError
+from pipeline.record.reason import INTERRUPTED, Reason, as_reason
 from pipeline.result import ARTIFACTS, TrialResult, Verdict
 from pipeline.track import archive
 from pipeline.track.archive import Archive
@@ -23,8 +24,8 @@ from pipeline.track.summary import SweepStatus, SweepSummary
 
 _OF_THE_STORE = frozenset((
     "kind", "sweep_id", "cell", "repetition", "order", "block", "mode", "infer_os", "verdict", "reasons", "notes",
-    "suspect_phases", "method", "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command", "planned_trials",
-    "pid", "pid_start",
+    "suspect_phases", "reason_codes", "method", "trial_uuid", PARAMS_DIGEST, "experiment", "question", "command",
+    "planned_trials", "pid", "pid_start",
 ))
 """Tags that logging writes anew."""
 
@@ -115,11 +116,11 @@ def _summary(record: SweepRecord, artifacts: Artifacts, trials: int) -> SweepSum
 
 def _result(trial: TrialRecord, store: Store) -> TrialResult:
     verdict: Verdict = trial.verdict if trial.verdict in get_args(Verdict) else "failed"  # type: ignore[assignment]
-    interrupted = trial.verdict == "interrupted" or "interrupted" in trial.reasons
+    interrupted = trial.verdict == "interrupted" or any(as_reason(text).code == INTERRUPTED for text in trial.reasons)
     return TrialResult(
         sweep_id=trial.sweep_id, cell=trial.cell, repetition=trial.repetition, block=trial.block, order=trial.order,
         mode=trial.mode, infer_os=trial.infer_os, verdict=verdict,
-        reasons=trial.reasons or (["interrupted"] if interrupted else []), notes=trial.notes,
+        reasons=trial.reasons or ([Reason(INTERRUPTED)] if interrupted else []), notes=trial.notes,
         started_ms=trial.started_ms, ended_ms=trial.ended_ms or trial.started_ms, params=trial.params,
         settings=trial.settings, metrics=trial.turns, series=store.series(trial.run_id), tags=_own(trial.tags),
         folder="", extra={"interrupted": interrupted}, suspect_phases=trial.suspect_phases, method=trial.method)

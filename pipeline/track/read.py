@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.record.owner import is_dead
+from pipeline.record.reason import with_codes_of
 from pipeline.track.location import Location
 from pipeline.track.names import decode_param, split_groups, split_lines
 from pipeline.track.source import Run, Source
@@ -33,6 +34,7 @@ class TrialRecord:
     verdict: str
     """valid, suspect, failed or interrupted."""
     reasons: Sequence[str]
+    """Each is a Reason, as notes and suspect phases are."""
     notes: Sequence[str]
     started_ms: int
     ended_ms: int | None
@@ -166,11 +168,11 @@ def _trial(run: Run, params: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         run_id=run.run_id, sweep_id=tags.get("sweep_id", ""), cell=tags["cell"], repetition=_whole(tags, "repetition"),
         order=_whole(tags, "order"), block=_whole(tags, "block"), mode=tags.get("mode", ""),
         infer_os=tags.get("infer_os", ""), verdict=tags.get("verdict", "interrupted"),
-        reasons=split_lines(tags.get("reasons", "")), notes=split_lines(tags.get("notes", "")),
         started_ms=run.started_ms, ended_ms=run.ended_ms,
         params=params, settings=settings, metrics=run.metrics, turns=run.turns, tags=tags,
-        artifact_uri=run.artifact_uri, suspect_phases=split_groups(tags.get("suspect_phases", "")),
-        method=_whole(tags, "method") or 1)
+        artifact_uri=run.artifact_uri, method=_whole(tags, "method") or 1, **with_codes_of({
+            "reasons": split_lines(tags.get("reasons", "")), "notes": split_lines(tags.get("notes", "")),
+            "suspect_phases": split_groups(tags.get("suspect_phases", ""))}, json_tag(tags, "reason_codes")))
 
 
 def _whole(tags: Mapping[str, str], name: str) -> int:

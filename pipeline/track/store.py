@@ -25,6 +25,7 @@ from pipeline.language import _
 from pipeline.provenance import without_password
 from pipeline.record.folder import SWEEPS, SweepFolder
 from pipeline.record.owner import is_dead, owner_tags
+from pipeline.record.reason import codes_of
 from pipeline.record.sweep import SweepRecord as KeptSweep
 from pipeline.record.trial import TrialRecord as KeptTrial
 from pipeline.result import ARTIFACTS, TrialResult
@@ -213,7 +214,7 @@ class Store:
                 "repetition": str(result.repetition), "order": str(result.order), "block": str(result.block),
                 "mode": result.mode, "infer_os": result.infer_os, "verdict": result.verdict,
                 "reasons": names.join_lines(list(result.reasons)), "notes": names.join_lines(list(result.notes)),
-                "suspect_phases": names.join_groups(result.suspect_phases),
+                "suspect_phases": names.join_groups(result.suspect_phases), "reason_codes": to_json(codes_of(result)),
                 "method": str(result.method),
                 "trial_uuid": uuid, "mlflow.note.content": describe_trial(result),
             }

@@ -15,6 +15,7 @@ from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.system import Disturbance
 from pipeline.outcome import suspect_phases_of, verdict_of
 from pipeline.phases import Peaks, Span
+from pipeline.record.reason import Reason
 from pipeline.result import Verdict
 from pipeline.trial import Record
 
@@ -45,7 +46,7 @@ def of_samples(phase: str, samples: float, lost: float, turn: int = 1) -> dict[s
 
 
 def suspects(metrics: dict[str, dict[int, float]], record: Record | None = None,
-             config: Config = CONFIG) -> dict[str, list[str]]:
+             config: Config = CONFIG) -> dict[str, list[Reason]]:
     return suspect_phases_of(record or good(), {**METRICS, **metrics}, config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -223,7 +223,7 @@ def test_prompts_are_asked_turn_by_turn() -> None:
 
 
 def test_a_trial_whose_server_counts_another_length_is_suspect() -> None:
-    def verdict(counted: int, *overrides: str) -> list[str]:
+    def verdict(counted: int, *overrides: str) -> Sequence[str]:
         record = Record(generations={1: Generation("", counted, None, 64, "limit", False),
                                      2: Generation("", counted, None, 64, "limit", False)})
         return verdict_of(record, {}, None, made("prompt.tokens=500", *overrides))[1]

@@ -22,6 +22,7 @@ from pipeline.engine.ollama import log
 from pipeline.engine.ollama.api import Api, UnreachableError
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError
+from pipeline.record.reason import Reason
 
 DESKTOP = "http://127.0.0.1:11434"
 """Where an Ollama that somebody else runs is to be expected."""
@@ -71,8 +72,8 @@ def newer_note(version: str) -> list[str]:
     """A note on a server that is newer than any that was checked; nothing for others."""
     if _numbers(version) <= NEWEST_CHECKED:
         return []
-    return [f"Ollama {version} is newer than {'.'.join(map(str, NEWEST_CHECKED))}, the newest one checked: what its "
-            "log says in other words is not seen"]
+    return [Reason("newer_engine", {
+        "engine": "Ollama", "version": version, "newest": ".".join(map(str, NEWEST_CHECKED))})]
 
 
 def require_supported(version: str, what: str) -> None:

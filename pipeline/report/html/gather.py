@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.errors import MeterError, SlackwaterError
 from pipeline.language import _
 from pipeline.meter.timeline import read_parquet
+from pipeline.record.reason import with_code
 from pipeline.report.html.contents import CellMaterial, Material
 from pipeline.report.html.timelines import Drawn, drawn, of_series
 from pipeline.stats.measures import HEADLINE
@@ -40,7 +41,8 @@ def gather(store: Store, trials: Sequence[Trial], cells: Sequence[str], plan: Ma
     for index, cell in enumerate(cells):
         members = sorted((trial for trial in trials if trial.cell == cell), key=lambda trial: trial.order)
         found[cell] = _cell(store, artifacts, members, overlaid if index < MOST_CELLS else 0, notes)
-    skipped = [(str(one.get("cell", "")), str(one.get("reason", ""))) for one in plan.get("skipped", [])]
+    skipped = [(str(one.get("cell", "")), with_code(str(one.get("reason", "")), one.get("reason_code")))
+               for one in plan.get("skipped", [])]
     return Material(found, skipped, plan, tags, store.location.shown, list(notes), store.location.option)
 
 
