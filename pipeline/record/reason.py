@@ -112,7 +112,8 @@ SENTENCES: Mapping[str, str] = {
 class Reason(Sentence):
     """`Reason("swapped", {"mib": 3.0})`: "3.0 MiB of the server were swapped out"; values are plain, as measured.
 
-    A value may be a Reason. A str, so that it is written, compared and shown as its sentence is. Raises ValueError for a code that is not in SENTENCES, or a place that no value fills."""
+    A value may be a Reason. It is a str, so that it is written, compared and shown as its sentence is. Raises
+    ValueError for a code that is not in SENTENCES, or a place that no value fills."""
 
     code: str
     values: Mapping[str, Any]
@@ -142,18 +143,23 @@ class Reason(Sentence):
             name: value.to_dict() if isinstance(value, Reason) else value for name, value in self.values.items()}}
 
     @classmethod
-    def from_dict(cls, data: Any) -> Reason:
+    def from_dict(cls, data: Any, text: str | None = None) -> Reason:
         """The inverse of `to_dict`; also from a sentence, as records until 3c8a73e have it.
 
-        Raises ValueError for what is none, or has a code of a later version."""
+        A code that this version does not know, or not with these values, is said as the `text` that stood beside it,
+        else as it is. Raises ValueError for what is no reason."""
         if isinstance(data, str):
             return as_reason(data)
+        if not (isinstance(data, Mapping) and isinstance(data.get("code"), str)
+                and isinstance(values := data.get("values", {}), Mapping)):
+            raise ValueError(f"{data!r} is not a reason")
         try:
             return cls(data["code"], {
-                name: cls.from_dict(value) if isinstance(value, Mapping) and value.keys() == {"code", "values"}
-                else value for name, value in data["values"].items()})
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{data!r} is not a reason") from error
+                name: cls.from_dict(value) if isinstance(value, Mapping) and "code" in value else value
+                for name, value in values.items()})
+        except (TypeError, ValueError):
+            listed = ", ".join(f"{name}={value}" for name, value in values.items())
+            return as_reason(text or f"{data['code']} ({listed})")
 
 
 def places(template: str) -> set[str]:
@@ -207,8 +213,12 @@ def with_codes_of(texts: Mapping[str, Any], codes: object) -> dict[str, Any]:
                                for phase, said in texts.get("suspect_phases", {}).items()}}
 
 
-def _codes(texts: Iterable[str]) -> list[dict[str, Any]]:
-    return [as_reason(text).to_dict() for text in texts]
+def with_code(text: str, code: Any) -> Reason:
+    """The text as a Reason by the code beside it; said as it stands where there is none that this version knows."""
+    try:
+        return Reason.from_dict(code, text)
+    except ValueError:
+        return as_reason(text)
 
 
 def _with_codes(texts: Sequence[str], codes: object) -> list[Reason]:
@@ -216,9 +226,5 @@ def _with_codes(texts: Sequence[str], codes: object) -> list[Reason]:
     return [with_code(text, code) for text, code in zip(texts, beside, strict=True)]
 
 
-def with_code(text: str, code: Any) -> Reason:
-    """The text as a Reason by the code beside it, else as `as_reason` has it."""
-    try:
-        return Reason.from_dict(text if code is None else code)
-    except ValueError:
-        return as_reason(text)
+def _codes(texts: Iterable[str]) -> list[dict[str, Any]]:
+    return [as_reason(text).to_dict() for text in texts]

@@ -22,6 +22,7 @@ from pipeline.cli import main, run_commands
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
 from pipeline.record.owner import owner_tags
+from pipeline.record.reason import Reason, as_reason, codes_of
 from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.text import to_json
 from pipeline.track import location, rows
@@ -198,7 +199,7 @@ def test_the_same_trial_logged_twice_is_one_run(store: Store, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("changes", "status"), [
-    ({"verdict": "suspect", "reasons": ["3.0 MiB of the server were swapped out"]}, "FINISHED"),
+    ({"verdict": "suspect", "reasons": [Reason("swapped", {"mib": 3.0})]}, "FINISHED"),
     ({"verdict": "failed", "reasons": ["killed by signal 9"]}, "FAILED"),
     ({"verdict": "failed", "reasons": ["interrupted"], "extra": {"interrupted": True}}, "KILLED"),
 ])
@@ -206,7 +207,9 @@ def test_a_runs_status_tells_how_the_trial_ended(store: Store, tmp_path: Path, c
                                                  status: str) -> None:
     run_id = store.log_trial(trial(tmp_path / "t", **changes))
     assert mlflow_client(store).get_run(run_id).info.status == status
-    assert list(store.trials("mode_gap-1")[0].reasons) == changes["reasons"]
+    (one,) = store.trials("mode_gap-1")
+    assert list(one.reasons) == changes["reasons"]
+    assert codes_of(one)["reasons"] == [as_reason(text).to_dict() for text in changes.get("reasons", ())]
 
 
 def test_a_sweep_is_one_run_from_its_start_to_its_end(store: Store) -> None:
