@@ -182,7 +182,7 @@ def one_byte(members: dict[str, bytes]) -> None:
      "a member 'trials/../../escaped/result.json', which no export has"),
     (lambda members: members.update({"/etc/result.json": b""}), True, "a member '/etc/result.json'"),
     (lambda members: members.update({"trials/../result.json": members[RESULT]}), True, "trials/../result.json"),
-    (lambda members: members.update({"trials/x/result.json": members[RESULT]}), True, "or there twice"),
+    (lambda members: members.update({"trials/x/result.json": members[RESULT]}), True, "or is there twice"),
     (lambda members: members.update({RESULT: b"{}"}), True, "schema_version None, expected 1"),
     (lambda members: members.update({"sweep.json": b"no JSON"}), True, "is not a whole export"),
     (lambda members: members.update({"manifest.json": b"{}"}), False, "does not say that it is a slackwater sweep"),
