@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from pipeline.record.reason import Reason
+from pipeline.record.reason import Reason, with_codes_of
 from pipeline.text import to_json
 
 SCHEMA_VERSION = 2
@@ -127,6 +127,8 @@ class TrialRecord:
             version = data.get("schema_version") if isinstance(data, dict) else None
             raise ValueError(f"schema_version {version!r}, expected {SCHEMA_VERSION}")
         try:
+            if "reason_codes" in data:  # schema 1, beside its sentences
+                data = data | with_codes_of(data, data["reason_codes"])
             known = {name: data[name] for name in _KEPT if name in data}
             known["turns"] = {str(name): {int(turn): float(value) for turn, value in turns.items()}
                               for name, turns in data["metrics"].items()}

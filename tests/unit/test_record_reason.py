@@ -20,6 +20,7 @@ from pipeline.config import PACKAGE
 from pipeline.errors import EngineError
 from pipeline.language import _, worded
 from pipeline.record.reason import ERROR, SAID, SENTENCES, Reason, as_reason, codes_of, of_error, places, with_codes_of
+from pipeline.record.trial import TrialRecord
 from pipeline.result import TrialResult
 from pipeline.text import to_json
 from tests.unit.made_sweeps import trial
@@ -108,7 +109,8 @@ def test_a_trials_texts_stay_texts_in_json_and_their_codes_stand_beside_them(tmp
     assert document["reasons"] == ["3.0 MiB of the server were swapped out"]
     assert document["reason_codes"]["reasons"] == [{"code": "swapped", "values": {"mib": 3.0}}]
     again = TrialResult.from_json(result.to_json())
-    assert codes_of(again) == codes_of(result)
+    record = TrialRecord.from_json(result.to_json())
+    assert codes_of(again) == codes_of(record) == codes_of(TrialRecord.from_json(record.to_json())) == codes_of(result)
     assert again.notes[0] == NESTED and as_reason(again.notes[1]).code == SAID
 
 
