@@ -18,7 +18,7 @@ export PIP_USER := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-# An environment knows its own path: one that was moved, or has lost its Python, is made anew.
+# An environment knows its own path: one that was moved, or has lost its Python, is made again.
 ifneq ($(shell $(PY) -c pass 2>/dev/null && cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
@@ -66,7 +66,7 @@ picture: $(READY) ## remake README's picture: the first screen of the report on 
 	    $(if $(filter 0,$(shell id -u)),--no-sandbox) --screenshot=build/picture.png "file://$$PWD/build/picture.html" 2>/dev/null
 	$(PY) -c 'from PIL import Image; Image.open("build/picture.png").convert("RGB").quantize(256, method=1, kmeans=2, dither=0).save("docs/static/report.png", optimize=True)'
 
-# pip says all it has to say into the log; a person sees a line per step, and a counter on a terminal.
+# pip says all it has to say into the log; the user sees a line per step, and a counter on a terminal.
 $(READY): requirements.lock pyproject.toml
 	@log=$(VENV)/setup.log
 	stop() { printf 'make: %s\n' "$$*" >&2; exit 1; }
@@ -124,7 +124,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PY) -m pipeline.engine.llamacpp_available || stop 'set-up stopped at: the engine (what it lacks is above). \`make setup\` tries again.'
 	pwd -P > $(READY)
 
-lock: ## write requirements.lock anew from pyproject.toml (LOCK_OPTIONS=--upgrade for newer versions)
+lock: ## write requirements.lock again from pyproject.toml (LOCK_OPTIONS=--upgrade for newer versions)
 	@tmp=$$(mktemp -d)
 	trap 'rm -rf "$$tmp"' EXIT
 	$(or $(PYTHON),python3) -m venv "$$tmp"

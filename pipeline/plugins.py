@@ -78,7 +78,7 @@ class Kind:
         try:
             module = importlib.import_module(self._files()[name])
         except (ImportError, SyntaxError) as error:
-            return Broken(name, f"{self._files()[name]} cannot be loaded: {error}. Install what it needs, or mend it.")
+            return Broken(name, f"{self._files()[name]} cannot be loaded: {error}. Install what it needs, or fix it.")
         return None if self._lacks(module) else module
 
     def _loaded(self, point: EntryPoint) -> ModuleType | Broken:
@@ -87,11 +87,11 @@ class Kind:
             module: ModuleType = point.load()
         except (Exception, SystemExit) as error:  # noqa: BLE001  another's code: it breaks as it likes
             said = " ".join(str(error).split()).rstrip(".")
-            return Broken(point.name, f"{where} cannot be loaded: {type(error).__name__}: {said}. Mend that package, "
+            return Broken(point.name, f"{where} cannot be loaded: {type(error).__name__}: {said}. Fix that package, "
                                       "or uninstall it.")
         if lacks := self._lacks(module):
-            return Broken(point.name, f"{where} is no {self.noun}: it has no {' and no '.join(lacks)}. Mend that "
-                                      "package, or uninstall it.")
+            return Broken(point.name, f"{where} is not a valid {self.noun}: it has no {' and no '.join(lacks)}. Fix "
+                                      "that package, or uninstall it.")
         return module
 
     def _lacks(self, module: ModuleType) -> list[str]:

@@ -87,7 +87,7 @@ def completion(given: Given) -> int:
             print(f"{word}\t{purpose}" if purpose else word)
         return 0
     if shell not in SCRIPTS or len(given.words) > 1:
-        raise ConfigError(_("{shell} is no shell that can be helped. Shells: {known}.").format(
+        raise ConfigError(_("{shell} is not a known shell. Shells: {known}.").format(
             shell=" ".join(given.words), known=", ".join(SCRIPTS)))
     print(SCRIPTS[shell], end="")
     return 0

@@ -43,7 +43,7 @@ def resume(given: Given) -> int:
     this = f"{record.sweep_id}{store.location.option}"
     if "arguments" not in record.tags:
         raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
-                            "imported. Start it anew with slackwater run.").format(sweep=record.sweep_id))
+                            "imported. Start a new one with slackwater run.").format(sweep=record.sweep_id))
     there = sum(record.trials.get(verdict, 0) for verdict in FINAL)
     if record.status == "finished" and there >= (record.planned_trials or 0):
         print(_("{sweep} is finished: all its trials are there. `slackwater rerun {named}` measures it again.").format(
@@ -64,7 +64,7 @@ def resume(given: Given) -> int:
     folder = Path(record.tags.get("cwd", ""))
     if not folder.is_dir():
         raise ConfigError(_("{sweep} was started in {folder}, which no longer exists; its relative paths cannot "
-                            "be followed. Start it anew with slackwater run.").format(
+                            "be followed. Start a new one with slackwater run.").format(
                                 sweep=record.sweep_id, folder=folder))
     SESSION.resume = record.sweep_id
     again = None

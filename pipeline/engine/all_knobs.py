@@ -1,4 +1,4 @@
-"""Knobs under their common names, whichever engine's words a person used. Imports every engine's table, starts nothing.
+"""Knobs under their common names, whichever engine's names were used. Imports every engine's table, starts nothing.
 
 What the words are stands in each engine's table (`Words`).
 """
@@ -23,7 +23,7 @@ TABLES: Mapping[str, tuple[Mapping[str, Knob], Words]] = {
 
 
 def common_name(name: str, value: Any = None) -> tuple[str, Any]:
-    """A knob as a person wrote it, in common words; a name that is nobody's stays, without its dashes."""
+    """A knob as the user wrote it, in common words; an unknown name stays, without its dashes."""
     for _knobs, words in TABLES.values():
         if (found := words.translated(name, value)) is not None:
             return found
@@ -37,7 +37,7 @@ def is_knob(name: str) -> bool:
 
 
 def of_engine(engine: str) -> Mapping[str, tuple[str, Sequence[str], Sequence[str]]]:
-    """Common name → (what it takes, for a person; its words; the engine's own settings behind it), sorted."""
+    """Common name → (what it takes, as text for the user; its words; the engine's own settings behind it), sorted."""
     knobs, words = TABLES.get(engine, ({}, Words()))
     found = {}
     for name in words.names(knobs):

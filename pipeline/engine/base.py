@@ -34,7 +34,7 @@ class Request:
     natural_end: bool = False
     """Stop where the model ends its answer; else an engine that can goes on to max_tokens."""
     on_text: Callable[[str], None] | None = None
-    """Called with each piece of the answer as it arrives, for a person who reads along. Must return at once."""
+    """Called with each piece of the answer as it arrives, for a user who reads along. Must return at once."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Proof:
 @dataclass(frozen=True)
 class Buffer:
     """Bytes that the engine says it holds: component is weights, repacked, kv, compute, output or prompt_cache;
-    or `claimed`, one figure for everything that an API gives (Ollama's /api/ps), which is no part of the others."""
+    or `claimed`, one figure for everything that an API gives (Ollama's /api/ps), which is not part of the others."""
 
     component: str
     device: str
@@ -140,12 +140,12 @@ class Plan:
     settings: Mapping[str, Scalar]
     """Every knob that reaches the server, explicitly; two cells with equal settings run the same server."""
     notes: Sequence[str] = field(default_factory=tuple)
-    """Lines a person should read, such as a flag that changes nothing on this machine."""
+    """Lines the user should read, such as a flag that changes nothing on this machine."""
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes that the server will about hold, by component (weights, kv, compute), as the model file's header says;
     empty: not known."""
     asks: Sequence[str] = field(default_factory=tuple)
-    """What the server will want of the machine besides memory (cores, a port), in the language of the person."""
+    """What the server needs of the machine besides memory (cores, a port), in the user's language."""
     knobs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Knob that was set by its own name (`knob.NAME`, or `engine.knobs.NAME` of one that a flag owns) → what it sets,
     which flag it overrides, what it decides besides: lines for the plan. One that is not in it was not heard."""

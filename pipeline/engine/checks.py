@@ -84,7 +84,7 @@ def check_memory(parts: Mapping[str, int], what: str, mapped: bool = False) -> s
 
 
 def asks(threads: object) -> tuple[str, ...]:
-    """What a server of ours wants of the machine besides memory, for a person to read before it starts.
+    """What a server of ours needs of the machine besides memory, for the user to read before it starts.
 
     `threads`: the server's number of them, if a setting says so."""
     cores = _("{n} of {cores} cores while tokens are made").format(n=threads, cores=usable_cores())

@@ -1,4 +1,4 @@
-"""The names by which a person sets a knob on any engine: llama.cpp's, and each engine's own words for the same.
+"""The names by which a user sets a knob on any engine: llama.cpp's, and each engine's own words for the same.
 
 An engine says in a value of `Words` what a common name sets on it; what the words are worth is knobs.py.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.engine.base import Scalar
 
 SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
-"""How a person writes true and false."""
+"""How a user writes true and false."""
 
 NO_KNOBS = {"n_ctx": "num_ctx", "ctx_size": "num_ctx", "ctx": "num_ctx", "c": "num_ctx", "num_ctx": "num_ctx",
             "context_length": "num_ctx", "num_predict": "max_tokens", "n_predict": "max_tokens", "n": "max_tokens",
@@ -36,7 +36,7 @@ class Decided:
     """A setting that another one leaves no choice, set with it."""
 
     by: str
-    """The setting that a person chose."""
+    """The setting that the user chose."""
     name: str
     value: Scalar
     why: str
@@ -74,7 +74,7 @@ class Words:
         return common, value
 
     def names(self, settings: Iterable[str]) -> list[str]:
-        """What a person may call the knobs of an engine with these settings, sorted."""
+        """What a user may call the knobs of an engine with these settings, sorted."""
         return sorted({*self.common, *(name for name in settings if self.aliases.get(name, name) == name)})
 
 

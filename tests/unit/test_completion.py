@@ -125,7 +125,7 @@ def test_an_answer_comes_while_the_finger_is_on_the_key() -> None:
 
 def test_an_unknown_shell_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == 2
-    assert "tcsh is no shell that can be helped. Shells: bash, zsh, fish." in capsys.readouterr().err
+    assert "tcsh is not a known shell. Shells: bash, zsh, fish." in capsys.readouterr().err
     assert main(["completion", "bash"]) == 0
     assert capsys.readouterr().out == SCRIPTS["bash"]
 

@@ -119,7 +119,7 @@ def test_a_knob_that_a_flag_owns_wins_where_it_is_set_among_the_engines_knobs(en
 
 
 def test_an_unknown_flag_in_the_engine_file_is_an_error(engine: Engine) -> None:
-    with pytest.raises(ConfigError, match=r"engine\.flags\.qantization is no flag"):
+    with pytest.raises(ConfigError, match=r"engine\.flags\.qantization is not a flag"):
         settings(replace(engine, flags=engine.flags | {"qantization": FlagKnobs()}))
 
 

@@ -109,13 +109,13 @@ def test_one_that_breaks_is_named_and_skipped() -> None:
     assert "SystemExit: I end your program" in listed["rude"].text
     [hollow] = [found for found in find_all() if found.name == "hollow"]
     assert isinstance(hollow, Absent)
-    assert "tidal.empty of the package tidal is no meter: it has no Meter.read and no find." in hollow.reason
+    assert "tidal.empty of the package tidal is not a valid meter: it has no Meter.read and no find." in hollow.reason
 
 
 @pytest.mark.parametrize(("override", "said"), [
     ("engine.name=broken", r"engine\.name=broken: tidal\.broken of the package tidal cannot be loaded: "
-                           r"ModuleNotFoundError: No module named 'a_module_that_is_not_here'\. Mend that package"),
-    ("meter.sources=[hollow]", r"meter\.sources=hollow: tidal\.empty of the package tidal is no meter"),
+                           r"ModuleNotFoundError: No module named 'a_module_that_is_not_here'\. Fix that package"),
+    ("meter.sources=[hollow]", r"meter\.sources=hollow: tidal\.empty of the package tidal is not a valid meter"),
     ("engine.name=tidall", r"engine\.name=tidall is not a known engine: expected one of llamacpp, ollama.*, tidal\."),
     ("meter.sources=[gaug]", r"meter\.sources=gaug is not a known meter: expected one of cgroup, gauge, gpu"),
 ])

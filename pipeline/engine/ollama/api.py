@@ -121,9 +121,9 @@ class Api:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise self._not_ollama(f"a line of its answer is no JSON: {line[:60]!r}") from error
+            raise self._not_ollama(f"a line of its answer is not JSON: {line[:60]!r}") from error
         if not isinstance(value, dict):
-            raise self._not_ollama(f"a line of its answer is no object: {line[:60]!r}")
+            raise self._not_ollama(f"a line of its answer is not an object: {line[:60]!r}")
         if "error" in value:
             raise self._error(str(value["error"]), "in the middle of its answer")
         on_line(value, t_ns)

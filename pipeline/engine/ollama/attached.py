@@ -226,7 +226,7 @@ def _address(config: Config) -> tuple[str, bool, int]:
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
-        raise ConfigError(f"engine.url={url} is no address of a server: expected one like http://127.0.0.1:11434. "
+        raise ConfigError(f"engine.url={url} is not the address of a server: expected one like http://127.0.0.1:11434. "
                           f"{NOTHING_STARTED}")
     local = ports.is_here(host)
     if not local and not config.engine.allow_remote:
@@ -260,4 +260,4 @@ def _let_go(server: OllamaServer) -> None:
     try:
         server.unload()
     except EngineError:
-        return  # it is not ours: that it cannot be reached any more is no failure of the trial
+        return  # it is not ours: that it can no longer be reached does not fail the trial

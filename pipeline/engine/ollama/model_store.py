@@ -53,8 +53,8 @@ class Name:
             path, tag = text, "latest"
         parts = path.split("/")
         if len(parts) > 3 or not all(_PART.match(part) for part in (*parts[1:], parts[0].replace(":", "_"), tag)):
-            raise ConfigError(f"model.tag={text!r} is no name of an Ollama model: expected something like gpt-oss:20b. "
-                              f"{NOTHING_STARTED}")
+            raise ConfigError(f"model.tag={text!r} is not the name of an Ollama model: expected something like "
+                              f"gpt-oss:20b. {NOTHING_STARTED}")
         host, namespace, model = [*_DEFAULTS[: 3 - len(parts)], *parts]
         return cls(host, namespace, model, tag)
 
@@ -134,7 +134,7 @@ def find(name: Name) -> Stored | None:
             found = stored.weights
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"the manifest {path} is not understood ({error!r}). `ollama pull {name}` writes it "
-                              f"anew. {NOTHING_STARTED}") from error
+                              f"again. {NOTHING_STARTED}") from error
         if not found.exists():
             raise ConfigError(f"model {name} is incomplete: its manifest names {found.name}, which is not in "
                               f"{found.parent}. `ollama pull {name}` fetches it. {NOTHING_STARTED}")

@@ -103,7 +103,7 @@ class OllamaServer(Server):
             if reason := wait.overdue("/api/ps listed the model"):
                 raise self._error(reason)
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _POLL_S)  # to be asked all the time keeps a server busy, which is no progress
+            pause_s = min(2 * pause_s, _POLL_S)  # to be asked all the time keeps a server busy, which is not progress
         self._loaded, self._child = False, None
 
     def proofs(self) -> Sequence[Proof]:
@@ -175,7 +175,7 @@ class OllamaServer(Server):
             raise self._error("has no process with a model in it after it answered")
         if before is not None and child != before:
             raise EngineError(f"Ollama replaced its engine process within the trial (pid {before}, now {child}): "
-                              "it loaded the model anew, and what was measured before and after does not belong "
+                              "it loaded the model again, and what was measured before and after does not belong "
                               "together.")
         if not self._loaded:
             self._loaded, self._child = True, child

@@ -33,7 +33,7 @@ NEWEST_CHECKED = (0, 33)
 
 _POLL_S = 0.005
 _ANSWER_S = 2.0
-"""A server that looks for GPUs takes a connection and is silent: it is asked anew."""
+"""A server that looks for GPUs takes a connection and is silent: it is asked again."""
 
 
 def find_binary(config: Engine) -> Path:
@@ -103,8 +103,8 @@ def listen_address(url: str | None) -> str:
         parts = urlsplit(url if "//" in url else f"//{url}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigError(f"engine.url={url} is no address ({error}). Expected something like http://127.0.0.1:11500. "
-                          f"{NOTHING_STARTED}") from error
+        raise ConfigError(f"engine.url={url} is not an address ({error}). Expected something like "
+                          f"http://127.0.0.1:11500. {NOTHING_STARTED}") from error
     if host not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(f"engine.url={url}: a server of ours listens on this machine only. Use an address like "
                           "http://127.0.0.1:11500, or engine=ollama_attached for a server elsewhere. "
@@ -133,10 +133,10 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
         if (ended := child.ended()) is not None:
             if "address already in use" in said:
                 raise EngineError("the port of engine.url is taken by another program. Choose another, or leave "
-                                  "engine.url away: then a free one is taken.")
+                                  "engine.url out: then a free port is used.")
             if (never := child.cannot_run()) is not None:
                 raise EngineUnusableError(f"`ollama serve` cannot run on this machine: {never}. Expected the program "
-                                          "`ollama` for this processor: check engine.binary, or install it anew.")
+                                          "`ollama` for this processor: check engine.binary, or install it again.")
             why = log.reasons(said) or said.strip()[-300:]
             raise EngineError(f"`ollama serve` ended at its start: {ended}. It said:\n{why}")
         listening = log.listening(said)
