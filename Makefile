@@ -37,11 +37,12 @@ run: $(READY) ## compare the modes and infer_os off/on on a real model: experime
 test: $(READY) ## the tests (the long ones too where CI or SLACKWATER_TEST_ALL is set)
 	@$(PY) -m pytest
 
-check: $(READY) ## ruff, mypy --strict, import-linter, and whether the lock satisfies pyproject.toml
+check: $(READY) ## ruff, mypy --strict, import-linter, whether the lock satisfies pyproject.toml; untranslated texts
 	@$(PY) -m ruff check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m pip check
+	$(PY) -m tests.untranslated
 
 bench: $(READY) ## the numbers the project promises (overhead, settling, start-up); wants a quiet machine
 	@$(PY) -m tests.bench $(BENCH)

@@ -32,11 +32,11 @@ html_css_files = ["slackwater.css"]
 
 
 def metric_dictionary() -> str:
-    """pipeline/metrics.py in Markdown: a heading per section, a definition per metric."""
-    from pipeline.metrics import SECTIONS
+    """The metric dictionary in Markdown: a heading per section, a definition per metric."""
+    from pipeline.metrics import sections
 
     lines: list[str] = []
-    for section in SECTIONS:
+    for section in sections():
         lines += [f"## {section.title}", "", _text(section.about), ""]
         for metric in section.metrics:
             facts = [("phases", ", ".join(metric.phases)), ("source", metric.source), ("mind", metric.pitfall)]

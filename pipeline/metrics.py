@@ -1,7 +1,7 @@
 """The metric dictionary: every name that a trial logs, with its unit, what it means, its source and its pitfalls.
 
-Pure data and the few questions one can ask of it. `slackwater metrics` prints it, `make docs` makes a page of it, and
-tests/unit/test_metrics.py holds it against the code that logs: nothing undocumented, nothing that is never logged.
+Pure data and the few questions one can ask of it; what a meter reads is said in the meter's own file. `slackwater
+metrics` prints it, `make docs` makes a page of it, and tests/unit/test_metrics.py holds it against the code that logs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.language import N_
+from pipeline.plugins import METERS
 
 PHASE = "<phase>"
 MOMENTS = ("baseline", "initialization", "pre_generation", "post_generation", "stabilized", "released")
@@ -95,10 +96,6 @@ _OVER = N_("/proc/PID/status, up to 100 times a second over the interval")
 _SYSTEM_OVER = N_("/proc/meminfo, up to 25 times a second over the interval")
 _MARKS = N_("time.monotonic_ns() where the event happens")
 _LOG = N_("the engine's own account of its buffers (its log)")
-_CGROUP = N_("the server's own memory cgroup, v2 or v1; absent where it shares one")
-_PSI = "/proc/pressure/memory (PSI)"
-_NVML = "NVML (nvidia-ml-py)"
-_NPU = "/sys/class/accel (Intel), DRM fdinfo (AMD XDNA)"
 
 SECTIONS: Sequence[Section] = (
     Section(N_("The server's memory at a moment"),
@@ -277,77 +274,6 @@ SECTIONS: Sequence[Section] = (
         Metric("as_found/system_used_pct", N_("The machine's used memory where the original comparison read it."),
                _MEMINFO, N_("Not to be compared between modes. That is its point.")),
     )),
-    Section(N_("Pressure and page cache"),
-            N_("Read once at a phase's moment, where this machine has them (`meter.sources`)."), (
-        Metric(f"{PHASE}/pressure_some_avg10_pct",
-               N_("Share of the last ten seconds in which some task waited for memory."), _PSI,
-               N_("The whole machine, and ten seconds reach back before the phase."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/pressure_full_avg10_pct",
-               N_("Share of the last ten seconds in which all tasks waited for memory."), _PSI,
-               N_("The whole machine, and ten seconds reach back before the phase."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/pressure_some_total_us",
-               N_("Time in which some task waited for memory, since the trial's first reading."), _PSI,
-               phases=WITH_SERVER),
-        Metric(f"{PHASE}/pressure_full_total_us",
-               N_("Time in which all tasks waited for memory, since the trial's first reading."), _PSI,
-               phases=WITH_SERVER),
-        Metric(f"{PHASE}/pressure_major_faults_count",
-               N_("Page faults that needed the disk, since the trial's first reading."), "/proc/vmstat, pgmajfault",
-               N_("The whole machine's; trial/tree_major_faults is the tree's."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/model_file_resident_mib", N_("How much of the model's file lies in the page cache."),
-               N_("cachestat(2), else mincore(2)"), N_("Absent for a file that is not ours: the kernel does not tell."),
-               phases=WITH_SERVER),
-        Metric("clear/model_resident_before_mib",
-               N_("How much of the model's file lay in the page cache before the trial evicted it."),
-               N_("cachestat(2), else mincore(2)")),
-        Metric("clear/model_resident_after_mib", N_("How much of it was left afterwards."),
-               N_("cachestat(2), else mincore(2)"),
-               N_("More than 1 % of the file left is noted: the trial did not begin cold.")),
-        Metric("clear/program_resident_before_mib",
-               N_("How much of the engine's own files lay in the page cache before the trial evicted them."),
-               N_("cachestat(2), else mincore(2)")),
-        Metric("clear/program_resident_after_mib", N_("How much of the engine's own files was left afterwards."),
-               N_("cachestat(2), else mincore(2)"),
-               N_("More than 1 % of a file left is noted: another program maps it, and program pages may differ.")),
-    )),
-    Section(N_("The server's cgroup"),
-            N_("Only if the server has a memory cgroup to itself. Page cache and kernel memory are charged to it, "
-               "so its figures are not the tree's RSS."), (
-        Metric(f"{PHASE}/cgroup_current_mib", N_("All that is charged now."), _CGROUP,
-               N_("Reading a model fills it with page cache."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/cgroup_anon_mib", N_("Anonymous memory."), _CGROUP, phases=WITH_SERVER),
-        Metric(f"{PHASE}/cgroup_file_mib", N_("Page cache."), _CGROUP, phases=WITH_SERVER),
-        Metric(f"{PHASE}/cgroup_swap_mib", N_("Swap."), _CGROUP, N_("Absent without swap accounting."),
-               phases=WITH_SERVER),
-        Metric(f"{PHASE}/cgroup_peak_mib", N_("The highest charge since the turn's request."), _CGROUP,
-               N_("Since the cgroup was made where the kernel (before 6.12) or our rights allow no reset."),
-               phases=(*WITH_SERVER, 'during_generation')),
-        Metric(f"{PHASE}/cgroup_<event>_events_count",
-               N_("Entries of memory.events (high, max, oom, oom_kill, …) since the trial's first reading."),
-               "memory.events, v2 only", phases=WITH_SERVER),
-    )),
-    Section(N_("GPU and NPU"),
-            N_("Read once at a phase's moment. Checked against recorded data; `slackwater doctor` says what this "
-               "machine has."), (
-        Metric(f"{PHASE}/gpu_used_mib", N_("Memory in use on all NVIDIA devices."), _NVML,
-               N_("Everybody's. On older drivers their own reserve is in it."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/gpu_reserved_mib", N_("What the driver keeps for itself."), _NVML, phases=WITH_SERVER),
-        Metric(f"{PHASE}/gpu_total_mib", N_("What the devices have."), _NVML, phases=WITH_SERVER),
-        Metric(f"{PHASE}/gpu_tree_used_mib", N_("What NVML charges to the server's tree."), _NVML,
-               N_("Absent in a container (NVML speaks of the host's process ids), under vGPU, and where it does not "
-                  "say."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/gpu_device<n>_used_mib", N_("Memory in use on one device, where there are several."), _NVML,
-               phases=WITH_SERVER),
-        Metric(f"{PHASE}/npu_used_mib", N_("All buffers resident on an Intel NPU."), _NPU, N_("Linux 6.15 or newer."),
-               phases=WITH_SERVER),
-        Metric(f"{PHASE}/npu_busy_us", N_("Time an Intel NPU was busy, since the trial's first reading."), _NPU,
-               N_("The whole device's."), phases=WITH_SERVER),
-        Metric(f"{PHASE}/npu_clock_mhz", N_("Clock of an Intel NPU, 0 while it sleeps."), _NPU, phases=WITH_SERVER),
-        Metric(f"{PHASE}/npu_tree_used_mib", N_("What an AMD NPU's driver charges to the server's tree."), _NPU,
-               phases=WITH_SERVER),
-        Metric(f"{PHASE}/npu_tree_busy_us", N_("Time an AMD NPU worked for the tree, since the trial's first reading."),
-               _NPU, phases=WITH_SERVER),
-    )),
     Section(N_("The trial and the sampler"), N_("Whether the measurement itself can be trusted."), (
         Metric("trial/neighbours_cores", N_("Cores that other processes kept busy."),
                N_("/proc/stat less the tree and us"),
@@ -376,17 +302,27 @@ SECTIONS: Sequence[Section] = (
     )),
 )
 
-METRICS: Sequence[Metric] = tuple(metric for section in SECTIONS for metric in section.metrics)
+
+@functools.cache
+def sections() -> Sequence[Section]:
+    """All of the dictionary: what is said here, then what each meter says of its own figures (its `SECTION`)."""
+    meters = [getattr(module, "SECTION", None) for module in METERS.all().values()]
+    return (*SECTIONS, *(section for section in meters if isinstance(section, Section)))
+
+
+def entries() -> list[Metric]:
+    """The metrics of all sections."""
+    return [metric for section in sections() for metric in section.metrics]
 
 
 def find(name: str) -> Metric | None:
     """The entry of a logged name; None if the dictionary has none."""
-    return next((metric for metric in METRICS if metric.pattern.fullmatch(name)), None)
+    return next((metric for metric in entries() if metric.pattern.fullmatch(name)), None)
 
 
 def search(text: str) -> list[Metric]:
     """The entry that has exactly this name, else every entry with a name that contains the text."""
-    exact = find(text) or next((metric for metric in METRICS if metric.name == text), None)
+    exact = find(text) or next((metric for metric in entries() if metric.name == text), None)
     if exact is not None:
         return [exact]
-    return [metric for metric in METRICS if any(text in name for name in (metric.name, *metric.names()))]
+    return [metric for metric in entries() if any(text in name for name in (metric.name, *metric.names()))]

@@ -1,7 +1,8 @@
 """The contract of a meter: what a source of memory figures must offer, on one screen.
 
-A meter is one file beside this one that has a `find` and a class `Meter`. A machine that lacks it gets
-the reason, never a zero. What is read many times a second is the sampler's, not a meter's.
+A meter is one file beside this one that has a `find` and a class `Meter`, and a `SECTION` that says what its figures
+mean (metrics.py). A machine that lacks it gets the reason, never a zero. What is read many times a second is the
+sampler's, not a meter's.
 """
 
 from __future__ import annotations

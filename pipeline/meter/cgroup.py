@@ -12,7 +12,30 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.errors import MeterError
+from pipeline.language import N_
 from pipeline.meter import base
+from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
+
+_OWN = N_("the server's own memory cgroup, v2 or v1; absent where it shares one")
+
+SECTION = Section(
+    N_("The server's cgroup"),
+    N_("Only if the server has a memory cgroup to itself. Page cache and kernel memory are charged to it, "
+       "so its figures are not the tree's RSS."), (
+        Metric(f"{PHASE}/cgroup_current_mib", N_("All that is charged now."), _OWN,
+               N_("Reading a model fills it with page cache."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/cgroup_anon_mib", N_("Anonymous memory."), _OWN, phases=WITH_SERVER),
+        Metric(f"{PHASE}/cgroup_file_mib", N_("Page cache."), _OWN, phases=WITH_SERVER),
+        Metric(f"{PHASE}/cgroup_swap_mib", N_("Swap."), _OWN, N_("Absent without swap accounting."),
+               phases=WITH_SERVER),
+        Metric(f"{PHASE}/cgroup_peak_mib", N_("The highest charge since the turn's request."), _OWN,
+               N_("Since the cgroup was made where the kernel (before 6.12) or our rights allow no reset."),
+               phases=(*WITH_SERVER, "during_generation")),
+        Metric(f"{PHASE}/cgroup_<event>_events_count",
+               N_("Entries of memory.events (high, max, oom, oom_kill, …) since the trial's first reading."),
+               "memory.events, v2 only", phases=WITH_SERVER),
+    ))
+"""What the metric dictionary says of these figures."""
 
 
 class Meter(base.Meter):

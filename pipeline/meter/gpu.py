@@ -12,9 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MeterError
+from pipeline.language import N_
 from pipeline.meter import base
+from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
 
 _MAKERS = {"0x1002": "AMD", "0x8086": "Intel", "0x10de": "NVIDIA"}
+
+
+_NVML = "NVML (nvidia-ml-py)"
+
+SECTION = Section(
+    N_("NVIDIA GPUs"),
+    N_("Read once at a phase's moment. Checked against recorded data; `slackwater doctor` says what this "
+       "machine has."), (
+        Metric(f"{PHASE}/gpu_used_mib", N_("Memory in use on all NVIDIA devices."), _NVML,
+               N_("Everybody's. On older drivers their own reserve is in it."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/gpu_reserved_mib", N_("What the driver keeps for itself."), _NVML, phases=WITH_SERVER),
+        Metric(f"{PHASE}/gpu_total_mib", N_("What the devices have."), _NVML, phases=WITH_SERVER),
+        Metric(f"{PHASE}/gpu_tree_used_mib", N_("What NVML charges to the server's tree."), _NVML,
+               N_("Absent in a container (NVML speaks of the host's process ids), under vGPU, and where it does not "
+                  "say."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/gpu_device<n>_used_mib", N_("Memory in use on one device, where there are several."), _NVML,
+               phases=WITH_SERVER),
+    ))
+"""What the metric dictionary says of these figures."""
 
 
 class Meter(base.Meter):

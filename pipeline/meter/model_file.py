@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import MeterError
+from pipeline.language import N_
 from pipeline.meter import base
+from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
 from pipeline.model.files import files_of
 from pipeline.phases import MIB
 
@@ -166,6 +168,30 @@ def _mincore(fd: int, size: int) -> int:
     finally:
         libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
     return int((vector & 1).sum(dtype=np.int64))
+
+
+_SOURCE = N_("cachestat(2), else mincore(2)")
+
+SECTION = Section(
+    N_("The model's files in the page cache"),
+    N_("Read once at a phase's moment, and where a trial is cleared (`clear`)."), (
+        Metric(f"{PHASE}/model_file_resident_mib", N_("How much of the model's file lies in the page cache."),
+               _SOURCE, N_("Absent for a file that is not ours: the kernel does not tell."),
+               phases=WITH_SERVER),
+        Metric("clear/model_resident_before_mib",
+               N_("How much of the model's file lay in the page cache before the trial evicted it."),
+               _SOURCE),
+        Metric("clear/model_resident_after_mib", N_("How much of it was left afterwards."),
+               _SOURCE,
+               N_("More than 1 % of the file left is noted: the trial did not begin cold.")),
+        Metric("clear/program_resident_before_mib",
+               N_("How much of the engine's own files lay in the page cache before the trial evicted them."),
+               _SOURCE),
+        Metric("clear/program_resident_after_mib", N_("How much of the engine's own files was left afterwards."),
+               _SOURCE,
+               N_("More than 1 % of a file left is noted: another program maps it, and program pages may differ.")),
+    ))
+"""What the metric dictionary says of these figures."""
 
 
 class Meter(base.Meter):

@@ -11,10 +11,31 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.errors import MeterError
+from pipeline.language import N_
 from pipeline.meter import base
+from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
 
 _XDNA = "amdxdna_accel_driver"
 _UNITS = {"": 1, "ns": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+_NPU = "/sys/class/accel (Intel), DRM fdinfo (AMD XDNA)"
+
+SECTION = Section(
+    N_("NPU"),
+    N_("Read once at a phase's moment. Checked against recorded data; `slackwater doctor` says what this "
+       "machine has."), (
+        Metric(f"{PHASE}/npu_used_mib", N_("All buffers resident on an Intel NPU."), _NPU, N_("Linux 6.15 or newer."),
+               phases=WITH_SERVER),
+        Metric(f"{PHASE}/npu_busy_us", N_("Time an Intel NPU was busy, since the trial's first reading."), _NPU,
+               N_("The whole device's."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/npu_clock_mhz", N_("Clock of an Intel NPU, 0 while it sleeps."), _NPU, phases=WITH_SERVER),
+        Metric(f"{PHASE}/npu_tree_used_mib", N_("What an AMD NPU's driver charges to the server's tree."), _NPU,
+               phases=WITH_SERVER),
+        Metric(f"{PHASE}/npu_tree_busy_us", N_("Time an AMD NPU worked for the tree, since the trial's first reading."),
+               _NPU, phases=WITH_SERVER),
+    ))
+"""What the metric dictionary says of these figures."""
 
 
 class Meter(base.Meter):

@@ -8,8 +8,33 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from pipeline.language import N_
 from pipeline.meter import base
 from pipeline.meter.system import snapshot
+from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
+
+_PSI = "/proc/pressure/memory (PSI)"
+
+SECTION = Section(
+    N_("Memory pressure"),
+    N_("Read once at a phase's moment, where this machine has it (`meter.sources`)."), (
+        Metric(f"{PHASE}/pressure_some_avg10_pct",
+               N_("Share of the last ten seconds in which some task waited for memory."), _PSI,
+               N_("The whole machine, and ten seconds reach back before the phase."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/pressure_full_avg10_pct",
+               N_("Share of the last ten seconds in which all tasks waited for memory."), _PSI,
+               N_("The whole machine, and ten seconds reach back before the phase."), phases=WITH_SERVER),
+        Metric(f"{PHASE}/pressure_some_total_us",
+               N_("Time in which some task waited for memory, since the trial's first reading."), _PSI,
+               phases=WITH_SERVER),
+        Metric(f"{PHASE}/pressure_full_total_us",
+               N_("Time in which all tasks waited for memory, since the trial's first reading."), _PSI,
+               phases=WITH_SERVER),
+        Metric(f"{PHASE}/pressure_major_faults_count",
+               N_("Page faults that needed the disk, since the trial's first reading."), "/proc/vmstat, pgmajfault",
+               N_("The whole machine's; trial/tree_major_faults is the tree's."), phases=WITH_SERVER),
+    ))
+"""What the metric dictionary says of these figures."""
 
 
 class Meter(base.Meter):

@@ -22,7 +22,7 @@ def metrics_page(text: str, as_json: bool) -> None:
     """Print the entries whose names contain the text, in full; all of them in short if it is empty.
 
     Raises ConfigError if no metric has such a name."""
-    found = metrics.search(text) if text else list(metrics.METRICS)
+    found = metrics.search(text) if text else metrics.entries()
     if not found:
         raise ConfigError(_unknown(text))
     if as_json:
@@ -35,7 +35,7 @@ def metrics_page(text: str, as_json: bool) -> None:
                 console.print()
             _entry(console, metric)
         return
-    for section in metrics.SECTIONS:
+    for section in metrics.sections():
         paragraph(console, Text(_(section.title), style="bold"))
         paragraph(console, Text(_(section.about), style="dim"), 2)
         for metric in section.metrics:
@@ -67,7 +67,7 @@ def _document(metric: Metric) -> dict[str, object]:
 
 
 def _unknown(text: str) -> str:
-    names = [name for metric in metrics.METRICS for name in (metric.name, *metric.names())]
+    names = [name for metric in metrics.entries() for name in (metric.name, *metric.names())]
     close = difflib.get_close_matches(text, names, n=1)
     if close:
         return _("no metric has {name} in its name. Did you mean {close}?").format(name=text, close=close[0])

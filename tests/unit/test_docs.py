@@ -172,7 +172,7 @@ def test_what_ships_is_listed() -> None:
 def test_the_generated_pages_say_what_the_code_says() -> None:
     conf: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "conf.py"))
     dictionary, pages = conf["metric_dictionary"](), conf["command_pages"]()
-    assert all(f"`{metric.name}` · {metric.unit}" in dictionary for metric in metrics.METRICS)
+    assert all(f"`{metric.name}` · {metric.unit}" in dictionary for metric in metrics.entries())
     assert all(f"## `slackwater {verb}`" in pages for verb in VERBS)
     assert str(ROOT) not in pages, "a path of the machine that built it"
     for page in conf["GENERATED"]:
