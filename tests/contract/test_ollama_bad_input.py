@@ -98,7 +98,7 @@ def test_a_port_that_is_taken(double: Double) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         config = double.config(url=f"http://127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(EngineError, match=r"port of engine\.url is taken.*a free one"):
+        with pytest.raises(EngineError, match=r"port of engine\.url is taken.*a free port"):
             load_engine(config).start(double.folder / "server.log")
 
 
