@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.record import index
+from pipeline.record import archive, index
 from pipeline.record.folder import SWEEP, SWEEPS, SweepFolder
 from pipeline.record.index import Earlier
 from pipeline.record.sweep import SweepRecord
@@ -128,6 +128,20 @@ class Sweeps:
     def _with_runs(self, folder: SweepFolder, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         runs = folder.pushed(self.shown)
         return [replace(trial, run_id=runs.get(trial.name, "")) for trial in trials] if runs else list(trials)
+
+
+def in_file(name: str) -> Subject | None:
+    """FILE or FILE:CELL of an export, read where it lies; None if no such file is there.
+
+    Raises ConfigError: the file is damaged, or what only a file can be called is not there."""
+    for part, cell in [(name, ""), *((name[:at], name[at + 1:]) for at, sign in enumerate(name) if sign == ":")]:
+        if Path(part).is_file():
+            folder = archive.opened(Path(part))
+            return of_sweep(name, folder.sweep(), folder.trials(), folder.plan(), cell, part)
+    if "/" in name.partition("=")[0]:
+        raise ConfigError(f"There is no file {name}. Expected a sweep, SWEEP:CELL, a run id, or a file that "
+                          "`slackwater export` wrote.")
+    return None
 
 
 def of_sweep(name: str, sweep: SweepRecord, trials: Sequence[TrialRecord], plan: Mapping[str, Any], cell: str,

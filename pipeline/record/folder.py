@@ -31,10 +31,12 @@ from pipeline.errors import StoreError
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import FINAL, RESULT, TrialRecord, safe, trial_name
-from pipeline.text import to_json
+from pipeline.text import printable, to_json
 
 SWEEPS = "sweeps"
 SWEEP, PLAN, NOTES, TRIALS, PUSHED = "sweep.json", "plan.json", "notes.json", "trials", "pushed"
+TEXTS = ("summary.json", "summary.txt", "report.html")
+"""The files that are made from the others."""
 _PARTIAL = ".partial-"
 _TRIAL = re.compile(r"(\d+)-.*-r\d+(?:\.(\d+))?")
 
@@ -69,7 +71,7 @@ class SweepFolder:
 
     def plan(self) -> Mapping[str, Any]:
         """plan.json; empty where there is none, or it is damaged."""
-        return _document(self.path / PLAN)
+        return _document(self.path / PLAN) or _document(self.path / SWEEP).get("plan", {})  # of an export of schema 1
 
     def plans(self) -> Sequence[Mapping[str, Any]]:
         """The plan and those of further blocks, in order."""
@@ -115,9 +117,12 @@ class SweepFolder:
         return {str(name): str(run) for name, run in runs.items()} if isinstance(runs, dict) else {}
 
     def text(self, name: str) -> str | None:
-        """One of the files made from the record (summary.txt, …); None if there is none."""
+        """One of TEXTS; None if there is none."""
         path = self.path / name
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        if path.is_file():
+            return str(path.read_text(encoding="utf-8"))
+        text = _document(self.path / SWEEP).get("texts", {}).get(name)  # of an export of schema 1
+        return None if text is None else str(text)
 
     # Writing
 
@@ -137,8 +142,8 @@ class SweepFolder:
         self._replace(self.path / name, text, 0o444)
 
     def write_text(self, name: str, text: str) -> None:
-        """A file made from the record, replaced whole. Raises StoreError."""
-        self._replace(self.path / name, text)
+        """One of TEXTS, replaced whole. Raises StoreError."""
+        self._replace(self.path / name, printable(text))
 
     def write_notes(self, notes: Mapping[str, Any]) -> None:
         """notes.json, replaced whole. Raises StoreError."""
@@ -180,6 +185,13 @@ class SweepFolder:
             folder.rename(final)
             _sync(final.parent)
         return record.at(final)
+
+    def move(self, path: Path) -> None:
+        """A sweep that was made aside comes to its place, whole. Raises StoreError."""
+        with _disk_errors(path):
+            self.path.rename(path)
+            _sync(path.parent)
+        self.path = path
 
     def sweep_up(self) -> None:
         """Remove what a killed process left half-written; only for the sweep's owner. Raises StoreError."""
