@@ -108,7 +108,8 @@ SECTIONS: Sequence[Section] = (
                   "(tree_pss_mib does not). It says nothing of GPU memory."), phases=WITH_SERVER),
         Metric(f"{PHASE}/tree_anon_mib",
                N_("Anonymous memory: heap, KV cache, compute buffers, and weights that were read."), _STATUS,
-               N_("Mapped weights are not in it: alone it makes a mapped model look like none."), phases=WITH_SERVER),
+               N_("Mapped weights are not in it: by this figure alone a mapped model looks like no "
+                  "model."), phases=WITH_SERVER),
         Metric(f"{PHASE}/tree_file_mib", N_("Pages of mapped files: mapped weights, libraries."), _STATUS,
                N_("The kernel may drop these pages under pressure and read them again; the model is then smaller and "
                   "slower."), phases=WITH_SERVER),
@@ -133,7 +134,7 @@ SECTIONS: Sequence[Section] = (
                N_("Mapped weights are in it as long as only one process maps them."), phases=WITH_SERVER),
         Metric(f"{PHASE}/tree_processes", N_("Processes in the tree."), _STATUS, phases=WITH_SERVER),
         Metric(f"{PHASE}/tree_pss_cost_ms", N_("How long reading PSS and USS took."), _MARKS,
-               N_("About 10 µs per MiB; it falls behind the phase's window, so it is in no other figure."),
+               N_("About 10 µs per MiB; it comes after the phase's window, so it is in no other figure."),
                phases=WITH_SERVER),
         Metric(f"{PHASE}/samples", N_("Readings the phase's figures rest on."), N_("the sampler"),
                N_("A moment needs 3; an interval's mean is given from 10 on, and a short `load` or `prefill` has "
@@ -149,8 +150,8 @@ SECTIONS: Sequence[Section] = (
         Metric(f"{PHASE}/system_used_pct",
                N_("MemTotal − MemAvailable, in percent of MemTotal: psutil's virtual_memory().percent, unrounded."),
                _MEMINFO,
-               N_("Everybody's memory. A mapped model counts as available, and an idle machine moves by tenths of a "
-                  "percent."), phases=MOMENTS),
+               N_("The memory of all programs. A mapped model counts as available, and an idle machine moves by tenths "
+                  "of a percent."), phases=MOMENTS),
         Metric(f"{PHASE}/system_used_mib", "MemTotal − MemAvailable.", _MEMINFO,
                N_("Moves by hundreds of MiB on its own (per-CPU free lists, neighbours)."), phases=MOMENTS),
         Metric(f"{PHASE}/system_available_mib", N_("MemAvailable: what a new program could have without swapping."),
@@ -160,7 +161,7 @@ SECTIONS: Sequence[Section] = (
         Metric(f"{PHASE}/system_cached_mib", N_("Page cache and reclaimable slab."), _MEMINFO,
                N_("Shared anonymous memory is in it too. The model's file stays here after the server has ended."),
                phases=MOMENTS),
-        Metric(f"{PHASE}/system_swap_used_mib", N_("Swap in use, by anybody."), _MEMINFO, phases=MOMENTS),
+        Metric(f"{PHASE}/system_swap_used_mib", N_("Swap in use, by all programs."), _MEMINFO, phases=MOMENTS),
         Metric(f"{PHASE}/system_per_cpu_free_mib",
                N_("Freed pages on per-CPU lists, which MemAvailable does not count."), "/proc/zoneinfo, once",
                N_("Only with `system` among meter.sources."), phases=WITH_SERVER),
@@ -173,7 +174,7 @@ SECTIONS: Sequence[Section] = (
             N_("`during_generation` runs from the request to the last token; `load`, `prefill` and `decode` are "
                "its parts. In interactive mode the model is loaded before, so turns have no `load`."), (
         Metric(f"{PHASE}/tree_rss_peak_mib", N_("The highest resident size of the tree: the kernel's high-water mark."),
-               N_("VmHWM, set back where a part begins (5 to /proc/PID/clear_refs) and read where it ends; or the "
+               N_("VmHWM, reset where a part begins (5 to /proc/PID/clear_refs) and read where it ends; or the "
                   "sampled maximum, if that is larger"),
                N_("For several processes a lower bound: they may have peaked at different instants."),
                phases=INTERVALS),
@@ -207,20 +208,21 @@ SECTIONS: Sequence[Section] = (
                N_("Ollama's load duration includes waiting in its queue, and is not zero for a model that is loaded."),
                phases=PARTS),
         Metric("during_generation/prompt_tokens", N_("Tokens of the prompt."), N_("the server's count"),
-               N_("Tokens that it took from its cache are in it.")),
+               N_("Includes tokens taken from its cache.")),
         Metric("during_generation/output_tokens", N_("Tokens generated."), N_("the server's count"),
-               N_("Other than `max_tokens` is noted; other than in the cell's other trials makes the trial suspect.")),
+               N_("A count other than `max_tokens` is noted; one unlike the cell's other trials makes the trial "
+                  "suspect.")),
         Metric("during_generation/time_to_first_token_s", N_("From the request to the first token."), _MARKS,
-               N_("In one-shot the load is in it.")),
+               N_("In one-shot it includes the load.")),
         Metric("decode/tokens_per_s", N_("Tokens after the first one, per second of `decode`."), _MARKS,
                N_("Noisy with busy neighbours; compared as a ratio.")),
     )),
     Section(N_("Settling and release"),
-            N_("Whether memory had come to rest, and what an unload gives back with the server still up."), (
+            N_("Whether memory had stopped moving, and what an unload gives back with the server still up."), (
         Metric("stabilized/time_to_stable_s",
                N_("From the last token (or an unload inside the wait) until memory was stable."),
                N_("the settle rule, on tree RSS"),
-               N_("Contains the rule's own window (settle.window_s): that is its least.")),
+               N_("Includes the rule's own window (settle.window_s), which is its minimum.")),
         Metric("stabilized/is_stable", N_("1: stable; 0: the limit was reached first."), N_("the settle rule"),
                N_("0 makes the trial suspect.")),
         Metric("stabilized/tree_read_back_faults",
@@ -232,17 +234,17 @@ SECTIONS: Sequence[Section] = (
                N_("With mode.keep_alive_s the model may be gone before, and nothing is left to return.")),
         Metric("released/returned_pct", N_("What an unload returned, in percent of what was there before."), _STATUS),
         Metric("released/residual_mib", N_("Tree RSS after the unload: what the empty server keeps."), _STATUS,
-               N_("Set it against initialization/tree_rss_mib: the difference is what the allocator did not return.")),
-        Metric("released/half_life_s", N_("From the request to unload until half of what came back was back."),
+               N_("Compare it with initialization/tree_rss_mib: the difference is what the allocator did not return.")),
+        Metric("released/half_life_s", N_("From the request to unload until half of the returned memory was free."),
                N_("the sampled tree RSS"), N_("Resolution is one sample (10 ms). Absent if less than 2 % came back.")),
-        Metric("released/time_to_99pct_s", N_("From the request to unload until 99 % of what came back was back."),
+        Metric("released/time_to_99pct_s", N_("From the request to unload until 99 % of the returned memory was free."),
                N_("the sampled tree RSS"), N_("Resolution is one sample (10 ms). Absent if less than 2 % came back.")),
     )),
     Section(N_("The engine's account"),
-            N_("What the engine itself says it holds, set against the settled tree of the last turn. Together with "
+            N_("What the engine itself says it holds, compared with the settled tree of the last turn. Together with "
                "the empty server it explains the tree."), (
         Metric("engine/weights_mib", N_("Weights as loaded."), _LOG,
-               N_("With repacking the repacked part is counted apart.")),
+               N_("With repacking the repacked part is counted separately.")),
         Metric("engine/repacked_mib", N_("Weights copied into the CPU's own layout."), _LOG,
                N_("A second copy if the weights are mapped.")),
         Metric("engine/kv_mib", N_("The KV cache of all slots."), _LOG, N_("Sized by num_ctx × slots, used or not.")),

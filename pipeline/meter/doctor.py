@@ -164,7 +164,7 @@ def _about_memory(root: Path) -> list[Concern]:
             "sudo swapoff -a for the time of the sweep, if memory suffices."))
     if system.swap_total and _text(root / "sys/module/zswap/parameters/enabled") == "Y":
         found.append(Concern(
-            "note", "zswap is on: swapped pages still take memory, compressed, in nobody's RSS.",
+            "note", "zswap is on: swapped pages still take memory, compressed, but in no process's RSS.",
             "echo N | sudo tee /sys/module/zswap/parameters/enabled"))
     if _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")) == "always":
         found.append(Concern(
@@ -212,14 +212,14 @@ def _about_activity(seen: Disturbance, neighbours: Sequence[Neighbour]) -> list[
         found.append(Concern(
             "note",
             f"Other processes keep {seen.other_cpu_cores:.1f} cores busy: times and the system's percentage will "
-            "scatter; the tree's figures stand.",
+            "scatter; the process tree's figures are not affected.",
             "Measure when the machine is quiet."))
     if seen.stolen_cpu_cores > 0.05:
         found.append(Concern(
             "note",
             f"The host of this virtual machine takes {seen.stolen_cpu_cores:.2f} of a core away (steal): the sampler "
             "may lose more than 1 % of its slots, and such trials do not count.",
-            "Measure at another hour, or on a machine of your own."))
+            "Measure at another time, or on a machine of your own."))
     if neighbours:
         largest = neighbours[0]
         more = f", and {len(neighbours) - 1} more with over {_NEIGHBOUR_MIB} MiB" if len(neighbours) > 1 else ""
@@ -253,7 +253,7 @@ def _about_permissions(root: Path) -> list[Concern]:
 
 def _about_sampler(report: SamplerReport | MeterError, rate_hz: float) -> list[Concern]:
     if isinstance(report, MeterError):
-        return [Concern("blocks", f"The sampler does not run here: {report}", "Mend what the message names.")]
+        return [Concern("blocks", f"The sampler does not run here: {report}", "Fix what the message names.")]
     period_ms = 1000 / rate_hz
     if report.lost_slots > 0.01 * report.samples or report.lateness_p99_ms > period_ms:
         return [Concern(

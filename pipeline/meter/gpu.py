@@ -26,7 +26,7 @@ SECTION = Section(
     N_("Read once at a phase's moment. Checked against recorded data; `slackwater doctor` says what this "
        "machine has."), (
         Metric(f"{PHASE}/gpu_used_mib", N_("Memory in use on all NVIDIA devices."), _NVML,
-               N_("Everybody's. On older drivers their own reserve is in it."), phases=WITH_SERVER),
+               N_("Of all programs. On older drivers it includes the driver's own reserve."), phases=WITH_SERVER),
         Metric(f"{PHASE}/gpu_reserved_mib", N_("What the driver keeps for itself."), _NVML, phases=WITH_SERVER),
         Metric(f"{PHASE}/gpu_total_mib", N_("What the devices have."), _NVML, phases=WITH_SERVER),
         Metric(f"{PHASE}/gpu_tree_used_mib", N_("What NVML charges to the server's tree."), _NVML,

@@ -73,7 +73,7 @@ def _read(path: Path, size: int, mtime_ns: int, inode: int) -> Header:
     with path.open("rb", buffering=_BUFFER_BYTES) as stream:
         magic = stream.read(4)
         if magic != b"GGUF":
-            raise ConfigError(f"model file {path} is no GGUF: it begins with {magic!r}, a GGUF with b'GGUF'"
+            raise ConfigError(f"model file {path} is not GGUF: it begins with {magic!r}, a GGUF with b'GGUF'"
                               f"{_guess(magic, stream.read(8))}. Give a GGUF file, such as those that llama.cpp's "
                               "convert_hf_to_gguf.py writes.")
         try:
@@ -86,7 +86,7 @@ def _read(path: Path, size: int, mtime_ns: int, inode: int) -> Header:
 def _inside(folder: Path) -> str:
     found = sorted(path.name for path in folder.glob("*.gguf"))
     if not found:
-        return "There is no GGUF in it"
+        return "There is not GGUF in it"
     return f"In it: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if found[3:] else "")
 
 

@@ -95,7 +95,7 @@ TEMPLATES = (
     N_("Ways to clear"),
     N_("Experiments"),
     N_("{known}. Yours are the files ./experiments/NAME.yaml"),
-    N_("model file {path} is no GGUF: it begins with {begin}. Give a GGUF file, such as those that llama.cpp's "
+    N_("model file {path} is not GGUF: it begins with {begin}. Give a GGUF file, such as those that llama.cpp's "
        "convert_hf_to_gguf.py writes."),
     N_("model file {path} is truncated or damaged: it has {n} bytes and ends or breaks inside its header ({why}). "
        "Fetch it again."),
@@ -144,7 +144,7 @@ TEMPLATES = (
     N_("Swap is on ({total} MiB, swappiness {n}): memory can leave RSS without being freed. It is metered, and a trial "
        "that swaps is suspect."),
     N_("sudo swapoff -a for the time of the sweep, if memory suffices."),
-    N_("zswap is on: swapped pages still take memory, compressed, in nobody's RSS."),
+    N_("zswap is on: swapped pages still take memory, compressed, but in no process's RSS."),
     N_("Transparent huge pages are always on: anonymous memory grows in steps of 2 MiB. Compare only with runs under "
        "the same setting."),
     N_("Overcommit is off (2): a server that reserves more than it touches may not start."),
@@ -157,12 +157,12 @@ TEMPLATES = (
     N_("Memory is short right now: in the last {seconds} s everything stood still for {share} % of the time, {size} "
        "MiB were swapped."),
     N_("End what is not needed (see the neighbours) and look again."),
-    N_("Other processes keep {n} cores busy: times and the system's percentage will scatter; the tree's figures "
-       "stand."),
+    N_("Other processes keep {n} cores busy: times and the system's percentage will scatter; the process tree's "
+       "figures are not affected."),
     N_("Measure when the machine is quiet."),
     N_("The host of this virtual machine takes {n} of a core away (steal): the sampler may lose more than 1 % of its "
        "slots, and such trials do not count."),
-    N_("Measure at another hour, or on a machine of your own."),
+    N_("Measure at another time, or on a machine of your own."),
     N_("A sweep of slackwater runs here (process {pid}): what it does is seen in the figures above."),
     N_("Look again when it has ended; a sweep started now waits for it."),
     N_("Wait until the sweep that runs here has ended: what holds memory may be its server."),
@@ -179,7 +179,7 @@ TEMPLATES = (
        "their model file is cached."),
     N_("Let slackwater start the server, or run as that user or root."),
     N_("The sampler does not run here: {why}"),
-    N_("Mend what the message names."),
+    N_("Fix what the message names."),
     N_("The sampler cannot keep {rate} Hz here now: {lost} of {n} slots lost, lateness p99 {ms} ms (a period is "
        "{period} ms). Phases that lack readings would not count."),
     N_("Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz."),

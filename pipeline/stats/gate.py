@@ -31,7 +31,7 @@ FORM = ('METRIC > LIMIT, also <, >= and <=, with a limit such as +2% (more than 
 
 Outcome = Literal["passed", "failed", "undecided"]
 
-BOTH_SIDES = N_("the interval holds both sides of the limit")
+BOTH_SIDES = N_("the limit is inside the interval")
 SAYS_NOTHING = N_("too few blocks to say anything")
 NOTHING_IN_A = N_("A has no valid trial with it")
 NOTHING_IN_B = N_("B has no valid trial with it")

@@ -58,8 +58,8 @@ def _page(store: Store, record: SweepRecord | None) -> tuple[str, str]:
         return view.address("", store.experiment_id, None), ""
     plain = view.address("", record.experiment_id, None)
     if not view.understood():
-        return plain, _("This MLflow keeps its views in another way than the one they were made for: the page opens "
-                        "as MLflow shows it by itself. Group by the tag `cell` there.")
+        return plain, _("This version of MLflow stores its views differently, so the page opens in MLflow's own view. "
+                        "Group by the tag `cell` there.")
     try:
         tags = view.installed(store.location, None, record.experiment_id)
         if view.TAG + view.view_id(record.sweep_id) not in tags:

@@ -95,7 +95,7 @@ def test_a_quantized_cache_without_flash_attention_is_refused(configure: Callabl
 def test_a_bad_model_file_is_refused(configure: Callable[..., Config], tmp_path: Path) -> None:
     refused(configure(own(tmp_path / "absent.gguf")), r"absent\.gguf cannot be read: No such file")
     (tmp_path / "text.gguf").write_text("not a model")
-    refused(configure(own(tmp_path / "text.gguf")), "is no GGUF")
+    refused(configure(own(tmp_path / "text.gguf")), "is not GGUF")
     with pytest.raises(ConfigError, match="only Ollama knows"):
         llamacpp.Engine(configure(Model(name="gpt-oss-20b", kind="ollama", tag="gpt-oss:20b"))).plan()
 

@@ -73,10 +73,10 @@ def test_bytes_per_element() -> None:
 def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(ConfigError, match=r"model\.safetensors is no GGUF: it begins with b'PK"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not GGUF: it begins with b'PK"):
         read_model(path)
     path.write_bytes(b"")
-    with pytest.raises(ConfigError, match="is no GGUF"):
+    with pytest.raises(ConfigError, match="is not GGUF"):
         read_model(path)
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_model(tmp_path / "absent.gguf")

@@ -49,7 +49,7 @@ class Gguf:
 
 
 def read(path: Path) -> Gguf:
-    """Raises ValueError for a file that is no GGUF."""
+    """Raises ValueError for a file that is not GGUF."""
     with open(path, "rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ValueError("invalid file magic")
