@@ -27,7 +27,7 @@ _DAC_READ_SEARCH = 2
 _OF_A_TERMINAL = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
 _OF_A_PERSON = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "SLACKWATER_HOME", "SLACKWATER_LANG",
                 "OLLAMA_HOST")
-"""No test, and no program that one starts, sends results where this person's environment says."""
+"""No test, and no program that one starts, sends results where this user's environment says."""
 
 
 def pytest_configure() -> None:

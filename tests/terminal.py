@@ -56,7 +56,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def resize(self, columns: int, lines: int = 30) -> None:
-        """Another size, as if a person drew the window; the program is told by SIGWINCH."""
+        """Another size, as if the user dragged the window; the program is told by SIGWINCH."""
         self.screen.resize(lines, columns)
         self._set_size(columns, lines)
 

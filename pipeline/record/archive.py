@@ -33,7 +33,7 @@ SCHEMA_VERSION = 2
 """Of the file. 1: until 3c8a73e, with plan and texts in sweep.json; still read."""
 MANIFEST, README, TABLE = "manifest.json", "README.txt", "trials.csv"
 OF_THE_STORE = ("tracking_uri", "tracking_experiment")
-"""Tags of a sweep that say where it is pushed to: nobody else's business."""
+"""Tags of a sweep that say where it is pushed to: they are not exported."""
 _TEXTS, _ARTIFACTS = ("|".join(map(re.escape, names)) for names in (TEXTS, ARTIFACTS))
 _MEMBER = re.compile(rf"README\.txt|trials\.csv|sweep\.json|plan(-\d+)?\.json|notes\.json|{_TEXTS}"
                      rf"|trials/[\w.+=\-]{{1,120}}/(result\.json|{_ARTIFACTS})", re.ASCII)
@@ -147,7 +147,7 @@ def opened(path: Path) -> SweepFolder:
         sweep, trials = folder.bare(), folder.attempts()
         places = [(trial.order, trial.attempt) for trial in trials]
         if safe(sweep.sweep_id) != sweep.sweep_id:
-            raise ValueError(f"{sweep.sweep_id!r} is no sweep's id")
+            raise ValueError(f"{sweep.sweep_id!r} is not a sweep's id")
         for trial, place in zip(trials, places, strict=True):
             if trial.sweep_id != sweep.sweep_id or places.count(place) > 1 or place != place_of(trial.name):
                 raise ValueError(f"{trial.folder.name} is not a trial of {sweep.sweep_id}, or is there twice")

@@ -1,4 +1,4 @@
-"""Why a trial does not count, and what a person should know of it: a code and values, worded where they are read.
+"""Why a trial does not count, and what the user should know of it: a code and values, worded where they are read.
 
 A Reason is its sentence in English, as it is kept and as programs read it, and knows its code: programs ask for that,
 `language.worded` says the sentence in the language in use. The sentences stand here; what they are said of elsewhere.
@@ -49,7 +49,7 @@ SENTENCES: Mapping[str, str] = {
         "the server counts {n} tokens in the prompt of turn {turn}, which was cut to {wanted}"),
     "other_work": N_("{what} by turn {counts}, the cell's other trials {others}"),
     "model_changed": N_("the model's file was changed: digest {now}, the cell's other trials {was}"),
-    # what a person should know although it touches no number of the question
+    # what the user should know although it changes no number of the question
     "phase_left_out": N_("{why}: {phase} enters no comparison"),
     "out_of_reach": N_(
         "the server's processes are out of reach of our meters: only what its API says is measured"),
@@ -147,7 +147,7 @@ class Reason(Sentence):
         """The inverse of `to_dict`; also from a sentence, as records until 3c8a73e have it.
 
         A code that this version does not know, or not with these values, is said as the `text` that stood beside it,
-        else as it is. Raises ValueError for what is no reason."""
+        else as it is. Raises ValueError for what is not a reason."""
         if isinstance(data, str):
             return as_reason(data)
         if not (isinstance(data, Mapping) and isinstance(data.get("code"), str)

@@ -57,7 +57,7 @@ class SweepRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SweepRecord:
-        """Raises ValueError for what is no such document, or of another schema version."""
+        """Raises ValueError for what is not such a document, or of another schema version."""
         data = json.loads(text)
         if not isinstance(data, dict) or data.get("schema_version") not in (1, SCHEMA_VERSION):
             version = data.get("schema_version") if isinstance(data, dict) else None

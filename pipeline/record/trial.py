@@ -1,7 +1,7 @@
 """The one shape of a finished trial: what is written, read, pushed, exported and compared. A value; its files are in
 folder.py.
 
-`result.json` is its form on disk. Charts are no part of it: they are made from timeline.parquet by whoever shows them.
+`result.json` is its form on disk. Charts are not part of it: they are made from timeline.parquet where they are shown.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class TrialRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> TrialRecord:
-        """Raises ValueError for what is no such document, or of another schema version."""
+        """Raises ValueError for what is not such a document, or of another schema version."""
         return cls.from_dict(json.loads(text))
 
     @classmethod

@@ -69,7 +69,7 @@ def write_png(path: Path, timeline: Timeline, marks: Sequence[Mark], title: str)
     else:
         figure.text(0.5, 0.5, "no sample was taken", ha="center", fontsize=12, color=INK)
     with warnings.catch_warnings():
-        # a name in a script that the font lacks is drawn as boxes; that is no news for a terminal
+        # a name in a script that the font lacks is drawn as boxes; a terminal need not say so
         warnings.filterwarnings("ignore", "Glyph .* missing")
         canvas.print_png(str(path))  # type: ignore[no-untyped-call]
 

@@ -56,8 +56,6 @@ TEMPLATES = (
     N_("no interval: one block and no term to spare"),
     N_("least squares through level medians, t"),
     N_("line through each trial's turns from {turn} on, t over trials"),
-    # a trial: why it does not count
-    # a trial: what a person should know
     # a plan: what a knob does
     N_("{knob} overrides {flags}, which would set {value}"),
     N_("{knob} sets {setting} too: {why}"),

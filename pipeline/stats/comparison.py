@@ -41,7 +41,7 @@ class Comparison:
     family: int = 1
     """Comparisons that were judged together; each interval is then at 1 − 0.05/family."""
     informative: bool = False
-    """The interval says something, and is printed. Else `lo` and `hi` are no information: see `Interval.narrow`."""
+    """The interval says something, and is printed. Else `lo` and `hi` say nothing: see `Interval.narrow`."""
     sd: float | None = None
     """One block's standard deviation, in the unit; of the logarithm for ratios."""
     more_trials: int | None = None

@@ -103,7 +103,7 @@ def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0
 def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: Sequence[str], *, step: float,
             ratio: bool, level: float, margin: float, unit: str,
             looked: bool = False) -> tuple[list[Term], int, str] | None:
-    """Terms ranked by size, residual df, method; None if the plan is no factorial one.
+    """Terms ranked by size, residual df, method; None if the plan is not factorial.
 
     `x` has shape (n, k) with −1 (off) and 1 (on), `block` and `y` shape (n,). An effect is the mean of the cells with
     the flag on minus the mean of those with it off. Each interval is at 1 − (1 − level)/terms.
@@ -111,7 +111,7 @@ def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: S
     points, cell = np.unique(x, axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     gram = points.T @ points
-    # main effects must be orthogonal, else one flag's effect leaks into another's (one flag at a time is no factorial)
+    # main effects must be orthogonal, else one flag's effect leaks into another's (one flag at a time is not factorial)
     if len(points) < LEAST_CELLS or np.any(points.sum(axis=0) != 0) or np.any(gram - np.diag(np.diag(gram))):
         return None
     names, columns, aliases = _columns(points, flags)

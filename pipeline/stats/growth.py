@@ -2,7 +2,7 @@
 
 One line per trial through its turns from the second on, then Student's t over the trials: turns of one trial follow
 each other and are not independent readings; trials are. The first turn fills what is kept once and for all (one
-prompt in the cache, buffers) and is no growth: with the same prompt every turn it was the whole rise but 0.1 MiB.
+prompt in the cache, buffers) and is not growth: with the same prompt every turn it was the whole rise but 0.1 MiB.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def swept_knobs(trials: Iterable[Trial]) -> dict[str, list[str]]:
 
 
 def block_of(trial: Trial) -> int:
-    """The block that pairs it with others. What one version began and a later one went on with is no pair: trials of
+    """The block that pairs it with others. What one version began and a later one continued is not a pair: trials of
     two methods stand in blocks of their own."""
     return (trial.block or trial.repetition) + (trial.method - 1) * _MOST_BLOCKS
 

@@ -1,6 +1,6 @@
 """What tests in a browser need: Debian's Chromium, a store made by a real sweep, and MLflow's page on it.
 
-Screenshots go to $SLACKWATER_SCREENSHOTS, else to build/screenshots of this checkout: for people to look at.
+Screenshots go to $SLACKWATER_SCREENSHOTS, else to build/screenshots of this checkout: to look at.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def visit(chromium: Any) -> Iterator[Callable[[str], Visit]]:
     """Opens an address; pages of one module share a cache."""
     context = chromium.new_context(viewport={"width": 1500, "height": 1000})
     context.set_default_timeout(120_000)  # a machine whose host takes the CPU away is ten times slower
-    # MLflow opens its assistant on a first visit; a person closes it once
+    # MLflow opens its assistant on a first visit; a user closes it once
     context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
 
     def go(address: str) -> Visit:

@@ -1,4 +1,4 @@
-"""A person at a real terminal with a real model: typed, answered, measured, logged as a trial that was typed."""
+"""A user at a real terminal with a real model: typed, answered, measured, logged as a trial that was typed."""
 
 from __future__ import annotations
 

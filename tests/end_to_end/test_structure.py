@@ -67,7 +67,7 @@ def test_an_example_does_what_the_page_says(
 
 @pytest.mark.thorough
 def test_the_examples_keep_the_rules_of_the_house(tmp_path: Path) -> None:
-    """They are copied by people: lint and types hold for them as for the code."""
+    """Users copy them: lint and types hold for them as for the code."""
     paths = []
     for section in EXAMPLES.values():
         for name, content in FILE.findall(section):

@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 
 
 class NoCudaError(Exception):
-    """No driver, no device, or it refused; the message is for a person."""
+    """No driver, no device, or it refused; the message is for the user."""
 
 
 def _call(cuda: ctypes.CDLL, name: str, *arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""A conversation as a person sees it: what is typed, what is shown, and what a model's answer must not do."""
+"""A conversation as the user sees it: what is typed, what is shown, and what a model's answer must not do."""
 
 from __future__ import annotations
 

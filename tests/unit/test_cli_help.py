@@ -1,4 +1,4 @@
-"""Help that a person can read, words that are wrong, and what none of it may import."""
+"""Help for users, words that are wrong, and what none of it may import."""
 
 from __future__ import annotations
 

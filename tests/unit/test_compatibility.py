@@ -1,4 +1,4 @@
-"""What people have from 3c8a73e goes on to work: its store, its export, and programs that read its JSON by name.
+"""What users have from 3c8a73e goes on to work: its store, its export, and programs that read its JSON by name.
 
 `names.json` holds, by command, the exit code and every name in the document that 3c8a73e itself wrote of this store.
 """

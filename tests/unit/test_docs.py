@@ -1,4 +1,4 @@
-"""What README and docs/ tell people to type is there, and so is what they link to and list."""
+"""What README and docs/ tell users to type is there, and so is what they link to and list."""
 
 from __future__ import annotations
 

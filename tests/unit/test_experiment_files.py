@@ -1,4 +1,4 @@
-"""A person's experiment file: what it says is what is swept, and every fault of it is one line with the file's name."""
+"""A user's experiment file: what it says is what is swept, and every fault of it is one line with the file's name."""
 
 from __future__ import annotations
 

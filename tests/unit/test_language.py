@@ -114,7 +114,7 @@ def test_the_japanese_page_has_the_layout_of_the_original_and_no_english_sentenc
                   "infer-OS最適化効果:", "削減"):
         assert words in text
     left = [line for line in text.splitlines() if len(re.findall(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", line)) > 0]
-    data = (SWEEP.question, "no engine has an NPU path")  # what people and engines wrote is theirs
+    data = (SWEEP.question, "no engine has an NPU path")  # what users and engines wrote stays as it is
     assert [line for line in left if not any(part in line for part in data)] == []
 
 

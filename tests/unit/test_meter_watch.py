@@ -109,7 +109,7 @@ server.accept()
 
 
 def test_a_forwarder_is_not_taken_for_the_server_behind_it(tmp_path: Path) -> None:
-    """docker-proxy, socat, ssh -L: what listens is small, maps no weights and is no program that serves models."""
+    """docker-proxy, socat, ssh -L: what listens is small, maps no weights and is not a program that serves models."""
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", FORWARD], stdout=subprocess.PIPE) as forwarder:
         assert forwarder.stdout is not None
         url = f"http://127.0.0.1:{int(forwarder.stdout.readline())}"

@@ -1,4 +1,4 @@
-"""What a person writes, as Hydra takes it: text as it stands, sweeps where they have a meaning, YAML's lists too."""
+"""What the user writes, as Hydra takes it: literal text, sweeps where they have a meaning, YAML's lists too."""
 
 from __future__ import annotations
 

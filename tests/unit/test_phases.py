@@ -205,7 +205,7 @@ def test_a_pause_is_long_beside_what_is_usual_between_two_tokens() -> None:
 
     assert pause_s(at([0.02] * 30 + [15.0] + [0.02] * 30)) == pytest.approx(15.0)
     assert pause_s(at([0.02] * 60)) is None
-    assert pause_s(at([1.0, 1.4, 0.9, 1.2, 1.0])) is None, "a slow model is no pause"
+    assert pause_s(at([1.0, 1.4, 0.9, 1.2, 1.0])) is None, "a slow model is not a pause"
     assert pause_s(at([0.0, 0.0, 0.0, 0.4, 0.0])) is None
     assert pause_s([]) is None
 

@@ -60,7 +60,7 @@ def growing(cell: str, block: int, levels: list[float]) -> Made:
 
 
 def test_growth_begins_after_the_first_turn_and_goes_by_turns_not_trials() -> None:
-    """A step at the second turn is no leak; what a server adds every turn is."""
+    """A step at the second turn is not a leak; what a server adds every turn is."""
     trials: list[Trial] = []
     for block in (1, 2, 3):
         wobble = 0.01 * block

@@ -1,4 +1,4 @@
-"""The page at the end of a sweep, as people and pipes get it."""
+"""The page at the end of a sweep, as users and pipes get it."""
 
 from __future__ import annotations
 

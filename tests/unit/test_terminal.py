@@ -1,4 +1,4 @@
-"""The live display on a real pseudo-terminal: what a person sees, at 60, 80 and 200 columns and while they resize."""
+"""The live display on a real pseudo-terminal: what the user sees, at 60, 80 and 200 columns and while they resize."""
 
 from __future__ import annotations
 
