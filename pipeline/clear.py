@@ -17,7 +17,7 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 def check(clear: Clear) -> None:
     """Raises ConfigError if this user may not do what `clear` asks."""
     if clear.drop_caches and not os.access(DROP_CACHES, os.W_OK):
-        raise ConfigError(f"clear={clear.name} needs root: {DROP_CACHES} is not ours to write. "
+        raise ConfigError(f"clear={clear.name} needs root: {DROP_CACHES} is not writable for this user. "
                           "clear=unload evicts the model file alone and needs no rights.")
 
 

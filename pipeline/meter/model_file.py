@@ -176,7 +176,7 @@ SECTION = Section(
     N_("The model's files in the page cache"),
     N_("Read once at a phase's moment, and where a trial is cleared (`clear`)."), (
         Metric(f"{PHASE}/model_file_resident_mib", N_("How much of the model's file lies in the page cache."),
-               _SOURCE, N_("Absent for a file that is not ours: the kernel does not tell."),
+               _SOURCE, N_("Absent for another user's file: the kernel does not report it."),
                phases=WITH_SERVER),
         Metric("clear/model_resident_before_mib",
                N_("How much of the model's file lay in the page cache before the trial evicted it."),

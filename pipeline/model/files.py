@@ -31,7 +31,7 @@ def as_path(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:  # ~somebody
-        raise ConfigError(f"model.path={text} names an unknown home ({error}). Give the whole path.") from error
+        raise ConfigError(f"model.path={text} names an unknown home folder ({error}). Give the whole path.") from error
 
 
 def title(model: Model) -> str:

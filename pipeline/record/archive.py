@@ -73,7 +73,7 @@ def write(folder: SweepFolder, path: Path) -> SweepRecord:
 
     Raises ConfigError: the file is there already, or cannot be written; StoreError: the sweep cannot be read."""
     if path.exists():
-        raise ConfigError(f"{path} is there already. Name another file, or remove it first.")
+        raise ConfigError(f"{path} already exists. Name another file, or remove it first.")
     sweep = folder.sweep()
     # one that still runs, or whose owner died, is in the file as far as it came
     sweep = replace(sweep, owner={}, origin="", status="interrupted" if sweep.status == "running" else sweep.status,
@@ -105,8 +105,8 @@ def write(folder: SweepFolder, path: Path) -> SweepRecord:
             put(MANIFEST, to_json(manifest, indent=1, sort_keys=True).encode())
         beside.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Name a file in a folder that is "
-                          "there, yours to write and not full.") from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Name a file in an existing "
+                          "folder that you may write to and that is not full.") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
@@ -214,7 +214,7 @@ def _damage(path: Path) -> Iterator[None]:
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, TypeError,
             KeyError, AttributeError, StoreError) as error:
         reason = " ".join(str(error.__cause__ if isinstance(error, StoreError) else error).split())
-        raise ConfigError(f"{path} is not a whole export of slackwater: {reason or type(error).__name__}. It was "
+        raise ConfigError(f"{path} is not a complete slackwater export: {reason or type(error).__name__}. It was "
                           "cut off, altered, or is another kind of file: copy it again from where `slackwater export` "
                           "wrote it. Nothing was taken from it.") from error
 

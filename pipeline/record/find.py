@@ -86,7 +86,8 @@ class Sweeps:
         if not found:
             raise ConfigError(f"No sweep in {self.shown} has an id that begins with {name!r}. The latest are:\n"
                               f"{_listing(known)}\n`slackwater runs{self.option}` lists all; `last` is the latest.")
-        raise ConfigError(f"{name!r} begins the ids of {len(found)} sweeps. Give more of the id:\n{_listing(found)}")
+        raise ConfigError(f"{name!r} is the beginning of {len(found)} sweep ids. Give more of the id:\n"
+                          f"{_listing(found)}")
 
     def trials(self, sweep_id: str) -> list[TrialRecord]:
         """Those that count, in the order they ran, with their runs in this store. Raises StoreError."""
@@ -112,7 +113,7 @@ class Sweeps:
         if RUN_ID.fullmatch(name):
             found = self.run(name)
             if found is None:
-                raise ConfigError(f"There is no run {name} of slackwater's in {self.shown}. "
+                raise ConfigError(f"There is no slackwater run {name} in {self.shown}. "
                                   f"`slackwater runs{self.option}` lists the sweeps.")
             (folder, trial), sweep = found, self.sweep(found[0].sweep_id)
         else:

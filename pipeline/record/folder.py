@@ -289,7 +289,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise StoreError(f"{path} is there already.") from error
+        raise StoreError(f"{path} already exists.") from error
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}. Make room on the disk and the folder "
-                         "writable; what was measured before is kept.") from error
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}. Free space on the disk and make the "
+                         "folder writable; what was measured before is kept.") from error

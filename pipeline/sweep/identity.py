@@ -152,6 +152,6 @@ def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mappi
     found += [f"{key}: {was} → {now.get(key, 'not known')}" for key, was in was_here.items() if was != now.get(key)]
     if found and not accept:
         lines = "\n".join(f"  {line}" for line in found[:12])
-        raise ConfigError(f"{record.sweep_id} cannot go on as it began:\n{lines}\n--accept-change goes on and records "
-                          "this; --fresh (of run) starts anew. What was measured is kept either way.")
+        raise ConfigError(f"{record.sweep_id} cannot be continued unchanged:\n{lines}\n--accept-change goes on and "
+                          "records this; --fresh (of run) starts anew. What was measured is kept either way.")
     return found

@@ -66,7 +66,7 @@ def write(path: Path, summary: SweepSummary, trials: Iterable[tuple[TrialResult,
 
     Raises ConfigError: the file is there already, or cannot be written."""
     if path.exists():
-        raise ConfigError(f"{path} is there already. Name another file, or remove it first.")
+        raise ConfigError(f"{path} already exists. Name another file, or remove it first.")
     beside = path.with_name(f".{path.name}.part")
     listed: dict[str, dict[str, Any]] = {}
     rows: list[TrialResult] = []
@@ -93,8 +93,8 @@ def write(path: Path, summary: SweepSummary, trials: Iterable[tuple[TrialResult,
             put(MANIFEST, _text(manifest))
         beside.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Name a file in a folder that is "
-                          "there, yours to write and not full.") from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}. Name a file in an existing "
+                          "folder that you may write to and that is not full.") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
@@ -183,7 +183,7 @@ class Archive:
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError,
                 TypeError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"{self.path} is not a whole export of slackwater: {reason}. It was cut off, altered, or "
+            raise ConfigError(f"{self.path} is not a complete slackwater export: {reason}. It was cut off, altered, or "
                               "is another kind of file: copy it again from where `slackwater export` wrote it. Nothing "
                               "was taken from it.") from error
 

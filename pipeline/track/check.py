@@ -69,9 +69,10 @@ def _check_sqlite(database: Path, location: Location, write: bool) -> bool:
         if not database.exists() or database.stat().st_size == 0:
             return False
     except OSError as error:
-        raise StoreError(f"The store {database} cannot be looked at: {error.strerror}. {_ELSEWHERE}") from error
+        raise StoreError(f"The store {database} cannot be accessed: {error.strerror}. {_ELSEWHERE}") from error
     if not database.is_file():
-        raise StoreError(f"The store {database} is not a file. Expected an SQLite database of MLflow's. {_ELSEWHERE}")
+        raise StoreError(f"The store {database} is not a file. Expected an SQLite database made by MLflow. "
+                         f"{_ELSEWHERE}")
     needed = (os.R_OK | os.W_OK) if write else os.R_OK
     if not os.access(database, needed):
         verb = "written" if os.access(database, os.R_OK) else "read"

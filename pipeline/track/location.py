@@ -129,7 +129,7 @@ def _at(uri: str) -> Location:
     if "://" not in uri and Path(uri).expanduser().is_dir():
         return _sqlite(Path(uri).expanduser().absolute() / "mlflow.db")
     raise StoreError(f"tracking.uri={shown} is not the address of a store. Expected http(s)://host:port of an MLflow "
-                     "server, sqlite:////absolute/path/mlflow.db, postgresql://… or a folder that is there, or null "
+                     "server, sqlite:////absolute/path/mlflow.db, postgresql://… or an existing folder, or null "
                      "for the local store.")
 
 

@@ -126,7 +126,7 @@ def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) 
         raise ConfigError(f"No sweep in {location.shown} has an id that begins with {name!r}. The latest are:\n"
                           f"{_listing(records)}\n`slackwater runs{location.option}` lists all; `last` is the "
                           "latest.")
-    raise ConfigError(f"{name!r} begins the ids of {len(found)} sweeps. Give more of the id:\n{_listing(found)}")
+    raise ConfigError(f"{name!r} is the beginning of {len(found)} sweep ids. Give more of the id:\n{_listing(found)}")
 
 
 def json_tag(tags: Mapping[str, str], name: str) -> Any:

@@ -75,7 +75,7 @@ def find(name: str, uri: str | None = None) -> Subject:
             return Subject(name, sweep, [trial], whole, plan_of(sweep), trial.cell, name, store.location.shown,
                            of_trial, store.location.option)
         if summary is None:
-            raise ConfigError(f"There is no run {name} of slackwater's in {store.location.shown}. "
+            raise ConfigError(f"There is no slackwater run {name} in {store.location.shown}. "
                               f"`slackwater runs{store.location.option}` lists the sweeps.")
         sweep, cell = summary, ""
     else:

@@ -40,7 +40,7 @@ _HEADLINE = (
     ("stabilized/tree_rss_mib", "settled, MiB"),
     ("during_generation/tree_rss_peak_mib", "peak, MiB"),
     ("released/tree_rss_mib", "released, MiB"),
-    ("as_found/tree_rss_mib", "as found, MiB"),
+    ("as_found/tree_rss_mib", "old comparison, MiB"),
     ("decode/tokens_per_s", "tokens/s"),
 )
 _TIMELINES = ("tree_rss_mib", "tree_anon_mib", "tree_file_mib", "tree_shmem_mib", "tree_swap_mib", "system_used_mib",

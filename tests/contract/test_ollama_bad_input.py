@@ -314,7 +314,7 @@ def test_an_attached_server_gets_no_files_and_must_have_the_model(double: Double
     with pytest.raises(ConfigError, match=r"has no model other:1b. `ollama pull other:1b`"):
         load_engine(config).plan()
     config.model = Model(name="phantom", kind="file", path=str(double.model))
-    with pytest.raises(ConfigError, match=r"is a file, and a server that is not ours gets no files.*engine=ollama"):
+    with pytest.raises(ConfigError, match=r"is a file, and a server that slackwater did not start.*engine=ollama"):
         load_engine(config)
 
 

@@ -184,7 +184,7 @@ def one_byte(members: dict[str, bytes]) -> None:
     (lambda members: members.update({"trials/../result.json": members[RESULT]}), True, "trials/../result.json"),
     (lambda members: members.update({"trials/x/result.json": members[RESULT]}), True, "or is there twice"),
     (lambda members: members.update({RESULT: b"{}"}), True, "schema_version None, expected 1"),
-    (lambda members: members.update({"sweep.json": b"no JSON"}), True, "is not a whole export"),
+    (lambda members: members.update({"sweep.json": b"no JSON"}), True, "is not a complete slackwater export"),
     (lambda members: members.update({"manifest.json": b"{}"}), False, "does not say that it is a slackwater sweep"),
     (lambda members: members.pop("manifest.json"), False, "it has no manifest.json"),
 ])
@@ -201,7 +201,7 @@ def test_a_file_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: Path
     cut = tmp_path / "cut"
     for length in {0, 1, 100, *range(500, len(whole), len(whole) // 12), len(whole) - 1}:
         cut.write_bytes(whole[:length])
-        with pytest.raises(ConfigError, match="is not a whole export of slackwater"):
+        with pytest.raises(ConfigError, match="is not a complete slackwater export"):
             Archive(cut)
     harmless = 0
     for at in range(40, len(whole), len(whole) // 25):
@@ -230,7 +230,7 @@ def test_a_refused_file_changes_nothing_in_the_store(opened: Opener, tmp_path: P
 
 def test_an_export_never_overwrites_and_leaves_no_half_file(tmp_path: Path) -> None:
     path = export(tmp_path / "one", cell("oneshot-off", [1.0]))
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         export(path, cell("oneshot-off", [1.0]))
     with pytest.raises(ConfigError, match="cannot be written: No such file"):
         export(tmp_path / "none" / "file", cell("oneshot-off", [1.0]))

@@ -164,7 +164,7 @@ RESULT = "trials/0021-oneshot-off-r1/result.json"
     (lambda members: members.update({RESULT.replace("0021", "00021"): members[RESULT]}), True, "or is there twice"),
     (lambda members: members.update({RESULT.replace("0021", "0022"): members[RESULT]}), True, "is not a trial of"),
     (lambda members: members.update({RESULT: b"{}"}), True, "schema_version None, expected 2"),
-    (lambda members: members.update({"sweep.json": b"no JSON"}), True, "is not a whole export"),
+    (lambda members: members.update({"sweep.json": b"no JSON"}), True, "is not a complete slackwater export"),
     (in_member("sweep.json", b'"tide-1"', b'"../../tide"'), True, "'../../tide' is not a sweep's id"),
     (lambda members: members.update({"manifest.json": b"{}"}), False, "does not say that it is a slackwater sweep"),
     (lambda members: members.pop("manifest.json"), False, "it has no manifest.json"),
@@ -183,7 +183,7 @@ def test_a_file_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: Path
     cut = tmp_path / "cut"
     for length in {0, 1, 100, *range(500, len(whole), len(whole) // 12), len(whole) - 1}:
         cut.write_bytes(whole[:length])
-        with pytest.raises(ConfigError, match="is not a whole export of slackwater"):
+        with pytest.raises(ConfigError, match="is not a complete slackwater export"):
             archive.opened(cut)
     harmless = 0
     for at in range(40, len(whole), len(whole) // 25):
@@ -213,7 +213,7 @@ def test_a_refused_file_changes_nothing_in_the_store(tmp_path: Path) -> None:
 def test_an_export_never_overwrites_and_leaves_no_half_file(tmp_path: Path) -> None:
     folder = record(tmp_path / "store", cell("oneshot-off", [1.0]), plan=PLAN)
     archive.write(folder, tmp_path / "one")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         archive.write(folder, tmp_path / "one")
     with pytest.raises(ConfigError, match="cannot be written: No such file"):
         archive.write(folder, tmp_path / "none" / "file")

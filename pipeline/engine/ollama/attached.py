@@ -49,9 +49,9 @@ class Engine(EngineBase):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         if config.model.kind != "ollama":
-            raise ConfigError(f"model={title(config.model)} is a file, and a server that is not ours gets no files. "
-                              "Use engine=ollama, which links it without a copy, or a model that the server has. "
-                              f"{NOTHING_STARTED}")
+            raise ConfigError(f"model={title(config.model)} is a file, and a server that slackwater did not start gets "
+                              "no files. Use engine=ollama, which links it without a copy, or a model that the server "
+                              f"has. {NOTHING_STARTED}")
         self._name = str(model_name(config))
         self._url, self._local, self._port = _address(config)
         if config.engine.pid is not None and (not self._local or gone(config.engine.pid)):

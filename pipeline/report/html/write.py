@@ -48,8 +48,8 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
-        raise ConfigError(_("{path} cannot be written: {error}. Name a file in a folder that is there, yours to write "
-                            "and not full: slackwater report -o FILE.").format(
+        raise ConfigError(_("{path} cannot be written: {error}. Name a file in an existing folder that you may write "
+                            "to and that is not full: slackwater report -o FILE.").format(
                                 path=path, error=error.strerror or error)) from error
     finally:
         with contextlib.suppress(OSError):
