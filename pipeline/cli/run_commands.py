@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ from pipeline.language import _
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.sweep.session import Conversation
+    from pipeline.sweep.conversation import Conversation
+    from pipeline.sweep.rerun import Again
+    from pipeline.sweep.run import SweepRun
 
 _AGAIN = "--rerun-of"
 """Stands in the stored arguments of a sweep that measured another one again, so that it can be resumed."""
@@ -32,7 +35,6 @@ def run(given: Given) -> int:
 def resume(given: Given) -> int:
     """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
     from pipeline.sweep.identity import FINAL
-    from pipeline.sweep.session import SESSION
     from pipeline.track.location import named
     from pipeline.track.read import json_tag
     from pipeline.track.store import open_store
@@ -66,14 +68,13 @@ def resume(given: Given) -> int:
         raise ConfigError(_("{sweep} was started in {folder}, which no longer exists; its relative paths cannot "
                             "be followed. Start a new one with slackwater run.").format(
                                 sweep=record.sweep_id, folder=folder))
-    SESSION.resume = record.sweep_id
     again = None
     if _AGAIN in arguments:
         at = arguments.index(_AGAIN)
         again = arguments[at + 1]
         del arguments[at:at + 2]
     with chdir(folder):
-        return _measure(given, arguments, again)
+        return _measure(given, arguments, again, record.sweep_id)
 
 
 def rerun(given: Given) -> int:
@@ -84,49 +85,52 @@ def rerun(given: Given) -> int:
     return _measure(given, [] if uri is None else [f"tracking.uri={json.dumps(uri)}"], name)
 
 
-def _measure(given: Given, arguments: list[str], again: str | None = None) -> int:
-    """Compose and run what Hydra's words say, or (`again`) what was measured before."""
+def _measure(given: Given, arguments: list[str], again: str | None = None, resume: str = "") -> int:
+    """Compose and run what Hydra's words say, or (`again`) what was measured before; `resume` goes on with that."""
     from pipeline import provenance
     from pipeline.cli.system_errors import refused
     from pipeline.sweep.experiments import register
     from pipeline.sweep.hydra_app import INSPECT, WITH_VALUE, run_hydra
     from pipeline.sweep.messages import explain
     from pipeline.sweep.model_words import with_files
-    from pipeline.sweep.session import SESSION
+    from pipeline.sweep.run import CURRENT, Asked, SweepRun
 
     for word in arguments:
         if word.startswith("-") and word.partition("=")[0] not in (*INSPECT, *WITH_VALUE):
             raise ConfigError(unknown_flag(given.verb, word))
     terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
+    sweep = SweepRun()
+    current = CURRENT.set(sweep)
     try:
         provenance.started_as(["run", *arguments] if again is None else ["rerun", again])
-        SESSION.arguments = list(arguments) if again is None else [_AGAIN, again, *arguments]
-        SESSION.experiment = register(arguments)
-        SESSION.dry_run, SESSION.fresh = given.has("--dry-run"), given.has("--fresh")
-        SESSION.verbose, SESSION.accept_change = given.has("-v"), given.has("--accept-change")
-        if again is not None:
-            _prepare_again(again, arguments)
+        before = None if again is None else _measured(again, arguments)
+        stored = [] if before is None or again is None else [_AGAIN, again if Path(again).is_absolute() else before.of]
+        asked = Asked([*stored, *arguments], register(arguments), before, resume,
+                      given.has("--fresh") or (before is not None and not resume), given.has("--accept-change"),
+                      given.has("--dry-run"), given.has("-v"), lambda config: _conversation(config, given), _draw)
+        sweep.asked = asked if before is None else replace(asked, experiment=before.experiment)
         # the language is not part of the sweep: Hydra gets it, the record does not
         words = [*([f"lang={given.lang}"] if given.lang else []), *with_files(arguments)]
         if any(word.partition("=")[0] in INSPECT for word in words):
-            run_hydra(run_trial, words, Path.cwd())
+            run_hydra(words, Path.cwd())
             return 0
-        return _sweep(words, given)
+        return _sweep(sweep, words, given)
     except SlackwaterError:
         raise
     except (BrokenPipeError, SystemExit) as error:
-        if SESSION.results and isinstance(error.__context__ or error, BrokenPipeError):
+        if sweep.trials and isinstance(error.__context__ or error, BrokenPipeError):
             raise KeyboardInterrupt from error  # nobody reads on (| head): the sweep was cut short
         raise
     except Exception as error:
         told = refused(error)
         if told is not None:
-            told.exit_code = 1 if SESSION.results else 2
+            told.exit_code = 1 if sweep.trials else 2
             raise told from error
         if _is_bug(error):
             raise
         raise explain(error) from error
     finally:
+        CURRENT.reset(current)
         signal.signal(signal.SIGTERM, terminate)
 
 
@@ -140,50 +144,39 @@ def _is_bug(error: Exception) -> bool:
     return not rooms & {"hydra", "omegaconf"}
 
 
-def _sweep(arguments: list[str], given: Given) -> int:
+def _sweep(sweep: SweepRun, arguments: list[str], given: Given) -> int:
     import tempfile
 
+    from pipeline.report.live import Progress, Waits
     from pipeline.sweep.hydra_app import run_hydra
-    from pipeline.sweep.session import SESSION
 
     as_json = given.has("--json")
-    from pipeline.report.live import Progress, Waits
-
-    quiet = as_json or given.has("-q")
-    SESSION.listener = Waits() if quiet else Progress(verbose=given.has("-v"))
-    SESSION.converse = lambda config: _conversation(config, given)
+    sweep.listener = Waits() if as_json or given.has("-q") else Progress(verbose=given.has("-v"))
     interrupted = False
     try:
         # Hydra insists on a folder of its own
         with tempfile.TemporaryDirectory(prefix="slackwater-") as folder:
-            run_hydra(run_trial, arguments, Path(folder))
+            run_hydra(arguments, Path(folder))
     except KeyboardInterrupt:
         interrupted = True
-    if SESSION.dry_run:
+    if sweep.asked.dry_run:
         if interrupted:
             return INTERRUPTED
-        _print_plan(as_json)
+        _print_plan(sweep, as_json)
         return 0
-    if SESSION.results and SESSION.store is not None and SESSION.summary is not None:
+    if sweep.trials and sweep.store is not None and sweep.summary is not None:
         from pipeline.report import pages
 
-        notes = [*([SESSION.warning] if SESSION.warning else []), *SESSION.store_notes]
-        pages.finish(SESSION.store, SESSION.summary, SESSION.results, SESSION.run_ids, as_json, notes)
-    if SESSION.stopped:
-        print(f"slackwater: {SESSION.stopped.rstrip('.')}.", file=sys.stderr)
+        pages.finish(sweep.store, sweep.summary, list(sweep.trials.values()), sweep.run_ids, as_json, sweep.notes)
+    if sweep.stopped:
+        print(f"slackwater: {sweep.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
+        option = sweep.store.location.option if sweep.store is not None else ""  # what a command needs to mean it
         print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater "
-                                 "resume{store}` goes on.").format(n=len(SESSION.results), store=_option()),
+                                 "resume{store}` goes on.").format(n=len(sweep.trials), store=option),
               file=sys.stderr)
         return INTERRUPTED
-    return 1 if SESSION.failed else 0
-
-
-def _option() -> str:
-    """What a command needs to mean the store of this sweep."""
-    from pipeline.sweep.session import SESSION
-
-    return SESSION.store.location.option if SESSION.store is not None else ""
+    return 1 if sweep.failed else 0
 
 
 def _conversation(config: Config, given: Given) -> Conversation:
@@ -193,45 +186,37 @@ def _conversation(config: Config, given: Given) -> Conversation:
     return Chat(config, to_stderr=given.has("--json"), quiet=given.has("-q"))
 
 
-def _print_plan(as_json: bool) -> None:
+def _print_plan(sweep: SweepRun, as_json: bool) -> None:
     from dataclasses import asdict
 
     from pipeline.report import pages
     from pipeline.sweep.cells import swept_knobs
-    from pipeline.sweep.conduct import where_results_go
-    from pipeline.sweep.session import SESSION
+    from pipeline.sweep.telling import where_results_go
 
-    expected, store = SESSION.forecast, SESSION.store
-    assert expected is not None and store is not None, "conduct fills them before it stops"
-    pages.plan([(cell.name, cell.plan.settings) for cell in SESSION.cells],
-              [(cell.name, cell.reason) for cell in SESSION.skipped], SESSION.order,
-              [*([SESSION.warning] if SESSION.warning else []),
-               *(note for cell in SESSION.cells for note in cell.plan.notes)], as_json,
-              warm_ups=SESSION.warm_ups, expected=[where_results_go(store.location), *expected.lines()],
-              figures={**asdict(expected), "store": store.location.shown, "store_chosen_by": store.location.chosen_by},
-              knobs={cell.name: cell.plan.knobs for cell in SESSION.cells}, swept=swept_knobs(SESSION.cells))
+    plan, expected, store = sweep.plan, sweep.forecast, sweep.store
+    assert plan is not None and expected is not None and store is not None, "made before a dry run stops"
+    pages.plan([(cell.name, cell.plan.settings) for cell in plan.cells],
+               [(cell.name, cell.reason) for cell in plan.skipped], plan.order,
+               [*sweep.notes, *(note for cell in plan.cells for note in cell.plan.notes)], as_json,
+               warm_ups=plan.warm_ups, expected=[where_results_go(store.location), *expected.lines()],
+               figures={**asdict(expected), "store": store.location.shown, "store_chosen_by": store.location.chosen_by},
+               knobs={cell.name: cell.plan.knobs for cell in plan.cells}, swept=swept_knobs(plan.cells))
 
 
-def run_trial(composed: Any) -> Any:
-    """The task that Hydra's launcher calls, here or in a worker: one trial, with its picture."""
+def _draw(*arguments: Any) -> None:
+    """The picture of a trial."""
     from pipeline.report.timeline_plot import write_png
-    from pipeline.sweep.job import run_job
-    from pipeline.sweep.session import SESSION
 
-    SESSION.draw = write_png
-    return run_job(composed)
+    write_png(*arguments)
 
 
-def _prepare_again(name: str, arguments: Sequence[str]) -> None:
-    """Fill the session with the cells that were measured before, and say what differs since."""
+def _measured(name: str, arguments: Sequence[str]) -> Again:
+    """The cells that were measured before; says what differs since."""
     from pipeline.sweep.rerun import prepare
-    from pipeline.sweep.session import SESSION
     from pipeline.track.subject import find
 
     uri = next((text.partition("=")[2] for text in arguments if text.startswith("tracking.uri=")), None)
-    SESSION.again = prepare(find(name, json.loads(uri) if uri else None))
-    SESSION.arguments = [_AGAIN, name if Path(name).is_absolute() else SESSION.again.of, *arguments]
-    SESSION.experiment = SESSION.again.experiment
-    SESSION.fresh = not SESSION.resume
-    for note in SESSION.again.notes:
+    again = prepare(find(name, json.loads(uri) if uri else None))
+    for note in again.notes:
         print(_("differs now: {note}").format(note=note), file=sys.stderr)
+    return again

@@ -5,12 +5,18 @@ One cell, one trial, as many turns as are typed. How typing looks is report/chat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.language import _
-from pipeline.sweep.session import SESSION
+from pipeline.progress import Listener
+from pipeline.prompts import Prompts
+
+
+class Conversation(Listener, Prompts, Protocol):
+    """Both sides of a person: what is shown to them, and what they type."""
 
 
 def is_typed(configs: Sequence[Config]) -> bool:
@@ -36,10 +42,8 @@ def check_repetitions(arguments: Sequence[str]) -> None:
                                 "mode.source=recorded the same prompts can be repeated.").format(n=value))
 
 
-def bring_person(config: Config) -> None:
+def bring_person(config: Config, converse: Callable[[Config], Conversation] | None) -> Conversation:
     """Let a person ask and be shown the answers. Raises ConfigError: nobody is there, and nothing was piped."""
-    if SESSION.converse is None:
+    if converse is None:
         raise ConfigError(_("mode.source=stdin needs a user who types: start it with `slackwater run`."))
-    person = SESSION.converse(config)
-    SESSION.listener = SESSION.prompts = person
-    SESSION.fresh = True  # what was said in an interrupted conversation is not known to another
+    return converse(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,7 +64,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=["hydra/sweeper=basic", *overrides])
 
 
-def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) -> None:
+def run_hydra(arguments: list[str], folder: Path) -> None:
     """Compose and sweep as the arguments say, or print what they ask; `folder` exists, Hydra makes nothing in it.
 
     This is Hydra's own main without its choice of a run mode: whatever is measured goes through our sweeper. Raises
@@ -121,9 +121,13 @@ def run_hydra(task: Callable[[Any], Any], arguments: list[str], folder: Path) ->
             composed = app.compose_config(name, overrides, RunMode.MULTIRUN)
             require_one_path(OmegaConf.to_container(composed.hydra, resolve=False))  # type: ignore[arg-type]
             quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-            app.multirun(name, task, [*overrides, f'hydra.sweep.dir="{quoted}"'])
+            app.multirun(name, _no_task, [*overrides, f'hydra.sweep.dir="{quoted}"'])
     finally:
         GlobalHydra.instance().clear()
+
+
+def _no_task(composed: Any) -> NoReturn:
+    raise AssertionError("our sweeper says which job is run")
 
 
 def _refuse(message: str) -> NoReturn:

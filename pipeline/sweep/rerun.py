@@ -22,7 +22,7 @@ from pipeline.model.files import title
 from pipeline.outcome import flatten
 from pipeline.result import METHOD
 from pipeline.stats.trials import methods
-from pipeline.sweep.conduct import typed
+from pipeline.sweep.composed import typed
 from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.messages import is_open, is_setting
 from pipeline.sweep.overrides import grammar

@@ -230,7 +230,7 @@ def effect_on_workload(folder: Path, streams: int) -> bool:
 def start_server(folder: Path) -> Server:
     """The embedded engine on the default model, as the default cell has it: all cores but one."""
     from pipeline.engine.llamacpp import Engine
-    from pipeline.sweep.conduct import typed
+    from pipeline.sweep.composed import typed
     from pipeline.sweep.hydra_app import compose
 
     return Engine(typed(compose([]))).start(folder / "server.log")

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.engine import llamacpp_available
-from pipeline.sweep.session import SESSION, Session
+from pipeline.sweep.plan import SweepPlan
 from tests.conftest import ROOT, run_as_nobody
 
 
@@ -145,7 +145,7 @@ def test_what_leads_round_the_sweeper_is_refused_before_anything(
     (tmp_path / "experiments" / "round.yaml").write_text("hydra:\n  mode: RUN\n")
     (tmp_path / "round.yaml").write_text("defaults:\n  - config\n  - _self_\nhydra:\n  mode: RUN\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.sweep.job.run_job", lambda composed: pytest.fail("a trial was run"))
+    monkeypatch.setattr("pipeline.sweep.job.Job.__call__", lambda job, composed: pytest.fail("a trial was run"))
     assert main(["run", *words]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -195,11 +195,12 @@ def test_lists_in_an_experiment_are_the_cells_of_its_plan(
     (tmp_path / "experiments" / "mine.yaml").write_text(
         "defaults:\n  - override /mode: oneshot\ninfer_os: [off, quantization]\nprompt.text: 潮, 汐!\n")
     monkeypatch.chdir(tmp_path)
-    vars(SESSION).update(vars(Session()))
+    plans: list[SweepPlan] = []
+    monkeypatch.setattr("pipeline.sweep.conduct.check_stop", plans.append)
     assert main(["run", "experiment=mine", "--dry-run", "--json"]) == 0
     assert [cell["cell"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [
         "oneshot-off", "oneshot-quantization"]
-    assert {cell.config.prompt.text for cell in SESSION.cells} == {"潮, 汐!"}
+    assert {cell.config.prompt.text for cell in plans[0].cells} == {"潮, 汐!"}
 
 
 def test_an_experiment_that_is_not_yaml_names_the_file(tmp_path: Path) -> None:
@@ -272,7 +273,6 @@ def test_an_engine_that_cannot_run_on_this_machine_ends_the_sweep_at_its_first_t
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["slackwater"])
     monkeypatch.chdir(tmp_path)
-    vars(SESSION).update(vars(Session()))
     store = f"sqlite:///{tmp_path}/mlflow.db"
     code = main(["run", "mode=oneshot,interactive", "repetitions=3", "meter.rate_hz=20", f"tracking.uri={store}"])
     said = capsys.readouterr()

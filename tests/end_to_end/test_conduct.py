@@ -24,7 +24,6 @@ from pipeline.cli import main
 from pipeline.config import Tracking
 from pipeline.outcome import WARM_UP_BLOCK, flatten
 from pipeline.result import TrialResult
-from pipeline.sweep.session import SESSION, Session
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import Store, open_store
 from pipeline.trial import Record
@@ -85,12 +84,11 @@ class Program:
         monkeypatch.setattr("pipeline.sweep.job.Sampler", NoSampler)
         monkeypatch.setattr("pipeline.sweep.job.Trial", lambda *arguments: type("T", (), {"run": run_trial})())
         monkeypatch.setattr("pipeline.sweep.job.result_of", result_of)
-        monkeypatch.setattr("pipeline.sweep.conduct._examine", lambda rate_hz: [])
+        monkeypatch.setattr("pipeline.sweep.conduct.tell_concerns", lambda run, rate_hz: [])
         monkeypatch.setattr("pipeline.report.pages._made", lambda *arguments: ({}, ""))
 
     def run(self, *words: str, verb: str = "run") -> tuple[int, str]:
         """Exit code, and all that was said."""
-        vars(SESSION).update(vars(Session()))
         code = main([verb, *words, *([f"tracking.uri=sqlite:///{self.folder}/mlflow.db"] if verb == "run" else
                                      ["--store", f"sqlite:///{self.folder}/mlflow.db"])])
         said = self.capsys.readouterr()

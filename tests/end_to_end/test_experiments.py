@@ -14,10 +14,9 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.config import EXPERIMENTS_DIR, GROUPS, options
-from pipeline.sweep.conduct import typed
+from pipeline.sweep.composed import typed
 from pipeline.sweep.experiments import load_experiment, register
 from pipeline.sweep.hydra_app import compose
-from pipeline.sweep.session import SESSION, Session
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.timeout(300)
@@ -62,12 +61,11 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has not run anything yet, in a folder and with a machine lock of its own."""
-    vars(SESSION).update(vars(Session()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["slackwater"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("pipeline.report.timeline_plot.write_png", None)
-    monkeypatch.setattr("pipeline.sweep.conduct._examine", lambda rate_hz: [])
+    monkeypatch.setattr("pipeline.report.timeline_plot.write_png", lambda *arguments: None)
+    monkeypatch.setattr("pipeline.sweep.conduct.tell_concerns", lambda run, rate_hz: [])
 
 
 @pytest.fixture(scope="module")

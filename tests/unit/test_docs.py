@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.cli.arguments import parse
 from pipeline.cli.verbs import VERBS
 from pipeline.config import CONF_DIR, EXPERIMENTS_DIR, GROUPS
-from pipeline.sweep.conduct import typed
+from pipeline.sweep.composed import typed
 from pipeline.sweep.experiments import chosen, load_experiment, register
 from pipeline.sweep.hydra_app import expose_plugins, register_schema
 from pipeline.sweep.overrides import override_of

@@ -16,8 +16,8 @@ from pipeline.errors import ConfigError
 from pipeline.phases import MIB
 from pipeline.sweep import forecast as forecasts
 from pipeline.sweep.cells import Cell
-from pipeline.sweep.conduct import warm_ups
 from pipeline.sweep.forecast import BETWEEN_S, cell_digest, clock, forecast, outer_limit, remaining_s
+from pipeline.sweep.plan import warm_ups
 from pipeline.track.source import CELL_DIGEST, Earlier
 from pipeline.track.store import open_store
 from tests.unit import made_sweeps

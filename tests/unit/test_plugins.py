@@ -20,7 +20,7 @@ from pipeline.meter.base import Absent, Available, find_all
 from pipeline.plugins import ENGINES, Installed, installed
 from pipeline.settle.base import load_rule
 from pipeline.sweep.cells import check_cells
-from pipeline.sweep.conduct import typed
+from pipeline.sweep.composed import typed
 from pipeline.sweep.design import load_design
 from pipeline.sweep.hydra_app import compose
 

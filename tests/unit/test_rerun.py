@@ -16,7 +16,7 @@ from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.result import METHOD
-from pipeline.sweep.conduct import typed
+from pipeline.sweep.composed import typed
 from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.overrides import grammar
 from pipeline.sweep.rerun import Again, prepare

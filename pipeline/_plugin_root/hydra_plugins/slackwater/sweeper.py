@@ -27,8 +27,7 @@ class SlackwaterSweeper(Sweeper):
 
         # the launcher composes a config per job through this loader
         loader = cast(ConfigLoader, ComposedOnce(hydra_context.config_loader))
-        hydra_context = HydraContext(loader, hydra_context.callbacks)
-        self.hydra_context = hydra_context
+        self.hydra_context = hydra_context = HydraContext(loader, hydra_context.callbacks)
         self.config = config
         try:
             self.launcher = Plugins.instance().instantiate_launcher(
@@ -44,7 +43,13 @@ class SlackwaterSweeper(Sweeper):
         assert self.hydra_context is not None, "Hydra calls setup first"
         assert self.config is not None
         assert self.launcher is not None
-        return conduct(self.hydra_context.config_loader, self.config, self.launcher, self.params, arguments)
+        context, config, launcher = self.hydra_context, self.config, self.launcher
+
+        def calling(job: TaskFunction) -> Any:
+            launcher.setup(hydra_context=context, task_function=job, config=config)
+            return launcher.launch
+
+        return conduct(context.config_loader, config, calling, self.params, arguments)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="slackwater", provider="slackwater", node={

@@ -1,0 +1,72 @@
+"""When a sweep ends before its last trial: a failure that no further trial can mend, or effects known well enough."""
+
+from __future__ import annotations
+
+from pipeline.config import Config, Stop
+from pipeline.errors import ConfigError
+from pipeline.language import _
+from pipeline.progress import Notice
+from pipeline.result import TrialResult
+from pipeline.sweep.cells import swept_knobs
+from pipeline.sweep.plan import SweepPlan
+from pipeline.sweep.run import SweepRun
+
+
+class StopSweep(BaseException):
+    """Leaves a launcher at once, with a message for the user: no further trial can succeed, or none is wanted."""
+
+    def __init__(self, message: str, wrong_input: bool) -> None:
+        super().__init__(message)
+        self.wrong_input = wrong_input
+
+
+def stop_after(run: SweepRun, trial: TrialResult, config: Config) -> None:
+    """Raises StopSweep if this was the last trial: no further one can succeed (with several engines in the sweep, one
+    that cannot run stops none of the others'), or it failed and `design.on_failure` is stop."""
+    assert run.plan is not None, "trials have a plan"
+    if trial.extra.get("prompt_too_long") and run.nothing_measured:
+        raise StopSweep(trial.reasons[0], wrong_input=True)
+    if trial.extra.get("engine_unusable") and len({cell.config.engine.name for cell in run.plan.cells}) < 2:
+        raise StopSweep(trial.reasons[0], wrong_input=run.nothing_measured)
+    if trial.verdict == "failed" and config.design.on_failure == "stop":
+        raise StopSweep(_("stopped after the failed trial {n}, as design.on_failure=stop asks").format(n=trial.order),
+                        wrong_input=False)
+
+
+def check_stop(plan: SweepPlan) -> None:
+    """Raises ConfigError for a precision that this sweep can never reach."""
+    rule = plan.first.stop
+    if rule.name != "precision" or rule.wanted is None:
+        return
+    from pipeline.stats.measures import measure
+
+    arms = {tuple(cell.config.infer_os.switched_on) for cell in plan.cells}
+    modes = {cell.config.mode.name for cell in plan.cells}
+    no_effect = len(arms) < 2 and not swept_knobs(plan.cells)
+    if (rule.of == "effects" and no_effect) or (rule.of == "gap" and len(modes) < 2):
+        wants = ("two arms that differ in a flag or a knob (infer_os=off,on; knob.cache_type=f16,q8_0)"
+                 if rule.of == "effects" else "both modes")
+        raise ConfigError(f"stop=precision of {rule.of} needs {wants}, and this sweep has one.")
+    unit = measure(rule.metric).unit
+    if rule.wanted[1] not in ("%", unit):
+        raise ConfigError(f"stop.target={rule.target} is not allowed: {rule.metric} is in "
+                          f'{unit or "no unit"}; expected a number and {unit or "%"}, or "%".')
+
+
+def is_precise(run: SweepRun, rule: Stop) -> bool:
+    """Is every effect in question known as precisely as asked? Only the width of the interval decides."""
+    from pipeline.stats.stopping import effect_precision, gap_precision
+
+    assert rule.wanted is not None, "checked with the config"
+    assert run.store is not None and run.summary is not None
+    wanted, unit = rule.wanted
+    target, target_pct = (None, wanted) if unit == "%" else (wanted, None)
+    trials = run.store.trials_and(run.summary.sweep_id, list(run.trials.values()), run.run_ids)
+    measure = effect_precision if rule.of == "effects" else gap_precision
+    found = measure(trials, rule.metric, target=target, target_pct=target_pct)
+    widths = [f"±{one.half_width:.3g} {one.unit} ({100 * one.level:.3g} %)" for one in found
+              if one.half_width is not None and one.level is not None]
+    if widths:
+        run.listener.on_event(Notice(f"precision after {found[0].n_blocks} blocks: {', '.join(widths)}, "
+                                     f"wanted ±{rule.target}"))
+    return bool(found) and all(one.reached for one in found)
