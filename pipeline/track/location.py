@@ -85,7 +85,9 @@ def home() -> Path:
 
 
 def named(uri: str | None) -> Tracking:
-    """The store that `--store URI` names; without it the one that results usually go to."""
+    """The store that `--store URI` names; without it the one that results usually go to. Also a folder with one."""
+    if uri is not None and "://" not in uri and (folder := Path(uri).expanduser()).is_dir():
+        return Tracking(uri=_sqlite(folder.absolute() / "mlflow.db").uri)
     return Tracking(uri=USUAL if uri is None else uri)
 
 
@@ -126,11 +128,9 @@ def _at(uri: str) -> Location:
         return Location(uri, shown, home())
     if _SQL.match(uri):
         return Location(uri, shown, home(), artifacts=home() / "artifacts")
-    if "://" not in uri and Path(uri).expanduser().is_dir():
-        return _sqlite(Path(uri).expanduser().absolute() / "mlflow.db")
     raise StoreError(f"tracking.uri={shown} is not the address of a store. Expected http(s)://host:port of an MLflow "
-                     "server, sqlite:////absolute/path/mlflow.db, postgresql://… or an existing folder, or null "
-                     "for the local store.")
+                     "server, sqlite:////absolute/path/mlflow.db or postgresql://…, or null for the local store. A "
+                     "plain folder or file: is a kind of store that MLflow no longer supports.")
 
 
 def address_of(shown: str) -> str | None:
