@@ -113,8 +113,13 @@ class SweepFolder:
 
     def pushed(self, store: str) -> dict[str, str]:
         """Trial folder's name → MLflow's run in that store (as a user is shown it); "" is the sweep's own."""
-        runs = _document(self.path / PUSHED / _store_file(store)).get("runs", {})
+        runs = self.push_note(store).get("runs", {})
         return {str(name): str(run) for name, run in runs.items()} if isinstance(runs, dict) else {}
+
+    def push_note(self, store: str) -> Mapping[str, Any]:
+        """What is known of that store: "runs" (see `pushed`), "experiment_id" (MLflow's page), and by trial folder's
+        name "deleted" (runs that were deleted there) and "superseded" (runs marked as not counting)."""
+        return _document(self.path / PUSHED / _store_file(store))
 
     def text(self, name: str) -> str | None:
         """One of TEXTS; None if there is none."""
@@ -149,12 +154,14 @@ class SweepFolder:
         """notes.json, replaced whole. Raises StoreError."""
         self._replace(self.path / NOTES, to_json({"schema_version": 1, **notes}, indent=1))
 
-    def write_pushed(self, store: str, runs: Mapping[str, str]) -> None:
-        """Which runs of that store these are. `store` without a password. Raises StoreError."""
+    def write_pushed(self, store: str, runs: Mapping[str, str], **more: Any) -> None:
+        """Which runs of that store these are, and more of its `push_note`. `store` without a password. Raises
+        StoreError."""
         path = self.path / PUSHED / _store_file(store)
         with _disk_errors(path):
             path.parent.mkdir(mode=0o700, exist_ok=True)
-        self._replace(path, to_json({"schema_version": 1, "store": store, "runs": dict(runs)}, indent=1), 0o600)
+        note = {**self.push_note(store), "schema_version": 1, "store": store, "runs": dict(runs), **more}
+        self._replace(path, to_json(note, indent=1), 0o600)
 
     def stage(self, order: int, cell: str, repetition: int) -> Path:
         """An empty folder for a running trial to write its files in; `put` makes it whole, else it is litter."""

@@ -6,10 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from pipeline.track.client import make_client, store_errors
-from pipeline.track.location import Location
+from pipeline.track.location import Location, folder_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -55,9 +54,3 @@ class Artifacts:
         if self._mlflow is None:
             self._mlflow = make_client(self._location)
         return self._mlflow
-
-
-def folder_of(artifact_uri: str) -> Path | None:
-    """The folder on this machine's disk that an artifact address names; None for one elsewhere."""
-    address = urlparse(artifact_uri)
-    return Path(unquote(address.path)) if address.scheme in ("file", "") and address.path else None

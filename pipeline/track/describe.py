@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import html
 
-from pipeline.result import TrialResult
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
 from pipeline.text import printable
-from pipeline.track.summary import SweepSummary
 
 NOTE_LIMIT = 7500
 """Characters; MLflow cuts a tag at 8,000 without a word."""
@@ -17,21 +17,21 @@ NOTE_LIMIT = 7500
 _MOMENTS = ("baseline", "initialization", "pre_generation", "during_generation", "post_generation", "stabilized",
             "released")
 _WORDS = {"valid": "**valid**", "suspect": "**suspect**, left out of comparisons", "failed": "**failed**",
-          "warm-up": "warm-up, run first and not counted"}
+          "interrupted": "**interrupted**", "warm-up": "warm-up, run first and not counted"}
 _HEADLINE = (("settled {:.1f} MiB", "stabilized/tree_rss_mib"), ("peak {:.1f}", "during_generation/tree_rss_peak_mib"),
              ("released {:.1f}", "released/tree_rss_mib"), ("{:.1f} tokens/s", "decode/tokens_per_s"))
 _COLUMNS = ("tree_rss{}_mib", "tree_anon{}_mib", "tree_file{}_mib", "system_used{}_pct")
 
 
-def describe_trial(result: TrialResult) -> str:
+def describe_trial(result: TrialRecord) -> str:
     """Verdict and headline first, since the page folds the rest away; place; memory by phase (of the last turn)."""
-    verdict = "**interrupted**" if result.extra.get("interrupted") else _WORDS[result.verdict]
     found = ", ".join(text.format(value) for text, metric in _HEADLINE
                       if (value := result.value(metric)) is not None)
     flags = {"off": "no optimisation flag on", "on": "the shipped optimisation flags on"}.get(
         result.infer_os, f"{_plain(result.infer_os)} on")
     flags += f", {_plain(result.tags['knobs'])}" if result.tags.get("knobs") else ""
-    lines = [f"{verdict}{': ' if found else ''}{found}.", "", *(f"- {_plain(reason)}" for reason in result.reasons), "",
+    lines = [f"{_WORDS[result.verdict]}{': ' if found else ''}{found}.", "",
+             *(f"- {_plain(reason.text)}" for reason in result.reasons), "",
              f"Repetition {result.repetition} of {_code(result.cell)} in sweep {_code(result.sweep_id)}: "
              f"{_plain(result.mode)}, {flags}. Trial {result.order}, block {result.block}."]
     if server := " ".join(filter(None, (result.tags.get("engine"), result.tags.get("engine_version")))):
@@ -48,21 +48,20 @@ def describe_trial(result: TrialResult) -> str:
         lines += ["", "| phase | server's tree, MiB | anonymous | file-mapped | system used, % |",
                   "|---|---:|---:|---:|---:|", *rows]
     if result.notes:
-        lines += ["", "Notes:", *(f"- {_plain(note)}" for note in result.notes)]
+        lines += ["", "Notes:", *(f"- {_plain(note.text)}" for note in result.notes)]
     return _limited(lines)
 
 
-def describe_sweep(summary: SweepSummary) -> str:
-    """The question, its answer, the command, and the printed summary if there is one."""
+def describe_sweep(summary: SweepRecord, printed: str | None, report: str | None) -> str:
+    """The question, its answer, the command, the name of its page and the printed summary if there are any."""
     lines = [f"**{_plain(summary.question)}**" if summary.question else "A sweep.", ""]
     if summary.answer:
         lines += [_plain(summary.answer), ""]
-    report = next((name for name in summary.texts if name.endswith(".html")), None)
     where = f" The full report is {_code(report)}, under Artifacts." if report else ""
     # a line of code would not wrap: a long one pushes half of MLflow's page out of the window
     lines += [f"{summary.planned_trials} trials planned, {summary.status}.{where}", "", _code(summary.command)]
-    if "summary.txt" in summary.texts:
-        lines += ["", *_block(summary.texts["summary.txt"])]
+    if printed:
+        lines += ["", *_block(printed)]
     return _limited(lines)
 
 
@@ -76,7 +75,7 @@ def _block(text: str) -> list[str]:
     return [f"    {line}" for line in text.splitlines()]
 
 
-def _number(result: TrialResult, phase: str, column: str, is_peak: bool) -> str:
+def _number(result: TrialRecord, phase: str, column: str, is_peak: bool) -> str:
     """The metric's value; of an interval its peak, the kernel's where there is one. "" if it was not measured."""
     for part in ("_peak", "_sampled_peak") if is_peak else ("",):
         value = result.value(f"{phase}/{column.format(part)}")

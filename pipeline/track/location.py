@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlparse
 
 from pipeline.config import PACKAGE, Tracking
 from pipeline.errors import StoreError
@@ -138,6 +138,12 @@ def address_of(shown: str) -> str | None:
     if not shown or ":***@" in shown:
         return None
     return shown if _HTTP.match(shown) or _SQL.match(shown) else _sqlite(Path(shown)).uri
+
+
+def folder_of(artifact_uri: str) -> Path | None:
+    """The folder on this machine's disk that an artifact address names; None for one elsewhere."""
+    address = urlparse(artifact_uri)
+    return Path(unquote(address.path)) if address.scheme in ("file", "") and address.path else None
 
 
 def _sqlite(database: Path) -> Location:

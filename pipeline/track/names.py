@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.record.trial import TrialRecord
 from pipeline.result import TrialResult
 from pipeline.text import printable, to_json
 
@@ -27,7 +28,7 @@ SHOWN = 18
 _TRIALS = uuid.UUID("5f0c6a3e-6a35-4c39-9a0c-6d1f3f5b7a10")
 
 
-def run_name(result: TrialResult) -> str:
+def run_name(result: TrialResult | TrialRecord) -> str:
     """ "oneshot-on r2"; a cell too long to be read whole has the repetition first, where it is seen."""
     cell = _shown(result.cell, TAG_LIMIT)
     short = f"{cell} r{result.repetition}"
@@ -39,7 +40,7 @@ def sweep_name(sweep_id: str, experiment: str) -> str:
     return f"{experiment} sweep"[:KEY_LIMIT] if experiment else f"sweep {sweep_id.removeprefix('run-')}"[:KEY_LIMIT]
 
 
-def trial_uuid(result: TrialResult) -> str:
+def trial_uuid(result: TrialResult | TrialRecord) -> str:
     """The same for the same trial however often it is logged; another for a trial that was run again."""
     place = (result.sweep_id, result.order, result.cell, result.repetition, result.started_ms)
     return uuid.uuid5(_TRIALS, json.dumps(place)).hex
@@ -87,6 +88,16 @@ def _is_json(text: str) -> bool:
 def params_of(values: Mapping[str, Any]) -> dict[str, str]:
     """A config as MLflow's params. `whole` and `decode_param` give it back."""
     return _stored({key(name): encode_param(value) for name, value in values.items()}, PARAM_LIMIT)
+
+
+def shown_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """A config as MLflow's page shows it: what is too long is cut."""
+    return {key(name): shown_param(value) for name, value in values.items()}
+
+
+def shown_tags(texts: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow's page shows them: empty ones are left out, long ones cut."""
+    return {key(name): _shown(str(text), TAG_LIMIT) for name, text in texts.items() if str(text)}
 
 
 def shown_param(value: Any) -> str:

@@ -32,12 +32,11 @@ from pipeline.result import ARTIFACTS, TrialResult
 from pipeline.stats.trials import Measured, Trial
 from pipeline.text import printable, to_json
 from pipeline.track import names, rows, view
-from pipeline.track.artifacts import folder_of
 from pipeline.track.check import check, connect_sqlite
 from pipeline.track.client import first_use, make_client, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.inputs import dataset
-from pipeline.track.location import VARIABLE, Location, local, locate
+from pipeline.track.location import VARIABLE, Location, folder_of, local, locate
 from pipeline.track.read import SETTINGS, SweepRecord, TrialRecord, choose_sweep, read_sweeps, read_trial, read_trials
 from pipeline.track.rows import Point
 from pipeline.track.source import PARAMS_DIGEST, TIMELINE, ClientSource, Earlier, Nothing, Run, Source, SqlSource
@@ -216,7 +215,7 @@ class Store:
                 "reasons": names.join_lines(list(result.reasons)), "notes": names.join_lines(list(result.notes)),
                 "suspect_phases": names.join_groups(result.suspect_phases), "reason_codes": to_json(codes_of(result)),
                 "method": str(result.method),
-                "trial_uuid": uuid, "mlflow.note.content": describe_trial(result),
+                "trial_uuid": uuid, "mlflow.note.content": describe_trial(_as_record(result)),
             }
             run_id, files = self._run(found, names.run_name(result), result.started_ms, tags)
             self._keep(run_id, files, [result.path / name for name in ARTIFACTS if (result.path / name).is_file()])
@@ -238,7 +237,9 @@ class Store:
                 # MLflow's own words for it, so that its columns Source and Version are not empty
                 "mlflow.source.type": "LOCAL", "mlflow.source.name": "slackwater",
                 "mlflow.source.git.commit": summary.tags.get("revision", ""),
-                "mlflow.note.content": describe_sweep(summary),
+                "mlflow.note.content": describe_sweep(
+                    _as_sweep(summary), summary.texts.get("summary.txt"),
+                    next((name for name in summary.texts if name.endswith(".html")), None)),
             }
             name = names.sweep_name(summary.sweep_id, summary.experiment)
             run_id, _ = self._run(found, name, summary.started_ms, tags)
