@@ -260,7 +260,7 @@ class Tracking:
     """null or local: the local store. usual: $MLFLOW_TRACKING_URI if it is set and can be used, else the local store.
     Else an MLflow tracking URI."""
     experiment: str = "slackwater"
-    timeline_points: int = 300
+    timeline_points: int = 100
     """Points per series logged as metrics; the full timeline is an artifact."""
 
     def __post_init__(self) -> None:

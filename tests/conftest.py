@@ -80,10 +80,11 @@ def model_file() -> Path:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without a sweep: a folder to copy, since MLflow takes seconds to make one."""
     from pipeline.config import Tracking
-    from pipeline.track.store import open_store
+    from pipeline.track.client import make_client
+    from pipeline.track.location import locate
 
     folder = tmp_path_factory.mktemp("empty")
-    open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
+    make_client(locate(Tracking(uri=f"sqlite:///{folder}/mlflow.db")))
     return folder
 
 

@@ -25,7 +25,7 @@ from pipeline.language import _
 from pipeline.meter.timeline import downsample, read_parquet
 from pipeline.provenance import without_password
 from pipeline.record.find import Sweeps
-from pipeline.record.folder import SWEEP, SweepFolder, place_of
+from pipeline.record.folder import TEXTS, SweepFolder, place_of
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
@@ -148,10 +148,9 @@ class Push:
                 **{key: sweep.tags[key] for key in ("host", "boot_id") if key in sweep.tags}, **trial.tags,
                 "kind": "trial", "sweep_id": trial.sweep_id, "cell": trial.cell, "repetition": str(trial.repetition),
                 "order": str(trial.order), "block": str(trial.block), "mode": trial.mode, "infer_os": trial.infer_os,
-                "verdict": trial.verdict, "reasons": names.join_lines([reason.text for reason in trial.reasons]),
-                "notes": names.join_lines([note.text for note in trial.notes]),
-                "suspect_phases": names.join_groups(
-                    {phase: [reason.text for reason in reasons] for phase, reasons in trial.suspect_phases.items()}),
+                "verdict": trial.verdict, "reasons": names.join_lines(list(trial.reasons)),
+                "notes": names.join_lines(list(trial.notes)),
+                "suspect_phases": names.join_groups(trial.suspect_phases),
                 "method": str(trial.method), "trial_uuid": uuid, "mlflow.note.content": describe_trial(trial),
             }
             run = self._run(found, names.run_name(trial), trial.started_ms, tags)
@@ -172,8 +171,7 @@ class Push:
             if found and found[0].info.lifecycle_stage == "deleted":
                 self._noted(folder, "", found[0], deleted=True)
                 return
-            files = [path for path in folder.path.iterdir() if path.is_file() and not path.name.startswith(".")
-                     and path.name != SWEEP]
+            files = [path for path in folder.path.iterdir() if path.name in TEXTS or path.name.startswith("plan")]
             tags = {
                 **sweep.tags, **sweep.owner, "kind": "sweep", "sweep_id": sweep.sweep_id,
                 "experiment": sweep.experiment, "question": sweep.question, "command": sweep.command,

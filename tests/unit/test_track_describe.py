@@ -9,6 +9,7 @@ from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.track.describe import NOTE_LIMIT, describe_sweep, describe_trial
 
+
 def said(text: str) -> Reason:
     return Reason("said", {"text": text})
 
