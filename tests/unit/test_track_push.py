@@ -390,9 +390,9 @@ def test_a_deleted_experiment_is_named_with_the_command_that_brings_it_back(push
 @pytest.mark.timeout(300)  # each of them imports MLflow
 @pytest.mark.thorough
 def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
-    program = ("import sys, test_track_push as t\nfrom pathlib import Path\nhere, order = Path(sys.argv[1]), sys.argv[2]"
-               "\nt.location.PACKAGE = here / 'lib' / 'pipeline'\npush = t.Push.open(t.Tracking())\n"
-               "folder = t.begun(here, t.replace(t.SWEEP, sweep_id=f'of-{order}'))\n"
+    program = ("import sys, test_track_push as t\nfrom pathlib import Path\nhere, order = map(str, sys.argv[1:])"
+               "\nt.location.PACKAGE = Path(here) / 'lib' / 'pipeline'\npush = t.Push.open(t.Tracking())\n"
+               "folder = t.begun(Path(here), t.replace(t.SWEEP, sweep_id=f'of-{order}'))\n"
                "assert push.trial(folder, t.put(folder)) is None")
     environment = {**os.environ, "SLACKWATER_HOME": str(tmp_path),
                    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "unit")])}
