@@ -17,7 +17,8 @@ import pytest
 
 from pipeline.config import Tracking
 from pipeline.track import ui, view
-from pipeline.track.location import Location, locate
+from pipeline.track.location import Location
+from pipeline.track.push import Push
 from pipeline.track.store import open_store
 from pipeline.track.summary import SweepSummary
 
@@ -28,7 +29,7 @@ PLAN = {"cells": [{"cell": "oneshot num_ctx=1024", "overrides": ["mode=oneshot",
 @pytest.fixture
 def place(empty_store: Path, tmp_path: Path) -> Location:
     shutil.copy(empty_store / "mlflow.db", tmp_path / "mlflow.db")
-    return locate(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    return Push.open(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")).location
 
 
 def unpacked(value: str) -> tuple[dict[str, Any], dict[str, Any]]:
