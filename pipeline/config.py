@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.errors import ConfigError
-from pipeline.language import languages
+from pipeline.language import N_, _, languages
 from pipeline.plugins import config_folders
 from pipeline.text import as_typed
 
@@ -39,7 +39,8 @@ def options(group: str) -> dict[str, Path]:
 
 def _require(holds: bool, key: str, value: object, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"{key}={value} is not allowed: expected {expected}.")
+        raise ConfigError(_("{key} is not allowed: expected {expected}.").format(
+            key=f"{key}={value}", expected=_(expected)))
 
 
 @dataclass
@@ -135,10 +136,10 @@ class Mode:
         _require(self.source in ("recorded", "stdin"), "mode.source", self.source, "recorded or stdin")
         _require(self.source == "recorded" or self.name in ("interactive", MISSING), "mode.source", self.source,
                  "recorded, since typed prompts need mode=interactive")
-        _require(self.turns >= 1, "mode.turns", self.turns, "a whole number from 1")
+        _require(self.turns >= 1, "mode.turns", self.turns, N_("a whole number from 1"))
         _require(self.name != "oneshot" or self.turns == 1, "mode.turns", self.turns,
                  "1, since a oneshot trial has one turn (mode=interactive has several)")
-        _require(self.think_time_s >= 0, "mode.think_time_s", self.think_time_s, "seconds, 0 or more")
+        _require(self.think_time_s >= 0, "mode.think_time_s", self.think_time_s, N_("seconds, 0 or more"))
         _require(self.keep_alive_s is None or self.keep_alive_s >= 0, "mode.keep_alive_s", self.keep_alive_s,
                  "null (for ever) or seconds, 0 or more")
 
@@ -185,7 +186,7 @@ class Settle:
     def __post_init__(self) -> None:
         for key in ("window_s", "range_mib", "range_pct", "limit_s"):
             value = getattr(self, key)
-            _require(value > 0, f"settle.{key}", value, "a number above 0")
+            _require(value > 0, f"settle.{key}", value, N_("a number above 0"))
 
 
 @dataclass
@@ -209,7 +210,7 @@ class Design:
     """If another sweep runs on this machine: wait for it, or fail."""
 
     def __post_init__(self) -> None:
-        _require(self.warmup >= 0, "design.warmup", self.warmup, "a whole number, 0 or more")
+        _require(self.warmup >= 0, "design.warmup", self.warmup, N_("a whole number, 0 or more"))
         _require(self.unsupported in ("refuse", "skip"), "design.unsupported", self.unsupported, "refuse or skip")
         _require(re.fullmatch(r"continue|stop|retry:[1-9]\d?", self.on_failure) is not None, "design.on_failure",
                  self.on_failure, "continue, stop or retry:N with N from 1 to 99")
@@ -299,7 +300,7 @@ class Prompt:
         given = [f"prompt.{key}" for key in ("text", "file", "tokens") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} are given together, and each says what the prompt is. Give one.")
-        _require(self.tokens is None or self.tokens >= 1, "prompt.tokens", self.tokens, "a whole number from 1")
+        _require(self.tokens is None or self.tokens >= 1, "prompt.tokens", self.tokens, N_("a whole number from 1"))
         _require(self.fill is None or 0 < self.fill <= 1, "prompt.fill", self.fill,
                  "a share of the context above 0, up to 1")
         self.text = None if self.text is None else as_typed(self.text, "prompt.text")
@@ -439,14 +440,14 @@ class Config:
             phase, _, quantity = metric.partition("/")
             _require(phase in PHASES and bool(quantity), "question_metrics", metric,
                      "PHASE/QUANTITY, such as stabilized/tree_rss_mib, with a PHASE of " + ", ".join(PHASES))
-        _require(self.repetitions >= 1, "repetitions", self.repetitions, "a whole number from 1")
+        _require(self.repetitions >= 1, "repetitions", self.repetitions, N_("a whole number from 1"))
         _require(self.stabilization_delay_s >= 0, "stabilization_delay_s", self.stabilization_delay_s,
-                 "seconds, 0 or more")
-        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "a whole number from 1")
-        _require(self.num_ctx >= 1, "num_ctx", self.num_ctx, "a whole number from 1")
+                 N_("seconds, 0 or more"))
+        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, N_("a whole number from 1"))
+        _require(self.num_ctx >= 1, "num_ctx", self.num_ctx, N_("a whole number from 1"))
         _require(self.trial_limit_s is None or self.trial_limit_s > 0, "trial_limit_s", self.trial_limit_s,
                  "null (far above the forecast) or a number of seconds above 0")
-        _require(self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
+        _require(self.seed >= 0, "seed", self.seed, N_("a whole number, 0 or more"))
         _require(self.lang is None or self.lang in languages(), "lang", self.lang, "one of " + ", ".join(languages()))
 
 

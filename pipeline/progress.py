@@ -26,7 +26,8 @@ class Fetching:
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence for the user, now: what is being waited for, what continues from where it stopped."""
+    """A sentence for the user, now, in their language: what is being waited for, what continues from where it
+    stopped."""
 
     text: str
 

@@ -28,7 +28,7 @@ from pipeline.model.files import files_of
 from pipeline.phases import MOMENT_SAMPLES, Mark, Peaks, Span, TreeReading, pause_s
 from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount, TurnMeasured, Words
 from pipeline.prompts import Prompts, Recorded
-from pipeline.record.reason import Reason
+from pipeline.record.reason import Reason, of_error
 from pipeline.settle.base import Settling, load_rule
 
 POLL_S = 0.05
@@ -192,7 +192,7 @@ class Trial:
                 answer = self.running.generate(request, lambda kind, t_ns: self.on_event(kind, t_ns, turn))
         except PromptTooLongError as error:
             self.part = None
-            if not self.prompts.refused(str(error)):
+            if not self.prompts.refused(of_error(error)):
                 raise
             return False
         self.read_meters("during_generation", turn, only="peak")

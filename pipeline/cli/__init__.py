@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(error: SlackwaterError) -> int:
     _flush()
-    print(f"slackwater: {language.harmless(_told(error))}", file=sys.stderr)
+    said = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    print(f"slackwater: {language.harmless(language.worded(said))}", file=sys.stderr)
     return error.exit_code
 
 
@@ -86,15 +87,6 @@ def _command(words: list[str]) -> int:
         given = given._replace(lang=language.ENGLISH)  # a program reads it: the same document whoever asks for it
         language.speak(language.ENGLISH)
     return _act(verb, given)
-
-
-def _told(error: SlackwaterError) -> str:
-    """The message in the language in use, if it is one that the catalogue knows."""
-    if language.spoken() == language.ENGLISH:
-        return str(error)
-    from pipeline.report.told import told
-
-    return told(str(error))
 
 
 def _language(words: list[str]) -> tuple[str | None, list[str]]:

@@ -14,6 +14,7 @@ from pipeline.config import Engine, InferOs
 from pipeline.engine.base import Proof, Scalar
 from pipeline.engine.knob_aliases import SWITCH, Common, Words, plain, suggestion
 from pipeline.errors import ConfigError
+from pipeline.language import N_, sentence
 from pipeline.record.reason import Reason
 
 FLAGS = tuple(f.name for f in fields(InferOs) if f.type == "bool")
@@ -137,9 +138,10 @@ def _set_by_name(engine: str, given: Sequence[tuple[str, str, Any]], knobs: Mapp
         before = {setting: settings[setting] for setting in names if setting in by_flag}
         says = f"{name}={as_text(value)}" + (f" ({', '.join(names)})" if tuple(names) != (name,) else "")
         if flags:
-            was = "the same" if set(before.values()) == {own} else ", ".join(
+            was = N_("the same") if set(before.values()) == {own} else ", ".join(
                 dict.fromkeys(as_text(setting) for setting in before.values()))
-            says += f" overrides {', '.join(f'infer_os.{flag}' for flag in flags)}, which would set {was}"
+            says = sentence(N_("{knob} overrides {flags}, which would set {value}"), knob=says,
+                            flags=", ".join(f"infer_os.{flag}" for flag in flags), value=was)
         lines[name] = [says] if flags or tuple(names) != (name,) else []
         for setting in names:
             settings[setting] = own
@@ -147,7 +149,8 @@ def _set_by_name(engine: str, given: Sequence[tuple[str, str, Any]], knobs: Mapp
     if chosen and all(name in settings for name in knobs):
         for decided in words.decide(dict(settings), chosen):
             name = next(one for place, one, _value, names, _own in reversed(found) if decided.by in names)
-            lines[name].append(f"{name} sets {decided.name}={as_text(decided.value)} too: {decided.why}")
+            lines[name].append(sentence(N_("{knob} sets {setting} too: {why}"), knob=name,
+                                        setting=f"{decided.name}={as_text(decided.value)}", why=decided.why))
             settings[decided.name] = decided.value
     return lines, chosen
 
@@ -175,8 +178,8 @@ def _own_value(key: str, value: Any, behind: Common, knobs: Mapping[str, Knob], 
         own, expected = knob.read(value, cores), knob.expected
     if own is None:
         listed = isinstance(value, list | tuple) or (isinstance(value, str) and "," in value)
-        more = " Several are swept on the command line, or under hydra.sweeper.params." if listed else ""
-        raise ConfigError(f"{key}={value!r} is not allowed: expected {expected}.{more} {NOTHING_STARTED}")
+        raise ConfigError(Reason("list_not_allowed" if listed else "value_not_allowed", {
+            "key": f"{key}={value!r}", "expected": expected}))
     return own
 
 
@@ -234,6 +237,7 @@ def _values(
         owner[name] = key
         resolved = knobs[name].resolve(value, cores)
         if resolved is None:
-            raise ConfigError(f"{key}={value!r} is not allowed: expected {knobs[name].expected}. {NOTHING_STARTED}")
+            raise ConfigError(Reason("value_not_allowed", {
+                "key": f"{key}={value!r}", "expected": knobs[name].expected}))
         values[name] = resolved
     return values

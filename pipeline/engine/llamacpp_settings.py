@@ -12,6 +12,7 @@ from pipeline.engine.base import Scalar
 from pipeline.engine.knob_aliases import Common, Decided, Words
 from pipeline.engine.knobs import NOTHING_STARTED, Knob
 from pipeline.errors import ConfigError
+from pipeline.language import N_
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp, kv_cache_types
 UNQUANTIZED = ("f32", "f16", "bf16")
@@ -44,12 +45,12 @@ def decide(settings: Mapping[str, Scalar], chosen: Collection[str]) -> Iterator[
     cache, idle = settings["cache_ram_mib"], settings["cache_idle_slots"]
     if "cache_ram_mib" in chosen and "cache_idle_slots" not in chosen:
         yield Decided("cache_ram_mib", "cache_idle_slots", bool(cache),
-                      "the prompt cache is where idle slots are kept")
+                      N_("the prompt cache is where idle slots are kept"))
     elif cache == 0 and idle:
         raise _contradiction("cache_idle_slots=true", "a prompt cache, and cache_ram_mib is 0", "cache_ram_mib=8192")
     mode = settings["load_mode"]
     if mode not in _MAPPED and "load_mode" in chosen and "lazy_mode" not in chosen:
-        yield Decided("load_mode", "lazy_mode", False, "only a mapped file can be read on demand")
+        yield Decided("load_mode", "lazy_mode", False, N_("only a mapped file can be read on demand"))
     elif mode not in _MAPPED and settings["lazy_mode"]:
         raise _contradiction("lazy_mode=true", f"a mapped file, and load_mode is {mode}", "load_mode=mmap")
     batch, ubatch = int(settings["n_batch"]), int(settings["n_ubatch"])
@@ -57,9 +58,9 @@ def decide(settings: Mapping[str, Scalar], chosen: Collection[str]) -> Iterator[
         raise _contradiction(f"n_ubatch={ubatch}", f"a batch that holds it, and n_batch is {batch}",
                              f"n_batch={ubatch}")
     if ubatch > batch and "n_ubatch" in chosen:
-        yield Decided("n_ubatch", "n_batch", ubatch, "a batch is computed in parts of n_ubatch")
+        yield Decided("n_ubatch", "n_batch", ubatch, N_("a batch is computed in parts of n_ubatch"))
     elif ubatch > batch and "n_batch" in chosen:
-        yield Decided("n_batch", "n_ubatch", batch, "no part is larger than its batch")
+        yield Decided("n_batch", "n_ubatch", batch, N_("no part is larger than its batch"))
 
 
 def _contradiction(knob: str, needs: str, remedy: str) -> ConfigError:

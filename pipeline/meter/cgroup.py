@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.errors import MeterError
-from pipeline.language import N_
+from pipeline.language import N_, sentence
 from pipeline.meter import base
 from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
 
@@ -109,18 +109,21 @@ def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Fou
     elif "" in paths:
         folder, version, proof = root / "sys/fs/cgroup" / paths[""].lstrip("/"), 2, "memory.current"
     else:
-        return base.Absent("cgroup", "this kernel has no memory cgroups")
+        return base.Absent("cgroup", N_("this kernel has no memory cgroups"))
     if not (folder / proof).exists():
         return base.Absent("cgroup", f"{folder} has no {proof}: no memory cgroup v{version} of its own here "
                                      "(the root one has none, and a container may hide it)")
     if not target.pids:
-        return base.Absent("cgroup", f"shared: a server started from here runs in {folder} beside this program "
-                                     "(systemd-run --user --scope gives a server a cgroup of its own)")
+        return base.Absent("cgroup", sentence(
+            N_("shared: a server started from here runs in {folder} beside this program (systemd-run --user --scope "
+               "gives a server a cgroup of its own)"), folder=folder))
     strangers = _members(folder) - set(pids)
     if strangers:
-        return base.Absent("cgroup", f"shared: {folder} holds {len(strangers)} processes besides the server's")
+        return base.Absent("cgroup", sentence(
+            N_("shared: {folder} holds {n} processes besides the server's"), folder=folder, n=len(strangers)))
     meter = Meter(folder, version)
-    return base.Available(meter, note=f"v{version}; page cache and kernel memory are charged to it too")
+    return base.Available(meter, note=sentence(
+        N_("v{version}; page cache and kernel memory are charged to it too"), version=version))
 
 
 def _members(folder: Path) -> set[int]:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pipeline import machine
 from pipeline.errors import MeterError
+from pipeline.language import N_, sentence
 from pipeline.meter import base
 from pipeline.meter.sampler import Sampler, SamplerReport
 from pipeline.meter.sampler_program import parse_status
@@ -25,10 +26,11 @@ from pipeline.meter.tree import members, reset_peaks
 from pipeline.phases import MIB
 
 NEIGHBOURS_SHOWN = 8
+NOT_IN_KERNEL = N_("not in this kernel")
 _NEIGHBOUR_MIB = 100
 _SERVER_MARK = re.compile(rb"(?:^|\0)SLACKWATER_SERVER=(\d+)-")
 """What engine/process.py gives every server of ours, with the process that started it."""
-_WAIT = "Wait until the sweep that runs here has ended: what holds memory may be its server."
+_WAIT = N_("Wait until the sweep that runs here has ended: what holds memory may be its server.")
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ def examine(rate_hz: float = 100.0, target: base.Target = base.NOTHING, root: Pa
         concerns = [replace(concern, remedy=_WAIT) if concern.remedy.startswith("End ") else concern
                     for concern in concerns]
         concerns.append(Concern(
-            "note", f"A sweep of slackwater runs here (process {sweep}): what it does is seen in the figures above.",
-            "Look again when it has ended; a sweep started now waits for it."))
+            "note", sentence(
+                N_("A sweep of slackwater runs here (process {pid}): what it does is seen in the figures above."),
+                pid=sweep),
+            N_("Look again when it has ended; a sweep started now waits for it.")))
     facts = [*machine_facts(root), *_sampler_facts(sampler)]
     return Examination(facts, meters, neighbours, sorted(concerns, key=lambda concern: concern.level))
 
@@ -115,15 +119,17 @@ def machine_facts(root: Path = Path("/")) -> list[Fact]:
     v1 = any("memory" in line.split(":")[1].split(",") for line in controllers.splitlines() if line.count(":") >= 2)
     zswap = _text(root / "sys/module/zswap/parameters/enabled")
     return [
-        Fact("machine", f"{cpu}, {machine.usable_cores(root)} of {os.cpu_count()} cores usable"),
-        Fact("memory", f"{system.total / MIB:.0f} MiB, {system.available / MIB:.0f} MiB available now"),
-        Fact("kernel", _text(root / "proc/sys/kernel/osrelease") or "unknown"),
-        Fact("cgroup", ("memory controller v1" if v1 else "v2") if controllers else "none"),
-        Fact("swap", f"{system.swap_total / MIB:.0f} MiB, {system.swap_used / MIB:.0f} MiB used"
-             if system.swap_total else "none"),
+        Fact("machine", sentence(N_("{cpu}, {n} of {of} cores usable"), cpu=cpu, n=machine.usable_cores(root),
+                                 of=os.cpu_count())),
+        Fact("memory", sentence(N_("{total} MiB, {available} MiB available now"), total=f"{system.total / MIB:.0f}",
+                                available=f"{system.available / MIB:.0f}")),
+        Fact("kernel", _text(root / "proc/sys/kernel/osrelease") or N_("unknown")),
+        Fact("cgroup", (N_("memory controller v1") if v1 else "v2") if controllers else N_("none")),
+        Fact("swap", sentence(N_("{total} MiB, {used} MiB used"), total=f"{system.swap_total / MIB:.0f}",
+                              used=f"{system.swap_used / MIB:.0f}") if system.swap_total else N_("none")),
         Fact("transparent huge pages", _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled"))),
-        Fact("zswap", {"Y": "on", "N": "off"}.get(zswap, "not in this kernel")),
-        Fact("overcommit", {"0": "heuristic (0)", "1": "always (1)", "2": "never (2)"}.get(
+        Fact("zswap", {"Y": "on", "N": "off"}.get(zswap, NOT_IN_KERNEL)),
+        Fact("overcommit", {"0": N_("heuristic (0)"), "1": N_("always (1)"), "2": N_("never (2)")}.get(
             _text(root / "proc/sys/vm/overcommit_memory"), "unknown")),
         Fact("page size", f"{os.sysconf('SC_PAGE_SIZE') // 1024} KiB"),
         Fact("load", " ".join(_text(root / "proc/loadavg").split()[:3]) or "unknown"),
@@ -134,15 +140,18 @@ def machine_facts(root: Path = Path("/")) -> list[Fact]:
 def _sampler_facts(report: SamplerReport | MeterError | None) -> list[Fact]:
     if not isinstance(report, SamplerReport):
         return []
-    return [Fact("sampler", f"{report.samples} samples at {report.rate_hz:g} Hz, {report.lost_slots} lost, "
-                            f"lateness p99 {report.lateness_p99_ms:.2f} ms, {report.cpu_pct:.1f} % of a core, "
-                            f"{report.rss_mib:.0f} MiB, {'real-time' if report.realtime else 'ordinary'} priority")]
+    return [Fact("sampler", sentence(
+        N_("{n} samples at {rate} Hz, {lost} lost, lateness p99 {ms} ms, {share} % of a core, {size} MiB, {priority} "
+           "priority"),
+        n=report.samples, rate=f"{report.rate_hz:g}", lost=report.lost_slots, ms=f"{report.lateness_p99_ms:.2f}",
+        share=f"{report.cpu_pct:.1f}", size=f"{report.rss_mib:.0f}",
+        priority=N_("real-time") if report.realtime else N_("ordinary")))]
 
 
 def _about_meters(meters: Sequence[base.Found]) -> list[Concern]:
     absent = {meter.name: meter.reason for meter in meters if isinstance(meter, base.Absent)}
-    return [Concern("blocks", f"The {name} meter is not here: {absent[name]}.",
-                    "Run on Linux 5.0 or newer with /proc mounted in full.")
+    return [Concern("blocks", sentence(N_("The {name} meter is not here: {why}."), name=name, why=absent[name]),
+                    N_("Run on Linux 5.0 or newer with /proc mounted in full."))
             for name in ("system", "tree") if name in absent]
 
 
@@ -152,37 +161,39 @@ def _about_memory(root: Path) -> list[Concern]:
     if system.available < system.total // 20:
         found.append(Concern(
             "blocks",
-            f"Only {system.available / MIB:.0f} MiB of {system.total / MIB:.0f} MiB are available: a model would push "
-            "others out, or be pushed out.",
-            "End what is not needed (see the neighbours), or take a smaller model."))
+            sentence(N_("Only {available} MiB of {total} MiB are available: a model would push others out, or be "
+                        "pushed out."),
+                     available=f"{system.available / MIB:.0f}", total=f"{system.total / MIB:.0f}"),
+            N_("End what is not needed (see the neighbours), or take a smaller model.")))
     if system.swap_total:
         swappiness = _text(root / "proc/sys/vm/swappiness") or "unknown"
         found.append(Concern(
             "note",
-            f"Swap is on ({system.swap_total / MIB:.0f} MiB, swappiness {swappiness}): memory can leave RSS without "
-            "being freed. It is metered, and a trial that swaps is suspect.",
-            "sudo swapoff -a for the time of the sweep, if memory suffices."))
+            sentence(N_("Swap is on ({total} MiB, swappiness {n}): memory can leave RSS without being freed. It is "
+                        "metered, and a trial that swaps is suspect."),
+                     total=f"{system.swap_total / MIB:.0f}", n=swappiness),
+            N_("sudo swapoff -a for the time of the sweep, if memory suffices.")))
     if system.swap_total and _text(root / "sys/module/zswap/parameters/enabled") == "Y":
         found.append(Concern(
-            "note", "zswap is on: swapped pages still take memory, compressed, but in no process's RSS.",
+            "note", N_("zswap is on: swapped pages still take memory, compressed, but in no process's RSS."),
             "echo N | sudo tee /sys/module/zswap/parameters/enabled"))
     if _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")) == "always":
         found.append(Concern(
             "note",
-            "Transparent huge pages are always on: anonymous memory grows in steps of 2 MiB. Compare only with runs "
-            "under the same setting.",
+            N_("Transparent huge pages are always on: anonymous memory grows in steps of 2 MiB. Compare only with runs "
+               "under the same setting."),
             "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"))
     if _text(root / "proc/sys/vm/overcommit_memory") == "2":
         found.append(Concern(
-            "note", "Overcommit is off (2): a server that reserves more than it touches may not start.",
+            "note", N_("Overcommit is off (2): a server that reserves more than it touches may not start."),
             "sudo sysctl vm.overcommit_memory=0"))
     limit = machine.cgroup_memory_limit(root)
     if limit is not None and limit < system.total:
         found.append(Concern(
             "note",
-            f"A cgroup limits memory here to {limit / MIB:.0f} MiB; the system's figures speak of the whole machine "
-            f"({system.total / MIB:.0f} MiB).",
-            "Read the tree's figures, or raise the container's limit."))
+            sentence(N_("A cgroup limits memory here to {limit} MiB; the system's figures speak of the whole machine "
+                        "({total} MiB)."), limit=f"{limit / MIB:.0f}", total=f"{system.total / MIB:.0f}"),
+            N_("Read the tree's figures, or raise the container's limit.")))
     return found
 
 
@@ -192,10 +203,11 @@ def _about_cores(root: Path) -> list[Concern]:
         return []
     return [Concern(
         "note",
-        f"A cgroup limits this container to {quota:g} of {allowed} cores: beyond that the kernel stops every process "
-        "in it until the next period, so times scatter, and the sampler may come late.",
-        "Raise the container's CPU limit by one core more than the server uses (docker run --cpus), or lower "
-        "n_threads.")]
+        sentence(N_("A cgroup limits this container to {n} of {of} cores: beyond that the kernel stops every process "
+                    "in it until the next period, so times scatter, and the sampler may come late."),
+                 n=f"{quota:g}", of=allowed),
+        N_("Raise the container's CPU limit by one core more than the server uses (docker run --cpus), or lower "
+           "n_threads."))]
 
 
 def _about_activity(seen: Disturbance, neighbours: Sequence[Neighbour]) -> list[Concern]:
@@ -205,29 +217,32 @@ def _about_activity(seen: Disturbance, neighbours: Sequence[Neighbour]) -> list[
     if stalled_pct > 5 or swapped > 0:
         found.append(Concern(
             "blocks",
-            f"Memory is short right now: in the last {seen.seconds:.1f} s everything stood still for "
-            f"{stalled_pct:.0f} % of the time, {swapped / MIB:.1f} MiB were swapped.",
-            "End what is not needed (see the neighbours) and look again."))
+            sentence(N_("Memory is short right now: in the last {seconds} s everything stood still for {share} % of "
+                        "the time, {size} MiB were swapped."),
+                     seconds=f"{seen.seconds:.1f}", share=f"{stalled_pct:.0f}", size=f"{swapped / MIB:.1f}"),
+            N_("End what is not needed (see the neighbours) and look again.")))
     if seen.other_cpu_cores > 0.5:
         found.append(Concern(
             "note",
-            f"Other processes keep {seen.other_cpu_cores:.1f} cores busy: times and the system's percentage will "
-            "scatter; the process tree's figures are not affected.",
-            "Measure when the machine is quiet."))
+            sentence(N_("Other processes keep {n} cores busy: times and the system's percentage will scatter; the "
+                        "process tree's figures are not affected."), n=f"{seen.other_cpu_cores:.1f}"),
+            N_("Measure when the machine is quiet.")))
     if seen.stolen_cpu_cores > 0.05:
         found.append(Concern(
             "note",
-            f"The host of this virtual machine takes {seen.stolen_cpu_cores:.2f} of a core away (steal): the sampler "
-            "may lose more than 1 % of its slots, and such trials do not count.",
-            "Measure at another time, or on a machine of your own."))
+            sentence(N_("The host of this virtual machine takes {n} of a core away (steal): the sampler may lose more "
+                        "than 1 % of its slots, and such trials do not count."), n=f"{seen.stolen_cpu_cores:.2f}"),
+            N_("Measure at another time, or on a machine of your own.")))
     if neighbours:
         largest = neighbours[0]
-        more = f", and {len(neighbours) - 1} more with over {_NEIGHBOUR_MIB} MiB" if len(neighbours) > 1 else ""
+        more = sentence(N_(", and {n} more with over {least} MiB"), n=len(neighbours) - 1,
+                        least=_NEIGHBOUR_MIB) if len(neighbours) > 1 else ""
         found.append(Concern(
             "note",
-            f"Others hold memory: process {largest.pid} {largest.rss / MIB:.0f} MiB ({largest.command}){more}. "
-            "What they do moves the system's percentage, not the tree's figures.",
-            "End them, or read the tree's figures."))
+            sentence(N_("Others hold memory: process {pid} {size} MiB ({command}){more}. What they do moves the "
+                        "system's percentage, not the tree's figures."),
+                     pid=largest.pid, size=f"{largest.rss / MIB:.0f}", command=largest.command, more=more),
+            N_("End them, or read the tree's figures.")))
     return found
 
 
@@ -236,32 +251,34 @@ def _about_permissions(root: Path) -> list[Concern]:
     if reset_peaks([os.getpid()]):
         found.append(Concern(
             "blocks",
-            "The kernel's peak cannot be reset here (/proc/PID/clear_refs is refused even for our own process), so a "
-            "phase's peak would be the process's.",
-            "Run outside the sandbox that forbids it."))
+            N_("The kernel's peak cannot be reset here (/proc/PID/clear_refs is refused even for our own process), so "
+               "a phase's peak would be the process's."),
+            N_("Run outside the sandbox that forbids it.")))
     if not os.access(root / "proc/sys/vm/drop_caches", os.W_OK):
-        found.append(Concern("note", "clear=drop_caches is not possible: it needs root.",
-                             "Use clear=unload (the default), which needs no permission."))
+        found.append(Concern("note", N_("clear=drop_caches is not possible: it needs root."),
+                             N_("Use clear=unload (the default), which needs no permission.")))
     if os.geteuid() != 0:
         found.append(Concern(
             "note",
-            "Processes of other users (a system-wide Ollama) show neither PSS nor a peak that can be reset, nor "
-            "whether their model file is cached.",
-            "Let slackwater start the server, or run as that user or root."))
+            N_("Processes of other users (a system-wide Ollama) show neither PSS nor a peak that can be reset, nor "
+               "whether their model file is cached."),
+            N_("Let slackwater start the server, or run as that user or root.")))
     return found
 
 
 def _about_sampler(report: SamplerReport | MeterError, rate_hz: float) -> list[Concern]:
     if isinstance(report, MeterError):
-        return [Concern("blocks", f"The sampler does not run here: {report}", "Fix what the message names.")]
+        return [Concern("blocks", sentence(N_("The sampler does not run here: {why}"), why=report),
+                        N_("Fix what the message names."))]
     period_ms = 1000 / rate_hz
     if report.lost_slots > 0.01 * report.samples or report.lateness_p99_ms > period_ms:
         return [Concern(
             "blocks",
-            f"The sampler cannot keep {rate_hz:g} Hz here now: {report.lost_slots} of "
-            f"{report.samples + report.lost_slots} slots lost, lateness p99 {report.lateness_p99_ms:.1f} ms "
-            f"(a period is {period_ms:g} ms). Phases that lack readings would not count.",
-            "Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz.")]
+            sentence(N_("The sampler cannot keep {rate} Hz here now: {lost} of {n} slots lost, lateness p99 {ms} ms (a "
+                        "period is {period} ms). Phases that lack readings would not count."),
+                     rate=f"{rate_hz:g}", lost=report.lost_slots, n=report.samples + report.lost_slots,
+                     ms=f"{report.lateness_p99_ms:.1f}", period=f"{period_ms:g}"),
+            N_("Leave a core free, allow real-time priority (root, or ulimit -r 1), or lower meter.rate_hz."))]
     return []
 
 
@@ -314,4 +331,4 @@ def _text(path: Path) -> str:
 
 def _chosen(text: str) -> str:
     """The word in brackets of "always [madvise] never"."""
-    return text.partition("[")[2].partition("]")[0] or "not in this kernel"
+    return text.partition("[")[2].partition("]")[0] or NOT_IN_KERNEL

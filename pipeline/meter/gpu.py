@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MeterError
-from pipeline.language import N_
+from pipeline.language import N_, sentence
 from pipeline.meter import base
 from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
 
@@ -120,7 +120,7 @@ def find(root: Path = Path("/"), target: base.Target = base.NOTHING, nvml: Any =
     except nvml.NVMLError as error:
         if others:
             return base.Absent("gpu", f"{', '.join(others)}: only NVIDIA GPUs are read, and there is none ({error})")
-        return base.Absent("gpu", f"no NVIDIA driver: {error}")
+        return base.Absent("gpu", sentence(N_("no NVIDIA driver: {error}"), error=error))
     if not meter.devices:
         return base.Absent("gpu", "NVML lists no device" + beside)
     return base.Available(meter, note=", ".join(meter.names()) + beside)

@@ -213,7 +213,7 @@ class Meter(base.Meter):
 def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Found:
     """Here if the target names a file on this machine whose pages this user may ask about."""
     if target.model_path is None:
-        return base.Absent("model_file", "no model file is named (a sweep names it)")
+        return base.Absent("model_file", N_("no model file is named (a sweep names it)"))
     files = files_of(target.model_path)
     try:
         hidden = [path for path in files if resident_bytes(path) is None]

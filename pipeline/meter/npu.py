@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.errors import MeterError
-from pipeline.language import N_
+from pipeline.language import N_, sentence
 from pipeline.meter import base
 from pipeline.metrics import PHASE, WITH_SERVER, Metric, Section
 
@@ -86,7 +86,8 @@ def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Fou
         devices[node] = link.resolve().name if link.exists() else "no driver"
     listed = ", ".join(f"{node.name} ({driver})" for node, driver in devices.items())
     if not devices:
-        return base.Absent("npu", "no accel device under /sys/class/accel")
+        return base.Absent("npu", sentence(
+            N_("no accel device under {folder}"), folder="/sys/class/accel"))
     for node, driver in devices.items():
         if driver in ("intel_vpu", "amdxdna"):
             others = f"; here: {listed}" if len(devices) > 1 else ""

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline import ports
 from pipeline.errors import ConfigError
+from pipeline.language import N_, sentence
 from pipeline.meter.sampler import Sampler, lost_slots, process_cpu_ns
 from pipeline.meter.sampler_program import parse_status
 from pipeline.meter.tree import members, read_peaks, read_tree, reset_peaks
@@ -25,8 +26,8 @@ from pipeline.phases import MIB, Peaks, Span, Timeline, joint_peak
 
 SCHEMA_VERSION = 1
 _SPLIT = ("anon", "file", "shmem", "swap")
-UNSEEN = ("A child that has detached from this process is not counted: the process is not ours, so the kernel hands "
-          "such a child to init, where its origin cannot be told.")
+UNSEEN = N_("A child that has detached from this process is not counted: the process is not ours, so the kernel hands "
+            "such a child to init, where its origin cannot be told.")
 _PSS_DUTY = 0.005
 
 
@@ -219,8 +220,9 @@ def _named(name: str, root: Path) -> int:
     if len(roots) == 1:
         return roots[0]
     if not roots:
-        raise ConfigError(f"watch {name}: no process has that name. Expected a process id, a program's name or a URL "
-                          "that a local server listens on.")
+        raise ConfigError(sentence(
+            N_("watch {name}: no process has that name. Expected a process id, a program's name or a URL that a local "
+               "server listens on."), name=name))
     raise ConfigError(f"watch {name}: {len(roots)} processes have that name: {', '.join(map(str, sorted(roots)))}. "
                       "Expected one; give its process id.")
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.config import Model
 from pipeline.errors import ConfigError
+from pipeline.language import N_, sentence
 from pipeline.model.gguf import Header
 from pipeline.model.gguf_file import read_file
 
@@ -83,9 +84,10 @@ def read_model(path: Path) -> Header:
     paths = [path.with_name(f"{part['name']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
     missing = [each.name for each in paths if not each.exists()]
     if missing:
-        raise ConfigError(f"model file {path} is one of {count} parts, and {len(missing)} are missing: "
-                          f"{', '.join(missing[:3])}{', …' if missing[3:] else ''}. Put all of them into "
-                          f"{path.parent}.")
+        raise ConfigError(sentence(
+            N_("model file {path} is one of {n} parts, and {m} are missing: {names}. Put all of them into {folder}."),
+            path=path, n=count, m=len(missing), names=", ".join(missing[:3]) + (", …" if missing[3:] else ""),
+            folder=path.parent))
     parts = [read_file(each) for each in paths]
     for number, each in enumerate(parts):
         says = _split(each, "split.no", 0), _split(each, "split.count", 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import ConfigError
+from pipeline.language import N_, sentence
 from pipeline.model.gguf import TYPE_SIZES, Header, Length, Tensor
 
 _SCALARS = {code: struct.Struct("<" + letter) for code, letter in (
@@ -57,15 +58,17 @@ def read_file(path: Path) -> Header:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            raise ConfigError(f"model file {path} cannot be read: Is a directory. {_inside(path)}. Give the path of a "
-                              "GGUF file.")
+            raise ConfigError(sentence(
+                N_("model file {path} cannot be read: Is a directory. {inside}. Give the path of a GGUF file."),
+                path=path, inside=_inside(path)))
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"model file {path} is not a file but a device, a pipe or a socket. Give the path of a "
                               "GGUF file.")
         return _read(path, found.st_size, found.st_mtime_ns, found.st_ino)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"model file {path} cannot be read: {reason}. Check model.path.") from error
+        raise ConfigError(sentence(N_("model file {path} cannot be read: {why}. Check model.path."),
+                                   path=path, why=reason)) from error
 
 
 @lru_cache(maxsize=64)
@@ -73,14 +76,16 @@ def _read(path: Path, size: int, mtime_ns: int, inode: int) -> Header:
     with path.open("rb", buffering=_BUFFER_BYTES) as stream:
         magic = stream.read(4)
         if magic != b"GGUF":
-            raise ConfigError(f"model file {path} is not GGUF: it begins with {magic!r}, a GGUF with b'GGUF'"
-                              f"{_guess(magic, stream.read(8))}. Give a GGUF file, such as those that llama.cpp's "
-                              "convert_hf_to_gguf.py writes.")
+            raise ConfigError(sentence(
+                N_("model file {path} is not GGUF: it begins with {begin}. Give a GGUF file, such as those that "
+                   "llama.cpp's convert_hf_to_gguf.py writes."),
+                path=path, begin=f"{magic!r}, a GGUF with b'GGUF'{_guess(magic, stream.read(8))}"))
         try:
             return _Reader(stream, size).header(path)
         except _DamagedError as error:
-            raise ConfigError(f"model file {path} is truncated or damaged: it has {size:,} bytes and ends or breaks "
-                              f"inside its header ({error}). Fetch it again.") from error
+            raise ConfigError(sentence(
+                N_("model file {path} is truncated or damaged: it has {n} bytes and ends or breaks inside its header "
+                   "({why}). Fetch it again."), path=path, n=f"{size:,}", why=error)) from error
 
 
 def _inside(folder: Path) -> str:
@@ -232,8 +237,9 @@ class _Reader:
         start = -(-self.stream.tell() // alignment) * alignment
         expected = max((start + t.offset + (t.bytes or 0) for t in tensors), default=self.stream.tell())
         if expected > self.size:
-            raise ConfigError(f"model file {path} is truncated: it has {self.size:,} bytes, its header asks for "
-                              f"{expected:,}. Fetch it again.")
+            raise ConfigError(sentence(
+                N_("model file {path} is truncated: it has {n} bytes, its header asks for {size}. Fetch it again."),
+                path=path, n=f"{self.size:,}", size=f"{expected:,}"))
         return Header((path,), version, metadata, tensors, self.size, expected)
 
     def tensor(self) -> Tensor:

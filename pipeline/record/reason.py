@@ -90,6 +90,10 @@ SENTENCES: Mapping[str, str] = {
     "not_honoured": N_(
         "{what} cannot be honoured by engine {engine}: {why}. Leave it off, or choose another engine. Nothing was "
         "started."),
+    "value_not_allowed": N_("{key} is not allowed: expected {expected}. Nothing was started."),
+    "list_not_allowed": N_(
+        "{key} is not allowed: expected {expected}. Several are swept on the command line, or under "
+        "hydra.sweeper.params. Nothing was started."),
     "num_ctx_too_long": N_(
         "num_ctx={n} is more than the {limit} tokens that this model was trained for; the server would cut it silently."
         " Choose num_ctx={limit} or less. Nothing was started."),
@@ -180,8 +184,8 @@ def as_reason(text: str) -> Reason:
 
 def of_error(error: BaseException) -> Reason:
     """What an error gives as a reason: the one it was raised with, else its message."""
-    said = error.args[0] if error.args else ""
-    return said if isinstance(said, Reason) else Reason(ERROR, {"text": str(error), "kind": type(error).__name__})
+    said = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return said if isinstance(said, Reason) else Reason(ERROR, {"text": said, "kind": type(error).__name__})
 
 
 class Explained(Protocol):

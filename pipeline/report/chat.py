@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.language import _, harmless
+from pipeline.language import _, harmless, worded
 from pipeline.progress import (
     Event,
     Notice,
@@ -35,7 +35,6 @@ from pipeline.prompts import Meanwhile
 from pipeline.report.live import STAGES, finished_line
 from pipeline.report.region import can_redraw
 from pipeline.report.terminal_lines import paragraph
-from pipeline.report.told import told
 from pipeline.report.wording import number
 
 _MIB = 1024 * 1024
@@ -105,7 +104,7 @@ class Chat:
 
     def refused(self, reason: str) -> bool:
         """Say why, and ask again."""
-        self._say(told(reason), "red")
+        self._say(worded(reason), "red")
         return True
 
     # Listener
@@ -114,7 +113,7 @@ class Chat:
         """Take one event; see pipeline/progress.py."""
         match event:
             case Notice(text) | Waiting(text):
-                self._note(told(text))
+                self._note(text)
             case SweepStarted():
                 self._introduce()
             case TrialStarted():

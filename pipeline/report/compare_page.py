@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import ConfigError
-from pipeline.language import N_, _
+from pipeline.language import N_, _, sentence, worded
 from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION, plain
 from pipeline.report.sweep_page import EFFECTS
 from pipeline.report.terminal_lines import paragraph
-from pipeline.report.told import told
 from pipeline.stats import gate
 from pipeline.stats.between import Change, Pair, by_cell, changes, match, pair_up
+from pipeline.stats.comparison import without_family
 from pipeline.stats.differing import HARDWARE, NOT_RECORDED, Difference, differences, other_work
 from pipeline.stats.gate import Judged
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
@@ -122,7 +122,8 @@ def gather(a: Subject, b: Subject, limits: Sequence[str] = (), allow_different_w
     work = next((text for pair in pairs if (text := other_work(pair.a, pair.b))), "")
     if work and not allow_different_work:
         raise ConfigError(_("{work}. A difference in memory would say nothing about a cause. Compare trials of one "
-                            "model and the same work, or ask for it: --allow-different-work.").format(work=told(work)))
+                            "model and the same work, or ask for it: --allow-different-work.").format(
+                                work=worded(work)))
     both = [pair.a for pair in pairs], [pair.b for pair in pairs]
     compared_a, compared_b = ([trial for cell in cells for trial in cell] for cells in both)
     differing = differences(compared_a, compared_b, *({} if one_sweep else _machine(side) for side in (a, b)))
@@ -148,10 +149,10 @@ def _concerns(pair: Pair, metric: str) -> bool:
 def _apart(ways: tuple[Sequence[int], Sequence[int]], differing: Sequence[Difference]) -> str:
     """Why no limit on a change can be decided between these sides, in English; "" if it can."""
     if len({*ways[0], *ways[1]}) > 1:
-        return f"A was measured by method {_listed(ways[0])}, B by method {_listed(ways[1])}"
+        return sentence(N_("A was measured by method {a}, B by method {b}"), a=_listed(ways[0]), b=_listed(ways[1]))
     for one in differing:
         if one.group == "machine" and one.key in HARDWARE and NOT_RECORDED not in (one.a, one.b):
-            return f"A and B ran on different machines ({one.key}: {one.a} → {one.b})"
+            return sentence(N_("A and B ran on different machines ({key}: {a} → {b})"), key=one.key, a=one.a, b=one.b)
     return ""
 
 
@@ -170,7 +171,7 @@ def _require_valid(pairs: Sequence[Pair]) -> None:
     lost = [trial for pair in pairs for cell in (pair.a, pair.b) if not valid(cell) for trial in cell]
     reasons = "\n".join("  " + _("{cell}, trial {n}: {verdict}: {reasons}").format(
         cell=trial.cell, n=trial.order, verdict=wording.verdict_name(trial.verdict),
-        reasons="; ".join(map(told, trial.reasons))) for trial in lost[:8])
+        reasons="; ".join(map(worded, trial.reasons))) for trial in lost[:8])
     raise ConfigError(_("no two cells with a valid trial: nothing can be compared. Left out:\n{reasons}").format(
         reasons=reasons))
 
@@ -223,7 +224,7 @@ def render(console: Console, found: Comparison) -> None:
         if cells:
             paragraph(console, Text(_("only in {side}: {cells}").format(side=letter, cells=", ".join(cells))), 2)
     if found.other_work:
-        paragraph(console, Text(_("Careful: {finding}.").format(finding=told(found.other_work)), style="yellow"))
+        paragraph(console, Text(_("Careful: {finding}.").format(finding=worded(found.other_work)), style="yellow"))
     console.print()
     paragraph(console, Text.assemble((_("Effects, B − A"), "bold"), (
         "   " + _("tree RSS unless said otherwise"), "dim")))
@@ -231,7 +232,7 @@ def render(console: Console, found: Comparison) -> None:
     rows = [one for one in found.changes if one.metric in EFFECTS or one.metric in gated]
     _rows(console, 2, [(_label(one, len(found.pairs) > 1), wording.comparison(one.stats, one.difference, one.a))
                        for one in rows])
-    methods = dict.fromkeys(told(one.stats.method.partition(";")[0]) for one in rows if one.stats.method)
+    methods = dict.fromkeys(worded(without_family(one.stats.method)) for one in rows if one.stats.method)
     levels = sorted({one.stats.level for one in rows if one.stats.level})
     if methods:
         level = _(" to ").join(dict.fromkeys(f"{100 * one:.3g}" for one in (levels[0], levels[-1])))
@@ -290,7 +291,7 @@ def _gates(console: Console, gates: Sequence[Judged], several: bool) -> None:
         cells = f" [{one.cell_b}]" if several else ""
         text = _(_OUTCOMES[one.outcome]).format(limit=f"{one.gate}{cells}", value=value)
         if one.why:
-            text += _("; ") + told(one.why)
+            text += _("; ") + worded(one.why)
         if one.more_blocks is not None and one.why in (gate.BOTH_SIDES, gate.SAYS_NOTHING):
             text += _("; ") + wording.n_of(one.more_blocks, N_("about {n} more block would decide"),
                                          N_("about {n} more blocks would decide"))

@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.engine import Here, engines
-from pipeline.language import N_, _
+from pipeline.language import N_, _, worded
 from pipeline.meter.base import Available
 from pipeline.meter.doctor import Examination, examine
 from pipeline.plugins import installed
 from pipeline.report.terminal_lines import pad, paragraph, row, wrap
-from pipeline.report.told import told
 from pipeline.text import print_json
 
 SCHEMA_VERSION = 1
@@ -61,17 +60,17 @@ def _print(console: Console, examination: Examination, programs: list[Here]) -> 
     names = {fact.name: _(_CALLED.get(fact.name, fact.name)) for fact in examination.facts}
     width = 4 + max(map(cell_len, names.values()))
     for fact in examination.facts:
-        paragraph(console, Text(told(fact.value)), width, f"  {names[fact.name]}")
+        paragraph(console, Text(worded(fact.value)), width, f"  {names[fact.name]}")
     row(console, Text(_("Meters"), style="bold"))
     for found in examination.meters:
         if isinstance(found, Available):
-            said = f"{told(found.note)}; " if found.note else ""
+            said = f"{worded(found.note)}; " if found.note else ""
             _marked(console, ("✓", "green"), found.name, 11, f"{said}{found.meter.source}")
         else:
-            _marked(console, ("–", "dim"), found.name, 11, _("absent: {why}").format(why=told(found.reason)))
+            _marked(console, ("–", "dim"), found.name, 11, _("absent: {why}").format(why=worded(found.reason)))
     row(console, Text(_("Engines"), style="bold"))
     for program in programs:
-        _marked(console, ("✓", "green") if program.here else ("–", "dim"), program.name, 17, told(program.text))
+        _marked(console, ("✓", "green") if program.here else ("–", "dim"), program.name, 17, worded(program.text))
     if plugins := installed():
         row(console, Text(_("Plug-ins"), style="bold"))
     for plugin in plugins:
@@ -81,8 +80,8 @@ def _print(console: Console, examination: Examination, programs: list[Here]) -> 
         row(console, Text(_("Good to know") if good else _("Spoils it"), style="bold"))
     for concern in examination.concerns:
         _marked(console, ("✗", "bold red") if concern.level == "blocks" else ("!", "yellow"), "", 0,
-                told(concern.what))
-        paragraph(console, Text(f"→ {told(concern.remedy)}", style="dim"), 6)
+                worded(concern.what))
+        paragraph(console, Text(f"→ {worded(concern.remedy)}", style="dim"), 6)
 
 
 def _marked(console: Console, mark: tuple[str, str], name: str, width: int, said: str) -> None:

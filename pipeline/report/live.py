@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.language import N_, _, harmless
+from pipeline.language import N_, _, harmless, worded
 from pipeline.progress import (
     Event,
     Fetching,
@@ -33,7 +33,6 @@ from pipeline.progress import (
 )
 from pipeline.report import wording
 from pipeline.report.region import EVERY_S, Region, can_redraw
-from pipeline.report.told import told
 from pipeline.result import TrialResult
 
 _MIB = 1024 * 1024
@@ -48,6 +47,10 @@ STAGES: Mapping[Stage, str] = {
 }
 
 
+FETCHING = (N_("fetching"), N_("unpacking"), N_("checking"))
+"""What models/digest.py says is being done."""
+
+
 class Waits:
     """A listener that says on stderr only what would else look like a program that hangs."""
 
@@ -58,11 +61,11 @@ class Waits:
         """Take one event."""
         match event:
             case Waiting(text):
-                self._say(told(text))
+                self._say(text)
             case Fetching() if (event.model, event.what) not in self._fetched:
                 self._fetched.add((event.model, event.what))
                 self._say(_("{model}: {what} {of} MiB").format(
-                    model=event.model, what=told(event.what), of=f"{event.total / _MIB:.0f}"))
+                    model=event.model, what=worded(event.what), of=f"{event.total / _MIB:.0f}"))
 
     @staticmethod
     def _say(text: str) -> None:
@@ -118,7 +121,7 @@ class Progress:
             case Fetching():
                 self._fetch(event)
             case Notice(text) | Waiting(text):
-                self._say(Text(told(text)))
+                self._say(Text(text))
             case SweepStarted():
                 self._started, self._finished = event, event.done
                 if can_redraw(self._console) and not self._quiet:
@@ -156,7 +159,7 @@ class Progress:
         redraws = can_redraw(self._console)
         if self._quiet or (step == self._step and not redraws):
             return
-        what, of = told(event.what), f"{event.total / _MIB:.0f}"
+        what, of = worded(event.what), f"{event.total / _MIB:.0f}"
         if redraws:
             line = Text(_("{model}: {what} {done} of {of} MiB").format(
                 model=event.model, what=what, done=f"{event.done / _MIB:.0f}", of=of))
@@ -278,7 +281,7 @@ def finished_line(result: TrialResult) -> Text:
     if peak is not None:
         facts.append(_("peak {size}").format(size=f"{peak:.1f} MiB"))
     if result.verdict in ("suspect", "failed"):
-        facts.insert(0, "; ".join(map(told, result.reasons)) or _("no reason recorded"))
+        facts.insert(0, "; ".join(map(worded, result.reasons)) or _("no reason recorded"))
     return text.append(_(", ").join(facts) if facts else _("nothing measured"))
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import StoreError
-from pipeline.language import N_, _
+from pipeline.language import N_, _, worded
 from pipeline.record.reason import with_code
 from pipeline.report import wording
 from pipeline.report.answer import answer
@@ -24,7 +24,6 @@ from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, d
 from pipeline.report.runs_page import print_runs as render_runs
 from pipeline.report.sweep_page import print_sweep as render_sweep
 from pipeline.report.terminal_lines import paragraph
-from pipeline.report.told import told
 from pipeline.result import TrialResult
 from pipeline.stats.arms import text_of
 from pipeline.stats.trials import WARM_UP, Trial, counted
@@ -110,7 +109,7 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
 
         paragraph(console, Text(_("The report: {place}").format(place=place(store, recorded.run_id))))
     for note in dict.fromkeys([*notes, *filter(None, (recorded.note, why_not))]):
-        paragraph(console, Text(_("note: {note}").format(note=told(note))))
+        paragraph(console, Text(_("note: {note}").format(note=worded(note))))
 
 
 def _made(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analysis,
@@ -212,7 +211,7 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
         trials=wording.n_of(sum(map(len, order)), N_("{n} trial"), N_("{n} trials")),
         blocks=wording.n_of(len(order), N_("{n} block"), N_("{n} blocks")))))
     for line in expected:
-        paragraph(console, Text(told(line)))
+        paragraph(console, Text(worded(line)))
     if warm_ups:
         paragraph(console, Text(_("warm-up  {cells} (not counted)").format(
             cells=", ".join(cells[index][0] for index in warm_ups))))
@@ -229,11 +228,11 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
         paragraph(console, Text("  ".join(f"{key}={value}" for key, value in settings.items())), 2)
         for line in dict.fromkeys(line for name in names for one in (knobs or {}).get(name, {}).values()
                                   for line in one):
-            paragraph(console, Text(told(line), style="dim"), 4, "  ")
+            paragraph(console, Text(worded(line), style="dim"), 4, "  ")
     for name, reason in skipped:
-        paragraph(console, Text(_("left out: {cell}: {why}").format(cell=name, why=told(reason))))
+        paragraph(console, Text(_("left out: {cell}: {why}").format(cell=name, why=worded(reason))))
     for note in dict.fromkeys(notes):
-        paragraph(console, Text(_("note: {note}").format(note=told(note))))
+        paragraph(console, Text(_("note: {note}").format(note=worded(note))))
 
 
 def sync(uri: str | None) -> int:
@@ -243,5 +242,5 @@ def sync(uri: str | None) -> int:
     synced = send(uri)
     print(wording.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
     for note in synced.notes:
-        print(_("note: {note}").format(note=told(note)))
+        print(_("note: {note}").format(note=worded(note)))
     return 1 if synced.notes else 0

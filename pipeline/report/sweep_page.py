@@ -12,13 +12,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.language import N_, _, spoken
+from pipeline.language import N_, _, spoken, worded
 from pipeline.report import wording
 from pipeline.report.answer import answer, together
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.terminal_lines import cut, pack, pad, pad_left, paragraph, row, whole, wrap
-from pipeline.report.told import told
-from pipeline.stats.comparison import Comparison
+from pipeline.stats.comparison import Comparison, without_family
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.summary import CellSummary, EffectRow, GapRow
@@ -69,11 +68,11 @@ def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Se
     if analysis.refused:
         console.print()
     for sentence in analysis.refused:
-        paragraph(console, Text.assemble((_("Not compared:"), "yellow"), " ", told(sentence)))
+        paragraph(console, Text.assemble((_("Not compared:"), "yellow"), " ", worded(sentence)))
     _drift(console, analysis)
     if analysis.context is not None and analysis.context.note:
         console.print()
-        paragraph(console, Text(_("Note: {note}.").format(note=told(analysis.context.note)), style="dim"))
+        paragraph(console, Text(_("Note: {note}.").format(note=worded(analysis.context.note)), style="dim"))
     console.print()
     paragraph(console, Text(answer(analysis), style="bold"))
     if commands:
@@ -187,15 +186,15 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
         paragraph(console, Text.assemble(
             _("Left out: trial {n} ({cell}), ").format(n=one.order, cell=labels[cell.cell]),
             (wording.verdict_name(one.verdict), _VERDICTS.get(one.verdict, "")),
-            f": {'; '.join(map(told, one.reasons)) or _('no reason recorded')}"))
+            f": {'; '.join(map(worded, one.reasons)) or _('no reason recorded')}"))
     if len(left_out) > _MOST_LEFT_OUT:
         row(console, Text("          " + _("… and {n} more").format(n=len(left_out) - _MOST_LEFT_OUT)))
     for cell_name, why in skipped:
-        paragraph(console, Text(_("Not run: {cell}: {why}").format(cell=cell_name, why=told(why))))
+        paragraph(console, Text(_("Not run: {cell}: {why}").format(cell=cell_name, why=worded(why))))
     for text, orders in _grouped(analysis.notes)[:_MOST_NOTES]:
         listed = ", ".join(map(str, orders[:6])) + ", …" * (len(orders) > 6)
         said = _("Note: trial {trials}: {note}") if len(orders) == 1 else _("Note: trials {trials}: {note}")
-        paragraph(console, Text(said.format(trials=listed, note=told(text)), style="dim"))
+        paragraph(console, Text(said.format(trials=listed, note=worded(text)), style="dim"))
     if len(_grouped(analysis.notes)) > _MOST_NOTES:
         more = len(_grouped(analysis.notes)) - _MOST_NOTES
         row(console, Text("      " + _("… and {n} more notes").format(n=more), style="dim"))
@@ -271,7 +270,7 @@ def _growth(console: Console, analysis: Analysis) -> None:
         for one in analysis.growths])
     method = next((one.stats.method for one in analysis.growths if one.stats.method), None)
     if method:
-        paragraph(console, Text(_("Intervals: 95 %, {method}.").format(method=told(method)), style="dim"))
+        paragraph(console, Text(_("Intervals: 95 %, {method}.").format(method=worded(method)), style="dim"))
 
 
 def _exploration(rows: Sequence[EffectRow]) -> str:
@@ -305,7 +304,7 @@ def _effects_of(console: Console, effects: Sequence[EffectRow]) -> None:
     row(console, Text.assemble((title, "bold"), ("   " + _("tree RSS unless said otherwise"), "dim")))
     _entries(console, [(label, "", _verdict(one.stats, one.difference, one.off))
                        for label, one in zip(wording.effect_labels(rows), rows, strict=True)])
-    methods = dict.fromkeys(told(one.stats.method.partition(";")[0]) for one in rows if one.stats.method)
+    methods = dict.fromkeys(worded(without_family(one.stats.method)) for one in rows if one.stats.method)
     levels = sorted({one.stats.level for one in rows if one.stats.level})
     families = sorted({one.stats.family for one in rows if one.stats.family > 1})
     if methods:
@@ -362,7 +361,7 @@ def _factorials(console: Console, found: Sequence[Factorial]) -> None:
             "", _verdict(term.stats, term.estimate, None))
             for term in one.terms if one.metric == HEADLINE or len(term.flags) == 1])
         paragraph(console, Text(_("Intervals: {level} %, {methods}.").format(
-            level=f"{100 * one.level:.3g}", methods="; ".join(map(told, one.method.split("; ")))), style="dim"))
+            level=f"{100 * one.level:.3g}", methods=worded(one.method)), style="dim"))
 
 
 def _drift(console: Console, analysis: Analysis) -> None:
@@ -372,7 +371,7 @@ def _drift(console: Console, analysis: Analysis) -> None:
     for slope in analysis.slopes[1:]:
         paragraph(console, Text(wording.slope_text(slope)))
     for test in found:
-        paragraph(console, Text(_("Careful: {finding}.").format(finding=told(test.text)), style="yellow"))
+        paragraph(console, Text(_("Careful: {finding}.").format(finding=worded(test.text)), style="yellow"))
 
 
 def _entries(console: Console, entries: Sequence[tuple[str, str, Text]], heads: tuple[str, str] = ("", "")) -> None:

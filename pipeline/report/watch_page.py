@@ -11,14 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.language import _
+from pipeline.language import _, worded
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.watch import Second, Watch, document, find_process, watch
 from pipeline.report.answer import together
 from pipeline.report.live import sparkline
 from pipeline.report.region import Region, can_redraw
 from pipeline.report.terminal_lines import paragraph, row
-from pipeline.report.told import told
 from pipeline.text import print_json
 
 
@@ -56,7 +55,7 @@ def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
                 else:
                     console.print(_second(second, spark, console.width)[1], soft_wrap=True)
         for note in document(running)["notes"]:
-            paragraph(console, Text(_("note: {note}").format(note=told(note)), style="dim"))
+            paragraph(console, Text(_("note: {note}").format(note=worded(note)), style="dim"))
         _summary(console, running.whole())
     return 0
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from pipeline.language import N_, _
+from pipeline.language import N_, _, worded
 from pipeline.report.document import FACTORIAL_METRICS, NEIGHBOURS
-from pipeline.report.told import told
 from pipeline.stats.arms import WORK
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.growth import Growth
@@ -165,7 +164,7 @@ def comparison(stats: Comparison, difference: float | None = None, reference: fl
 
     `difference` is shown where there is no interval; `reference` turns a difference into percent of it.
     """
-    verdict = told(stats.verdict)
+    verdict = worded(stats.verdict)
     if stats.estimate is None or stats.lo is None or stats.hi is None:
         return verdict if difference is None else _("{size}, {verdict}").format(
             size=signed(difference, stats.unit), verdict=verdict)
@@ -274,9 +273,9 @@ def growth_text(growth: Growth) -> str:
     """"3.52 MiB per turn (3.41 … 3.63)"; without an interval the reading and what is missing."""
     stats = growth.stats
     if stats.estimate is not None and not stats.informative:
-        return _("{verdict} ({interval})").format(verdict=told(stats.verdict), interval=interval(stats))
+        return _("{verdict} ({interval})").format(verdict=worded(stats.verdict), interval=interval(stats))
     if stats.lo is None or stats.hi is None:
-        return _("{size}, {verdict}").format(size=signed(growth.per_turn, stats.unit), verdict=told(stats.verdict))
+        return _("{size}, {verdict}").format(size=signed(growth.per_turn, stats.unit), verdict=worded(stats.verdict))
     decimals = min(3, max(1, 1 - math.floor(math.log10(max(stats.hi - stats.lo, 1e-9) / 2))))
     size = f"{growth.per_turn:.{decimals}f}".replace("-", "−")
     return f"{size} {unit_name(stats.unit)} ({bounds(stats.lo, stats.hi, decimals)})"

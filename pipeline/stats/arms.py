@@ -9,9 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.language import N_, sentence
 from pipeline.stats.trials import KNOBS, Trial, flags_on, swept_knobs, valid, varied
 
-WORK = {"during_generation/prompt_tokens": "prompt tokens", "during_generation/output_tokens": "generated tokens"}
+WORK = {"during_generation/prompt_tokens": N_("{counts} prompt tokens against {others}"),
+        "during_generation/output_tokens": N_("{counts} generated tokens against {others}")}
 """What two arms must have done alike before their memory is compared."""
 
 
@@ -84,7 +86,7 @@ def other_work(a: Sequence[Trial], b: Sequence[Trial]) -> str:
                               if metric in t.metrics), None) for arm in (a, b))
         if ours is not None and theirs is not None and ours != theirs:
             counts = [", ".join(f"{count:.0f}" for count in work.values()) for work in (ours, theirs)]
-            return f"{counts[0]} {words} against {counts[1]}"
+            return sentence(words, counts=counts[0], others=counts[1])
     return ""
 
 
@@ -139,7 +141,7 @@ def refused(trials: Sequence[Trial]) -> list[str]:
     def is_reference(cell: str) -> bool:
         return all(differing[cell].get(key, values[0]) == values[0] for key, values in swept.items())
 
-    found = []
+    found = list[str]()
     for off in cells.values():
         for arm in cells.values():
             ours, theirs = differing[arm[0].cell], differing[off[0].cell]
@@ -148,7 +150,8 @@ def refused(trials: Sequence[Trial]) -> list[str]:
             by_knob = (off[0].infer_os == arm[0].infer_os and len(knobs) == 1 and knobs[0].startswith(KNOBS)
                        and is_reference(off[0].cell))
             if arm[0].mode == off[0].mode and (by_flags or by_knob) and (how := other_work(arm, off)):
-                found.append(f"{arm[0].cell} and {off[0].cell} did different work ({how}): no effect is computed")
+                found.append(sentence(N_("{one} and {other} did different work ({how}): no effect is computed"),
+                                      one=arm[0].cell, other=off[0].cell, how=how))
     return found
 
 

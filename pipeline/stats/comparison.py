@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from pipeline.language import N_, Sentence, sentence
 from pipeline.stats.intervals import Interval, Kind, Scale, may_deviate_pct, not_enough, paired, verdict
 from pipeline.stats.measures import measure
 
 LOOK_LEVEL = 0.97
 """Of an interval that is looked at after every block from the fifth on: it covers 95 % then (stopping.py)."""
 COVERED = 0.95
+_OF_FAMILY = N_("{method}; Bonferroni over {n}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +79,19 @@ def level_of(family: int, level: float = COVERED, looked: bool = False) -> float
 def method_of(method: str, level: float, family: int, looked: bool) -> str:
     """The method in words, with what made the level another one than 95 %."""
     if looked:
-        method += (f", {100 * level:.3g} % because it was looked at after every block, which covers "
-                   f"{100 * level_of(family):.3g} %")
-    return method + (f"; Bonferroni over {family}" if family > 1 else "")
+        method = sentence(
+            N_("{method}, {level} % because it was looked at after every block, which covers {covered} %"),
+            method=method, level=f"{100 * level:.3g}", covered=f"{100 * level_of(family):.3g}")
+    return sentence(_OF_FAMILY, method=method, n=family) if family > 1 else method
+
+
+def without_family(method: str) -> str:
+    """The method in words, without how many comparisons were judged together."""
+    if isinstance(method, Sentence) and method.template == _OF_FAMILY:
+        alone = method.values["method"]
+        assert isinstance(alone, str)
+        return alone
+    return method
 
 
 def compare(arms: Sequence[Mapping[int, float]], reference: Mapping[int, float], metric: str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.language import N_, sentence
 from pipeline.stats.trials import Trial, valid
 
 LITTLE_PCT = 10.0
@@ -31,8 +32,9 @@ class ContextUse:
         """What a reader must know; "" where enough was used."""
         if self.pct >= LITTLE_PCT:
             return ""
-        return (f"{self.used} of {self.num_ctx} tokens of the context were used: what a filled cache costs was not "
-                "measured; prompt.fill=0.9 fills it, prompt.tokens=N sets a length")
+        return sentence(
+            N_("{used} of {n} tokens of the context were used: what a filled cache costs was not measured; "
+               "prompt.fill=0.9 fills it, prompt.tokens=N sets a length"), used=self.used, n=self.num_ctx)
 
 
 def context_use(trials: Sequence[Trial]) -> ContextUse | None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.language import N_, sentence
 from pipeline.stats.arms import effect_groups, mode_pairs
 from pipeline.stats.intervals import holm, line_through, of_differences
 from pipeline.stats.measures import HEADLINE, measure
@@ -23,12 +24,25 @@ LEAST_MIB = 0.25
 SHARE = 0.1
 """Of an effect: less does not change what is said of it."""
 
+Test = Literal["block means", "paired differences", "first of block"]
+NAMES: dict[Test, str] = {
+    "block means": N_("block means"), "paired differences": N_("paired differences"),
+    "first of block": N_("first of block")}
+_FOUND: dict[Test, str] = {
+    "first of block": N_(
+        "the first trial of a block differs from the others by {size}: it may have warmed something up"),
+    "block means": N_(
+        "drift or slow noise: all cells move by {size} per block; blocks take this out of the effects"),
+    "paired differences": N_(
+        "drift or slow noise in the difference itself ({what}): {size} per block; mistrust its interval"),
+}
+
 
 @dataclass(frozen=True)
 class Drift:
     """One test. `size` is the trend per block, or the offset of a block's first trial, in the metric's unit."""
 
-    test: Literal["block means", "paired differences", "first of block"]
+    test: Test
     what: str
     """The comparison, for paired differences: "on, oneshot" or "mode, off"; else ""."""
     metric: str
@@ -44,15 +58,14 @@ class Drift:
     def text(self) -> str:
         """The finding in words. Slow noise looks the same as drift, and is not told apart from it."""
         amount = f"{self.size:+.2g} {self.unit}".replace("-", "−").rstrip()
+        about = {"test": NAMES[self.test], "what": self.what, "size": amount}
         if not self.found and self.p <= 0.05:
-            return f"{self.test}{f' of {self.what}' if self.what else ''} move by {amount}: too little to matter"
+            return sentence(N_("{test} of {what} move by {size}: too little to matter") if self.what else
+                            N_("{test} move by {size}: too little to matter"), **about)
         if not self.found:
-            return f"no drift seen in {self.test}{f' of {self.what}' if self.what else ''}"
-        if self.test == "first of block":
-            return f"the first trial of a block differs from the others by {amount}: it may have warmed something up"
-        if self.test == "block means":
-            return f"drift or slow noise: all cells move by {amount} per block; blocks take this out of the effects"
-        return f"drift or slow noise in the difference itself ({self.what}): {amount} per block; mistrust its interval"
+            return sentence(N_("no drift seen in {test} of {what}") if self.what else
+                            N_("no drift seen in {test}"), **about)
+        return sentence(_FOUND[self.test], **about)
 
 
 def trend(values: Sequence[float], step: float = 0.0) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.language import N_, sentence
 from pipeline.stats.arms import differing_keys
 from pipeline.stats.comparison import Comparison, judged, level_of, method_of
 from pipeline.stats.intervals import Interval, interval_of
@@ -129,11 +130,11 @@ def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: S
     # the cells' part of (X'X)⁻¹; contrasts sum to zero, so the block effects drop out
     spread = np.linalg.pinv(saturated.T @ saturated)[:len(points), :len(points)]
     residual = working - saturated @ beta
-    method = f"pooled residual of block and cell, df {df}"
+    method = sentence(N_("t on pooled residual of block and cell, df {n}"), n=df)
     if df <= 0:
         df = len(points) - design.shape[1]
         residual = levels - design @ np.linalg.lstsq(design, levels, rcond=None)[0]
-        method = f"pooled higher-order interactions (one block), df {df}"
+        method = sentence(N_("t on pooled higher-order interactions (one block), df {n}"), n=df)
     variance = float(residual @ residual) / df if df > 0 else 0.0
     if variance < (2**-19) ** 2 and not ratio:
         variance = 0.0  # what floating point leaves of nothing
@@ -149,14 +150,14 @@ def analyse(x: FloatArray, block: npt.NDArray[np.int64], y: FloatArray, flags: S
         se = math.sqrt(max(0.0, variance * float(contrast @ spread @ contrast)))
         centre = float(estimate) if ratio else round(float(estimate) * 2**20) / 2**20
         intervals.append(interval_of(centre, se * math.sqrt(len(blocks)), len(blocks), se, df, floor, within,
-                                     f"t on {method}", ratio, identical=variance == 0))
+                                     method, ratio, identical=variance == 0))
     terms = [Term(name, alias, math.exp(estimate) if ratio else float(estimate),
                   judged(interval, unit=unit, margin=margin, n_blocks=1, family=len(names) if interval else 1,
                          looked=looked, size=size))
              for name, alias, interval, estimate in zip(names, aliases, intervals, estimates, strict=True)]
     order = np.argsort(-np.abs(estimates), kind="stable")
-    words = method_of(f"t on {method}", within, len(names), looked) if df > 0 else (
-        "no interval: one block and no term to spare")
+    words = method_of(method, within, len(names), looked) if df > 0 else (
+        N_("no interval: one block and no term to spare"))
     return [terms[i] for i in order], max(df, 0), words
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.language import N_, sentence
 from pipeline.stats.arms import differing_keys
 from pipeline.stats.comparison import Comparison, judged
 from pipeline.stats.intervals import of_differences
@@ -62,7 +63,8 @@ def growths(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95
     for cell, by_number in slopes.items():
         # one step of the meter at one end of the line is the least that a slope can show
         interval = of_differences(list(by_number.values()), step=how.step / (turns[cell] - FIRST), level=level,
-                                  method=f"line through each trial's turns from {FIRST} on, t over trials")
+                                  method=sentence(
+                                      N_("line through each trial's turns from {turn} on, t over trials"), turn=FIRST))
         stats = judged(interval, unit=f"{how.unit} per turn", margin=MARGIN_MIB, n_blocks=len(by_number),
                        size=float(np.median(settled[cell])))
         found.append(Growth(

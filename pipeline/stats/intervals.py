@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.language import N_, sentence
+
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["less", "more", "no difference", "undecided", "identical", "not enough"]
 Scale = Literal["difference", "ratio"]
@@ -116,7 +118,7 @@ def _on_grid(values: FloatArray) -> FloatArray:
 
 
 def of_differences(differences: Sequence[float] | FloatArray, *, step: float = 0.0, level: float = 0.95,
-                   ratio: bool = False, method: str = "t on paired block differences") -> Interval | None:
+                   ratio: bool = False, method: str = N_("t on paired block differences")) -> Interval | None:
     """Student's t interval of the mean of n differences (logarithms of ratios if `ratio`); None for n < 2."""
     d = np.asarray(differences, dtype=np.float64)
     n = d.size
@@ -144,12 +146,12 @@ def paired(a: Sequence[float], b: Sequence[float], *, step: float = 0.0, level: 
         # The meter's step as a step of the logarithm, at the smaller of the readings.
         log_step = math.log1p(step / float(min(x.min(), y.min())))
         return of_differences(np.log(x) - np.log(y), step=log_step, level=level, ratio=True,
-                              method="t on paired log ratios")
+                              method=N_("t on paired log ratios"))
     return of_differences(x - y, step=step, level=level)
 
 
 def welch(a: Sequence[float], b: Sequence[float], *, step: float = 0.0, level: float = 0.95, ratio: bool = False,
-          method: str = "Welch's t, days not covered") -> Interval | None:
+          method: str = N_("Welch's t, days not covered")) -> Interval | None:
     """a − b (or a / b) of two unpaired samples, such as two sweeps; None if either has fewer than two values.
 
     What differs between the days of the two sweeps is in the difference and not in the interval.
@@ -181,15 +183,16 @@ def welch_against_reference(a: Sequence[float], a_reference: Sequence[float], b:
     arrays = [np.asarray(values, dtype=np.float64) for values in (a, a_reference, b, b_reference)]
     if min(array.size for array in arrays) < 2:
         return None
-    method = "Welch's t on differences to the shared reference cell"
     if ratio and min(array.min() for array in arrays) > 0:
         x, xr, y, yr = (np.log(array) for array in arrays)
         log_step = math.log1p(step / float(min(array.min() for array in arrays)))
-        found = welch(list(x - xr), list(y - yr), step=log_step, level=level, method=method + ", log ratios")
+        found = welch(list(x - xr), list(y - yr), step=log_step, level=level,
+                      method=N_("Welch's t on differences to the shared reference cell, log ratios"))
         return None if found is None else interval_of(found.centre, found.sd, found.n, found.se, found.df, found.step,
                                                     level, found.method, True, found.identical)
     x, xr, y, yr = arrays
-    return welch(list(x - xr), list(y - yr), step=step, level=level, method=method)
+    return welch(list(x - xr), list(y - yr), step=step, level=level,
+                 method=N_("Welch's t on differences to the shared reference cell"))
 
 
 def yuen(differences: Sequence[float], *, step: float = 0.0, level: float = 0.95) -> Interval | None:
@@ -266,7 +269,7 @@ class Verdict:
 
 def not_enough(n_blocks: int) -> Verdict:
     """The verdict without an interval: an interval needs two complete blocks."""
-    return Verdict("not enough", f"not enough trials: {2 - n_blocks} more needed", 2 - n_blocks)
+    return Verdict("not enough", sentence(N_("not enough trials: {n} more needed"), n=2 - n_blocks), 2 - n_blocks)
 
 
 def verdict(interval: Interval, *, margin: float, unit: str) -> Verdict:
@@ -278,23 +281,27 @@ def verdict(interval: Interval, *, margin: float, unit: str) -> Verdict:
     interval inside the margin (TOST) the 95 % one beside it.
     """
     if interval.identical and interval.centre == 0:
-        return Verdict("identical", f"identical ({interval.n} of {interval.n})")
+        return Verdict("identical", sentence(N_("identical ({n} of {of})"), n=interval.n, of=interval.n))
     if interval.side is not None:
         return Verdict(interval.side, interval.side)
     limit = math.log1p(margin) if interval.scale == "ratio" else margin
     largest = interval.largest
     if largest <= max(limit, interval.step):
         bound = 100 * math.expm1(largest) if interval.scale == "ratio" else largest
-        text = f"no difference larger than {rounded_up(bound)} {'%' if interval.scale == 'ratio' else unit}"
-        return Verdict("no difference", text.rstrip(), no_larger_than=bound)
+        unit = "%" if interval.scale == "ratio" else unit
+        text = sentence(N_("no difference larger than {size}"), size=f"{rounded_up(bound)} {unit}".rstrip())
+        if unit == "points":
+            text = sentence(N_("no difference larger than {size} points"), size=rounded_up(bound))
+        return Verdict("no difference", text, no_larger_than=bound)
     # Decided by whichever comes first: zero leaves the interval, or the interval fits inside the margin.
     ways = [required_n(interval.sd, distance, interval.level)
             for distance in (abs(interval.centre), limit - abs(interval.centre))]
     needed = min((n for n in ways if n is not None), default=None)
     if needed is None:
-        return Verdict("undecided", f"undecided: more than {_MOST_TRIALS} more trials")
+        return Verdict("undecided", sentence(N_("undecided: more than {n} more trials"), n=_MOST_TRIALS))
     more = max(1, needed - interval.n)
-    return Verdict("undecided", f"undecided: about {more} more trial{'s' if more > 1 else ''}", more)
+    return Verdict("undecided", sentence(
+        N_("undecided: about {n} more trials") if more > 1 else N_("undecided: about {n} more trial"), n=more), more)
 
 
 def rounded_up(x: float) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from pipeline.language import N_
 from pipeline.stats.intervals import line_through, t_quantile
 from pipeline.stats.measures import HEADLINE, PAGE_MIB
 from pipeline.stats.trials import Trial, valid, value, varied
@@ -45,7 +46,7 @@ class Slope:
     df: int
     planned_kib_per_unit: float | None = None
     """What the KV cache alone should cost, by the model file's header; None: not known."""
-    method: str = "least squares through level medians, t"
+    method: str = N_("least squares through level medians, t")
 
 
 def line(x: Sequence[float], medians_mib: Sequence[float], level: float = 0.95,

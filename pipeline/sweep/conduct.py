@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from pipeline import provenance
+from pipeline.language import _
 from pipeline.progress import Notice, SweepStarted, Waiting
 from pipeline.result import METHOD, TrialResult
 from pipeline.stats.trials import methods
@@ -117,9 +118,10 @@ def _begin(run: SweepRun, plan: SweepPlan, store: Store, concerns: Sequence[str]
 
 
 def _tell_that_it_goes_on(run: SweepRun, sweep_id: str, trials: int, was: Sequence[int]) -> None:
-    anew = "" if run.asked.resume else " (--fresh starts anew)"
-    run.listener.on_event(Notice(f"{sweep_id} goes on: {len(run.done)} of {trials} trials are done{anew}"))
+    said = _("{sweep} goes on: {done} of {n} trials are done") if run.asked.resume else _(
+        "{sweep} goes on: {done} of {n} trials are done (--fresh starts anew)")
+    run.listener.on_event(Notice(said.format(sweep=sweep_id, done=len(run.done), n=trials)))
     if was not in ([], [METHOD]):
-        run.listener.on_event(Notice(
-            f"warning: measured by method {', '.join(map(str, was))} so far, by method {METHOD} from here on; the same "
-            "cell may read differently"))
+        run.listener.on_event(Notice(_(
+            "warning: measured by method {was} so far, by method {now} from here on; the same cell may read differently"
+        ).format(was=", ".join(map(str, was)), now=METHOD)))

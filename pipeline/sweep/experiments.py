@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import EXPERIMENTS_DIR, GROUPS
 from pipeline.errors import ConfigError
+from pipeline.language import _
 from pipeline.sweep.config_files import read_yaml
 from pipeline.sweep.messages import is_open, is_setting, unknown_setting
 from pipeline.sweep.model_words import with_files_in
@@ -34,9 +35,10 @@ def load_experiment(name: str) -> dict[str, Any]:
     known = experiments()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"experiment={name} is not known.{hint} Experiments: {', '.join(sorted(known))}. "
-                          "Yours are the files ./experiments/NAME.yaml.")
+        said = _("{key} is not known. Did you mean {close}? Experiments: {known}. Yours are the files "
+                 "./experiments/NAME.yaml.") if close else _(
+                     "{key} is not known. Experiments: {known}. Yours are the files ./experiments/NAME.yaml.")
+        raise ConfigError(said.format(key=f"experiment={name}", close=", ".join(close), known=", ".join(sorted(known))))
     path = known[name]
     content = read_yaml(path)
     if not content:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
-from pipeline.language import _
+from pipeline.language import _, worded
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice, SweepFinished
 from pipeline.sweep.cells import Cell, swept_knobs
@@ -41,8 +41,8 @@ def run_and_close(run: SweepRun, plan: SweepPlan, launch: Launch) -> None:
             status = "finished"
     except StopSweep as stop:
         if stop.wrong_input:
-            raise ConfigError(str(stop)) from None
-        run.stopped = str(stop)
+            raise ConfigError(*stop.args) from None
+        run.stopped = worded(stop.args[0])
     except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # by a person, or nobody reads what is printed any more
         status = "interrupted"
         raise

@@ -9,7 +9,12 @@ from dataclasses import fields, is_dataclass
 
 from pipeline.config import GROUPS, Config, options
 from pipeline.errors import ConfigError, SlackwaterError
+from pipeline.language import N_, _
 from pipeline.sweep.hydra_app import compose
+
+_TITLES = {"infer_os": "infer_os", "tracking": "Tracking", "clear": N_("Ways to clear"), "settle": N_("Settle rules"),
+           "mode": N_("Modes"), "model": N_("Models"), "prompt": N_("Prompts"), "design": N_("Designs")}
+"""What the options of a group are called."""
 
 
 def settings(schema: type = Config, prefix: str = "") -> Iterator[str]:
@@ -64,11 +69,12 @@ def unknown_setting(key: str) -> str:
     if is_knob(key):
         return f"{key} is not a setting. It is a knob of the server: knob.{common_name(key)[0]}=…"
     close = difflib.get_close_matches(key, list(settings()), n=1, cutoff=0.6)
-    if close:
-        now = _default(close[0])
-        return f"{key} is not a setting. Did you mean {close[0]}?" + (f" (now {now})" if now else "")
-    kind = "hydra" if key.split(".")[0] == "hydra" else "job"
-    return f"{key} is not a setting. `slackwater run --cfg {kind}` prints all there are."
+    if not close:
+        return _("{key} is not a setting. `slackwater run --cfg {kind}` prints all there are.").format(
+            key=key, kind="hydra" if key.split(".")[0] == "hydra" else "job")
+    if now := _default(close[0]):
+        return _("{key} is not a setting. Did you mean {close}? (now {now})").format(key=key, close=close[0], now=now)
+    return _("{key} is not a setting. Did you mean {close}?").format(key=key, close=close[0])
 
 
 def _default(key: str) -> str:
@@ -88,18 +94,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown_option(group: str, option: str) -> str:
     if not options(group):
         return f"{group}={option} is not known here. If another package provides it, install that package first."
-    return f"{group}={option} is not known. {_title(group)}: {', '.join(sorted(options(group)))}."
-
-
-def _title(group: str) -> str:
-    plural = {"infer_os": "infer_os", "tracking": "Tracking", "clear": "Ways to clear", "settle": "Settle rules",
-              "mode": "Modes"}
-    return plural.get(group, group.capitalize() + "s")
+    return _("{key} is not known. {kinds}: {known}.").format(
+        key=f"{group}={option}", kinds=_(_TITLES.get(group, f"{group.capitalize()}s")),
+        known=", ".join(sorted(options(group))))
 
 
 def _wrong_value(value: str, key: str, wanted: str) -> str:
-    words = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
-    return f"{key}={value} is not allowed: expected {words.get(wanted, wanted)}."
+    words = {"Integer": N_("a whole number"), "Float": N_("a number"), "bool": N_("true or false"),
+             "Boolean": N_("true or false")}
+    return _("{key} is not allowed: expected {expected}.").format(
+        key=f"{key}={value}", expected=_(words.get(wanted, wanted)))
 
 
 def must_be_given(keys: Sequence[str]) -> str:
@@ -108,7 +112,8 @@ def must_be_given(keys: Sequence[str]) -> str:
     first = keys[0]
     known = f" Known: {', '.join(sorted(options(first)))}." if first in GROUPS else ""
     more = f" So must {', '.join(keys[1:])}." if keys[1:] else ""
-    return f"{first} must be given: {hints.get(first, f'{first}=…')}.{known}{more}"
+    return _("{key} must be given: {hint}").format(
+        key=first, hint=f"{hints.get(first, f'{first}=…')}.{known}{more}")
 
 
 def _missing(key: str) -> str:

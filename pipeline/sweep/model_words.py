@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.config import Model, options
 from pipeline.errors import ConfigError
+from pipeline.language import _
 from pipeline.model.files import as_path, stem, titles
 
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}\Z")
@@ -33,8 +34,9 @@ def with_files(words: Sequence[str]) -> list[str]:
             path = value
         found.append(word)
     if chosen is not None and path is not None and any(_unquoted(each) != "gguf" for each in _pieces(chosen)):
-        raise ConfigError(f"model={chosen} and model.path={path} both say which weights: leave one of them out. "
-                          "Several models are a list: model=smollm2-135m,FILE.gguf.")
+        raise ConfigError(_("model={name} and model.path={path} both say which weights: leave one of them out. Several "
+                            "models are a list: {example}.").format(
+                                name=chosen, path=path, example="model=smollm2-135m,FILE.gguf"))
     return found
 
 
@@ -122,8 +124,8 @@ def _option(text: str) -> str:
 
     path = as_path(text)
     if not path.exists():
-        raise ConfigError(f"model={text}: there is no such file ({path}). Give a GGUF file, or a name: "
-                          f"{', '.join(sorted(options('model')))}.")
+        said = _("model={file}: there is no such file ({path}). Give a GGUF file, or a name: {known}.")
+        raise ConfigError(said.format(file=text, path=path, known=", ".join(sorted(options("model")))))
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("_.-")[:60]
     name = f"file-{readable}-{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:8]}"
     ConfigStore.instance().store(group="model", name=name, provider="slackwater",

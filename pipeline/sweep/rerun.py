@@ -18,6 +18,7 @@ from pipeline import provenance
 from pipeline.config import GROUPS, Config, options
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
+from pipeline.language import N_, sentence
 from pipeline.model.files import title
 from pipeline.outcome import flatten
 from pipeline.result import METHOD
@@ -67,14 +68,14 @@ def prepare(subject: Subject) -> Again:
                           "its cells is measured again by `slackwater rerun "
                           f"{subject.sweep.sweep_id}:CELL{subject.option}`.")
     cells, configs = [], []
-    notes = []
+    notes = list[str]()
     for name in names:
         overrides, config, new = _compose_as(first[name], subject, planned.get(name, []), alone)
         cells.append((name, overrides))
         configs.append(config)
         notes += new
     if (was := methods(subject.trials)) not in ([], [METHOD]):
-        notes.append(f"method of measuring: {', '.join(map(str, was))} → {METHOD}")
+        notes.append(sentence(N_("method of measuring: {was} → {now}"), was=", ".join(map(str, was)), now=METHOD))
     notes += _since(subject, [first[name] for name in names], configs)
     of = subject.run_id or ":".join(filter(None, (subject.sweep.sweep_id, subject.cell)))
     return Again(of, subject.sweep.experiment, cells, list(dict.fromkeys(notes)))

@@ -67,6 +67,6 @@ def is_precise(run: SweepRun, rule: Stop) -> bool:
     widths = [f"±{one.half_width:.3g} {one.unit} ({100 * one.level:.3g} %)" for one in found
               if one.half_width is not None and one.level is not None]
     if widths:
-        run.listener.on_event(Notice(f"precision after {found[0].n_blocks} blocks: {', '.join(widths)}, "
-                                     f"wanted ±{rule.target}"))
+        run.listener.on_event(Notice(_("precision after {n} blocks: {widths}, wanted {target}").format(
+            n=found[0].n_blocks, widths=", ".join(widths), target=f"±{rule.target}")))
     return bool(found) and all(one.reached for one in found)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.language import _
+from pipeline.language import _, worded
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice
 from pipeline.sweep.forecast import clock, remaining_s
@@ -41,7 +41,7 @@ def tell_plan(run: SweepRun, plan: SweepPlan, location: Location, concerns: Sequ
         lines.append(f"order: design {plan.first.design.name}, seed {plan.seed}")
         for cell in plan.cells:
             lines.append(f"{cell.name}: " + "  ".join(f"{key}={value}" for key, value in cell.plan.settings.items()))
-            lines += [f"{cell.name}: {line}" for says in cell.plan.knobs.values() for line in says]
+            lines += [f"{cell.name}: {worded(line)}" for says in cell.plan.knobs.values() for line in says]
         lines += concerns
     for line in lines:
         run.listener.on_event(Notice(line))
@@ -54,7 +54,8 @@ def tell_concerns(run: SweepRun, rate_hz: float) -> list[str]:
     examination = examine(rate_hz)
     for concern in examination.concerns:
         if concern.level == "blocks":
-            run.listener.on_event(Notice(f"warning: {concern.what} {concern.remedy}"))
+            run.listener.on_event(Notice(_("warning: {what}").format(
+                what=f"{worded(concern.what)} {worded(concern.remedy)}")))
     return [f"{concern.level}: {concern.what}" for concern in examination.concerns]
 
 

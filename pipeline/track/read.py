@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.language import _
 from pipeline.record.owner import is_dead
 from pipeline.record.reason import with_codes_of
 from pipeline.track.location import Location
@@ -123,9 +124,9 @@ def choose_sweep(records: Sequence[SweepRecord], name: str, location: Location) 
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ConfigError(f"No sweep in {location.shown} has an id that begins with {name!r}. The latest are:\n"
-                          f"{_listing(records)}\n`slackwater runs{location.option}` lists all; `last` is the "
-                          "latest.")
+        raise ConfigError(_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n"
+                            "`slackwater runs{option}` lists all; `last` is the latest.").format(
+                                store=location.shown, name=name, listed=_listing(records), option=location.option))
     raise ConfigError(f"{name!r} is the beginning of {len(found)} sweep ids. Give more of the id:\n{_listing(found)}")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import io
 import json
+import pickle
 import re
 import string
 from collections.abc import Iterator
@@ -18,13 +20,14 @@ from rich.console import Console
 from pipeline import language
 from pipeline.config import PACKAGE
 from pipeline.errors import ConfigError
+from pipeline.language import worded
 from pipeline.record.reason import Reason
 from pipeline.report.answer import answer
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.runs_page import print_runs
 from pipeline.report.sweep_page import print_sweep
 from pipeline.report.terminal_lines import wrap
-from pipeline.report.told import TEMPLATES, told
+from pipeline.stats.comparison import method_of
 from pipeline.stats.intervals import not_enough, paired, verdict
 from tests import untranslated
 from tests.unit.test_report_sweep_page import SWEEP
@@ -147,7 +150,7 @@ def test_what_a_program_reads_is_the_same_in_every_language() -> None:
     assert not JAPANESE.search(said[0])
 
 
-def test_every_verdict_of_the_statistics_is_told() -> None:
+def test_every_verdict_of_the_statistics_is_said_in_the_language_in_use() -> None:
     language.speak("ja")
     texts = [not_enough(0).text]
     for values in ([1.0, 1.0, 1.0], [10.0, 11.0, 9.0], [1.0, 2.0, -0.5], [5.0, -50.0, 48.0], [0.0, 0.0, 0.0]):
@@ -157,44 +160,38 @@ def test_every_verdict_of_the_statistics_is_told() -> None:
             texts.append(verdict(found, margin=margin, unit="MiB").text)
     kinds = {text.partition(" ")[0] for text in texts}
     assert {"identical", "no", "undecided:", "not"} <= kinds
-    assert [text for text in texts if text not in ("less", "more") and not JAPANESE.search(told(text))] == []
+    assert [text for text in texts if text not in ("less", "more") and not JAPANESE.search(worded(text))] == []
 
 
-@pytest.mark.parametrize("module", ["meter/doctor.py", "stats/drift.py"])
-def test_every_finding_of_these_rooms_has_a_template(module: str) -> None:
-    """Sentences in the code of what is stored in English: a new one must be added to told.TEMPLATES."""
-    language.speak("ja")
+@pytest.mark.parametrize("module", ["meter/doctor.py", "stats/drift.py", "stats/intervals.py", "stats/comparison.py"])
+def test_what_these_rooms_say_in_english_can_be_said_in_the_language_in_use(module: str) -> None:
+    """A sentence that is put together by an f-string, or not marked, could not."""
     tree = ast.parse((PACKAGE / module).read_text())
-    documented = {id(node.body[0].value) for node in ast.walk(tree)
-                  if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
-                  and node.body and isinstance(node.body[0], ast.Expr)}
-    documented |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    marked = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+              and node.func.id in ("N_", "_") for part in ast.walk(node)}
+    stands_alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)
              if part is not node}
-    sentences = []
-    for node in ast.walk(tree):
-        if id(node) in documented or id(node) in inner:
-            continue
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            sentences.append(node.value)
-        elif isinstance(node, ast.JoinedStr):
-            sentences.append("".join(
-                str(part.value) if isinstance(part, ast.Constant) else "7" for part in node.values))
-    never_shown = ("--- ", "echo ", "sudo sysctl", "no drift seen", "no response", "77 move by", "[thinking]",
-                   " of turn 7")
-    sentences = [text for text in sentences if text.count(" ") >= 3 and re.search(r"[a-z]{2,} [a-z]{2,}", text)
-                 and not text.startswith(never_shown)]
-    assert len(sentences) > 2
-    assert [text for text in sentences if not JAPANESE.search(told(text))] == []
+    texts = ["7".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
+             if isinstance(node, ast.JoinedStr) else str(node.value) for node in ast.walk(tree)
+             if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in marked | stands_alone | inner]
+    typed, known = ("echo ", "sudo sysctl", "Yuen's t"), messages()
+    assert [text for text in texts if re.search(r"[a-z]{2,} [a-z]{2,} [a-z]{2,}", text)
+            and text not in known and not text.startswith(typed)] == []
 
 
-def test_a_template_is_found_whatever_fills_it_and_what_fills_it_is_told_too() -> None:
+def test_a_sentence_is_english_for_programs_and_worded_for_a_reader_with_what_fills_it() -> None:
     language.speak("ja")
-    assert told("repetitions=0 is not allowed: expected a whole number from 1.") == \
-        "repetitions=0 は使えません。指定できるもの: 1以上の整数。"
-    assert told("died {of} [red]signal[/red] 9") == "died {of} [red]signal[/red] 9"
-    assert len(set(TEMPLATES)) == len(TEMPLATES)
+    made = language.sentence("{key} is not allowed: expected {expected}.", key="repetitions=0",
+                             expected="a whole number from 1")
+    assert made == "repetitions=0 is not allowed: expected a whole number from 1."
+    assert worded(made) == "repetitions=0 は使えません。指定できるもの: 1以上の整数。"
+    assert copy.deepcopy(made).values == pickle.loads(pickle.dumps(made)).values == made.values
+    assert worded(method_of("t on paired block differences", 0.99, 5, looked=False)).startswith(
+        worded("t on paired block differences") + "; 5件")
+    assert worded("died {of} [red]signal[/red] 9") == "died {of} [red]signal[/red] 9"
     language.speak("en")
+    assert worded(made) == made
 
 
 def test_a_japanese_line_breaks_between_characters_and_never_before_a_full_stop() -> None:

@@ -42,8 +42,7 @@ def made_in_the_code() -> dict[str, set[str] | None]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Reason"):
                 continue
-            code = node.args[0]
-            if isinstance(code, ast.Constant):
+            for code in (part for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)):
                 values = node.args[1] if len(node.args) > 1 else ast.Dict([], [])
                 keys = values.keys if isinstance(values, ast.Dict) else [None]
                 names = {str(key.value) for key in keys if isinstance(key, ast.Constant)}

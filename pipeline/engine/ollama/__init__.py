@@ -33,6 +33,7 @@ from pipeline.engine.ollama.start import (
     version_of,
 )
 from pipeline.errors import ConfigError, EngineError
+from pipeline.language import N_
 from pipeline.model import weights
 from pipeline.model.digest import Progress, digest, known_digest
 from pipeline.model.files import files_of, read_model
@@ -67,7 +68,7 @@ class Engine(EngineBase):
         try:
             return True, f"ollama {version_of(find_binary(EngineConfig(name='ollama')))}"
         except ConfigError:
-            return False, "not found (llamacpp needs nothing)"
+            return False, N_("not found (llamacpp needs nothing)")
 
     @property
     def tokenizer(self) -> Path | None:

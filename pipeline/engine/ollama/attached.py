@@ -24,7 +24,7 @@ from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
 from pipeline.engine.ollama.server import OllamaServer
 from pipeline.engine.ollama.start import DESKTOP, newer_note, older, require_supported
 from pipeline.errors import ConfigError, EngineError
-from pipeline.language import _
+from pipeline.language import N_, _, sentence
 from pipeline.model.files import title
 
 _DEFAULT_PORT = 11434
@@ -67,7 +67,7 @@ class Engine(EngineBase):
         try:
             return True, f"ollama {Api(DESKTOP).version(0.5)} at {DESKTOP}"
         except EngineError:
-            return False, f"no server answers at {DESKTOP}"
+            return False, sentence(N_("no server answers at {url}"), url=DESKTOP)
 
     def fetch(self, progress: Progress) -> None:
         """See EngineBase: what the server has not, `plan` names with the pull command; nothing is put on it."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from pipeline.language import _
+from pipeline.language import _, worded
 from pipeline.report import wording
 from pipeline.report.document import Analysis
 from pipeline.report.html.elements import Legend, Plot, Table
 from pipeline.report.html.plots import SERIES, Block, Line, Row, levels_plot, rows_plot
-from pipeline.report.told import told
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
@@ -104,11 +103,7 @@ def effects_table(rows: Sequence[EffectRow]) -> Table:
 
 
 def _method(stats: Comparison) -> str:
-    return "" if stats.method is None else f"{100 * (stats.level or 0.95):.3g} %, {_method_name(stats.method)}"
-
-
-def _method_name(method: str) -> str:
-    return "; ".join(map(told, method.split("; ")))
+    return "" if stats.method is None else f"{100 * (stats.level or 0.95):.3g} %, {worded(stats.method)}"
 
 
 def _unit(metric: str) -> str:
@@ -191,7 +186,7 @@ def factorials(analysis: Analysis) -> list[Plot]:
         title = _("Ranked effects on {what}").format(what=_factorial_name(one))
         wide, narrow = rows_plot(_blocks(by_unit), f"factorial-{index}", title, _describe(by_unit))
         table = Table(title, [_("flag"), _("verdict"), _("method")],
-                      [[row.label, row.said, f"{100 * one.level:.3g} %, {_method_name(one.method)}"]
+                      [[row.label, row.said, f"{100 * one.level:.3g} %, {worded(one.method)}"]
                        for _unit, row in rows])
         note = _("Each effect is over all settings of the other flags: {cells} cells, {blocks} blocks.").format(
             cells=one.cells, blocks=one.blocks)
@@ -251,7 +246,7 @@ def growth(analysis: Analysis) -> Plot | None:
     shown, described = rows[:MOST_ROWS], _describe({unit: rows[:MOST_ROWS]})
     wide, narrow = rows_plot(_blocks({unit: shown}), "growth", title, described)
     table = Table(title, [_("cell"), _("turns"), _("growth"), _("verdict"), "n", _("method")],
-                  [[row.label, str(one.turns), wording.growth_text(one), told(one.stats.verdict),
+                  [[row.label, str(one.turns), wording.growth_text(one), worded(one.stats.verdict),
                     str(one.stats.n_blocks), _method(one.stats)]
                    for row, one in zip(rows, analysis.growths, strict=True)], (1, 4))
     return Plot("growth", title, described, wide, narrow, [table])
@@ -274,6 +269,6 @@ def slopes(analysis: Analysis) -> list[Plot]:
                       [[line.name, f"{x:g}", wording.number(y, 2), str(slope.n_trials)]
                        for line, slope in zip(lines, group, strict=True) for x, y in line.points], (1, 2, 3))
         note = " ".join([described, _("Method: {method}, {level} %.").format(
-            method=told(group[0].method), level=f"{100 * group[0].level:.3g}")])
+            method=worded(group[0].method), level=f"{100 * group[0].level:.3g}")])
         plots.append(Plot(f"slope-{begin}", title, described, wide, narrow, [table], note))
     return plots

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.language import _, spoken
+from pipeline.language import _, spoken, worded
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import Analysis, Sweep
@@ -23,7 +23,6 @@ from pipeline.report.html.elements import Legend, clean
 from pipeline.report.html.svg import swatch
 from pipeline.report.html.timelines import PARTS
 from pipeline.report.sweep_page import subject
-from pipeline.report.told import told
 from pipeline.stats.trials import Trial
 
 MOST_RESPONSES = 12
@@ -64,8 +63,8 @@ def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: M
         "status": _status(sweep, analysis),
         "effects": findings.effects(analysis), "gap": findings.gap(analysis),
         "mixed": wording.mixed(analysis.methods),
-        "refused": [told(sentence) for sentence in analysis.refused],
-        "context_note": told(analysis.context.note) if analysis.context is not None else "",
+        "refused": [worded(sentence) for sentence in analysis.refused],
+        "context_note": worded(analysis.context.note) if analysis.context is not None else "",
         "factorials": findings.factorials(analysis), "slopes": findings.slopes(analysis),
         "phases": memory.phases(trials, analysis),
         "phase_tables": memory.phase_tables(analysis) if analysis.cells else [],

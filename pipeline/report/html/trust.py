@@ -11,12 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.language import N_, _
+from pipeline.language import N_, _, worded
 from pipeline.report import wording
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.contents import Material
 from pipeline.report.html.elements import Fact, Table
-from pipeline.report.told import told
 from pipeline.stats.trials import Trial
 
 MACHINE = ("host", "cpu", "architecture", "cores_usable", "memory_total", "swap_total", "transparent_hugepages",
@@ -71,12 +70,12 @@ def left_out(analysis: Analysis, material: Material) -> Table | None:
     labels = wording.cell_labels(analysis.cells)
     gone = sorted(((one, cell) for cell in analysis.cells for one in cell.left_out), key=lambda pair: pair[0].order)
     rows = [[str(one.order), labels[cell.cell], str(one.repetition), _(one.verdict),
-             "; ".join(map(told, one.reasons)) or _("no reason recorded")] for one, cell in gone[:MOST_LEFT_OUT]]
+             "; ".join(map(worded, one.reasons)) or _("no reason recorded")] for one, cell in gone[:MOST_LEFT_OUT]]
     if len(gone) > MOST_LEFT_OUT:
         rows.append(["…", _("and {n} more").format(n=len(gone) - MOST_LEFT_OUT), "", "", ""])
     rows += [[str(order), labels.get(cell, cell), "–", _("warm-up"), _("run first to warm caches, and not counted")]
              for order, cell in analysis.warm_ups]
-    rows += [["–", name, "–", _("not run"), told(reason)] for name, reason in material.skipped]
+    rows += [["–", name, "–", _("not run"), worded(reason)] for name, reason in material.skipped]
     if not rows:
         return None
     return Table(_("Trials left out and cells not run"),
@@ -88,7 +87,7 @@ def notes(analysis: Analysis) -> list[tuple[str, str]]:
     by_text: dict[str, list[int]] = {}
     for order, text in analysis.notes:
         by_text.setdefault(text, []).append(order)
-    return [(told(text), ", ".join(map(str, orders[:12])) + (", …" if len(orders) > 12 else ""))
+    return [(worded(text), ", ".join(map(str, orders[:12])) + (", …" if len(orders) > 12 else ""))
             for text, orders in by_text.items()]
 
 
@@ -111,7 +110,7 @@ def sampling(analysis: Analysis) -> Table | None:
 
 def drift(analysis: Analysis) -> list[tuple[bool, str]]:
     """(is it a finding, the words) of every test that the sweep has blocks for."""
-    return [(test.found, told(test.text)) for test in analysis.drift]
+    return [(test.found, worded(test.text)) for test in analysis.drift]
 
 
 def methods(analysis: Analysis) -> list[str]:
@@ -120,7 +119,7 @@ def methods(analysis: Analysis) -> list[str]:
              *(one.stats for one in analysis.growths)]
     found = [one.method for one in stats if one.method]
     found += [*(one.method for one in analysis.factorial), *(slope.method for slope in analysis.slopes)]
-    return ["; ".join(map(told, method.split("; "))) for method in dict.fromkeys(found)]
+    return [worded(method) for method in dict.fromkeys(found)]
 
 
 def meters(material: Material) -> Table | None:
