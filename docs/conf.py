@@ -48,10 +48,11 @@ def metric_dictionary() -> str:
 
 def command_pages() -> str:
     """What `slackwater --help` and `slackwater VERB --help` print."""
-    from pipeline.cli.help import page, verb_page
-    from pipeline.cli.verbs import VERBS
+    from click import Context
 
-    shown = {"": page(), **{verb.name: verb_page(verb) for verb in VERBS.values()}}
+    from pipeline.cli.commands import slackwater
+
+    shown = {name: verb.get_help(Context(verb)) for name, verb in {"": slackwater, **slackwater.commands}.items()}
     # the page names the folder where this machine has the package
     return "\n".join(f"## `{f'slackwater {name}'.rstrip()}`\n\n```text\n{text.replace(f'{ROOT}/', '')}```\n"
                      for name, text in shown.items())

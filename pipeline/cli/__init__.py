@@ -1,7 +1,4 @@
-"""Commands: one verb each. Parses words, calls the rooms, prints what report/ renders, maps errors to exit codes.
-
-A verb is an entry in `verbs` and a function that takes a Given. Nothing heavy is imported before a verb is known.
-"""
+"""Commands: one verb each. Parses words, calls the rooms, prints what report/ renders, maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -9,14 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from click.exceptions import Exit
+
 from pipeline import language
-from pipeline.cli.arguments import Given, Verb, parse
-from pipeline.cli.verbs import VERBS
-from pipeline.errors import ConfigError, SlackwaterError
+from pipeline.cli.commands import slackwater
+from pipeline.errors import INTERRUPTED, ConfigError, SlackwaterError
 from pipeline.language import _
 from pipeline.text import open_terminal
-
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,23 +66,11 @@ def _command(words: list[str]) -> int:
     lang, words = _language(words)
     if not sys.platform.startswith("linux"):
         raise ConfigError(_("slackwater runs on Linux only for now; this is {platform}.").format(platform=sys.platform))
-    if not words or words[0] in ("-h", "--help", "help"):
-        return _help(words[1:])
-    if words[0] == "--version":
-        print(f"slackwater {_version()}")
-        return 0
-    verb = VERBS.get(words[0])
-    if verb is None and ("=" in words[0] or words[0].startswith(("+", "-"))):
-        verb, words = VERBS["run"], ["run", *words]
-    if verb is None:
-        raise ConfigError(_no_verb(words[0]))
-    if any(word in ("-h", "--help") for word in words[1:]):
-        return _help([verb.name])
-    given = parse(verb, words[1:], lang)
-    if given.has("--json"):
-        given = given._replace(lang=language.ENGLISH)  # a program reads it: the same document whoever asks for it
-        language.speak(language.ENGLISH)
-    return _act(verb, given)
+    try:
+        with slackwater.make_context("slackwater", words, obj=lang) as context:
+            return slackwater.invoke(context) or 0
+    except Exit as end:
+        return end.exit_code
 
 
 def _language(words: list[str]) -> tuple[str | None, list[str]]:
@@ -98,45 +82,3 @@ def _language(words: list[str]) -> tuple[str | None, list[str]]:
             variable=language.VARIABLE, name=language.wished(), known=", ".join(language.languages())))
     language.speak(asked[-1] if asked else language.wished())
     return (asked[-1] if asked else None), [word for word in words if not word.startswith("lang=")]
-
-
-def _version() -> str:
-    """Of the installed package, else of the checkout this runs from."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("slackwater")
-    except PackageNotFoundError:
-        import tomllib
-
-        project = os.path.join(os.path.dirname(__file__), os.pardir, os.pardir, "pyproject.toml")
-        if not os.path.isfile(project):
-            return _("(not installed)")
-        with open(project, "rb") as file:
-            return str(tomllib.load(file)["project"]["version"]) + " " + _("(not installed)")
-
-
-def _help(names: list[str]) -> int:
-    from pipeline.cli import help as pages
-
-    if names and names[0] not in VERBS:
-        raise ConfigError(_no_verb(names[0]))
-    print(pages.verb_page(VERBS[names[0]]) if names else pages.page(), end="")
-    return 0
-
-
-def _no_verb(word: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(word, VERBS, n=1)
-    if close:
-        return _("{word} is not a command. Did you mean {close}?").format(word=word, close=close[0])
-    return _("{word} is not a command. Commands: {known}.").format(word=word, known=", ".join(VERBS))
-
-
-def _act(verb: Verb, given: Given) -> int:
-    from importlib import import_module
-
-    module, _colon, function = verb.act.partition(":")
-    code: int = getattr(import_module(f"pipeline.cli.{module}"), function)(given)
-    return code

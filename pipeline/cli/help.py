@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.cli.arguments import Verb
-from pipeline.cli.verbs import VERBS
 from pipeline.language import N_, _
 
 EXAMPLES = (
@@ -36,8 +34,9 @@ def shipped(name: str) -> str:
     return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(package), name)
 
 
-def page() -> str:
-    """The whole program on one page of 80 columns."""
+def page(verbs: Sequence[tuple[str, str, str]]) -> str:
+    """The whole program on one page of 80 columns; `verbs` as (name, words, purpose)."""
+    width = max(len(name) for name, _words, _purpose in verbs)
     return "\n".join((
         _("slackwater: honest memory experiments for language models on your own machine"),
         "",
@@ -46,8 +45,7 @@ def page() -> str:
         _("Examples (with --dry-run they say what would run, and stop)"), *_beside(EXAMPLES),
         "",
         _("Commands (`slackwater COMMAND --help` says more of each)"),
-        *_beside([(f"{verb.name:<{max(map(len, VERBS))}} {verb.words}".rstrip(), verb.purpose)
-                  for verb in VERBS.values()]),
+        *_beside([(f"{name:<{width}} {words}".rstrip(), purpose) for name, words, purpose in verbs]),
         "",
         _("Settings are files, one folder per question (mode, infer_os, engine, …), in\n"
           "  {folder}\n"
@@ -64,21 +62,30 @@ def page() -> str:
         ""))
 
 
-def verb_page(verb: Verb) -> str:
-    """The few lines of one verb."""
-    lines = [f"slackwater {verb.name} {verb.words}".rstrip(), f"  {_(verb.purpose)}"]
-    if verb.more:
-        lines += ["", _(verb.more)]
-    if verb.completes == "settings":
-        lines += _choices()
-    if verb.flags:
-        lines += ["", *_beside([(flag.usage, flag.purpose) for flag in verb.flags])]
-    if verb.passes_on:
+def verb_page(usage: str, purpose: str, more: str, flags: Sequence[tuple[str, str]], settings: bool) -> str:
+    """The few lines of one verb; `settings`: and what there is to choose from."""
+    lines = [usage, f"  {_(purpose)}", *(["", _(more)] if more else []), *(_choices() if settings else [])]
+    if flags:
+        lines += ["", *_beside(flags)]
+    if settings:
         lines += ["", _("Hydra's own flags work too: --cfg job prints the config, --info its making.")]
     return "\n".join([*lines, ""])
 
 
-def _beside(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> Iterator[str]:
+def version() -> str:
+    """"slackwater 1.2": of the installed package, else of the checkout this runs from."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"slackwater {version('slackwater')}\n"
+    except PackageNotFoundError:
+        import tomllib
+
+        with open(os.path.join(os.path.dirname(shipped("conf")), "pyproject.toml"), "rb") as file:
+            return f"slackwater {tomllib.load(file)['project']['version']} " + _("(not installed)") + "\n"
+
+
+def _beside(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     width = max(len(left) for left, _right in rows)
     return (f"  {left:<{width}}  {_(right)}" for left, right in rows)
 

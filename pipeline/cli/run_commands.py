@@ -10,11 +10,9 @@ from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.cli import INTERRUPTED
-from pipeline.cli.arguments import Given, unknown_flag
-from pipeline.errors import ConfigError, SlackwaterError
+from pipeline.errors import INTERRUPTED, ConfigError, SlackwaterError
 from pipeline.language import _
 
 if TYPE_CHECKING:
@@ -27,21 +25,27 @@ _AGAIN = "--rerun-of"
 """Stands in the stored arguments of a sweep that measured another one again, so that it can be resumed."""
 
 
-def run(given: Given) -> int:
-    """`slackwater run [OVERRIDES…]`."""
-    return _measure(given, list(given.words))
+class Flags(NamedTuple):
+    """The flags of a command that measures, and `lang=`."""
+
+    lang: str | None
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    dry_run: bool = False
+    fresh: bool = False
+    accept_change: bool = False
 
 
-def resume(given: Given) -> int:
+def resume(flags: Flags, sweep: str, uri: str | None) -> int:
     """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
     from pipeline.sweep.identity import FINAL
     from pipeline.track.location import named
     from pipeline.track.read import json_tag
     from pipeline.track.store import open_store
 
-    uri = given.value("--store")
     store = open_store(named(uri), write=False)
-    record = store.find_sweep(given.first("last"))
+    record = store.find_sweep(sweep)
     this = f"{record.sweep_id}{store.location.option}"
     if "arguments" not in record.tags:
         raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
@@ -74,30 +78,26 @@ def resume(given: Given) -> int:
         again = arguments[at + 1]
         del arguments[at:at + 2]
     with chdir(folder):
-        return _measure(given, arguments, again, record.sweep_id)
+        return measure(flags, arguments, again, record.sweep_id)
 
 
-def rerun(given: Given) -> int:
+def rerun(flags: Flags, name: str, uri: str | None) -> int:
     """`slackwater rerun [SWEEP|RUN|FILE]`."""
-    name, uri = given.first("last"), given.value("--store")
     if Path(name.partition(":")[0]).is_file():
         name = str(Path(name).absolute())
-    return _measure(given, [] if uri is None else [f"tracking.uri={json.dumps(uri)}"], name)
+    return measure(flags, [] if uri is None else [f"tracking.uri={json.dumps(uri)}"], name)
 
 
-def _measure(given: Given, arguments: list[str], again: str | None = None, resume: str = "") -> int:
+def measure(flags: Flags, arguments: list[str], again: str | None = None, resume: str = "") -> int:
     """Compose and run what Hydra's words say, or (`again`) what was measured before; `resume` goes on with that."""
     from pipeline import provenance
     from pipeline.cli.system_errors import refused
     from pipeline.sweep.experiments import register
-    from pipeline.sweep.hydra_app import INSPECT, WITH_VALUE, run_hydra
+    from pipeline.sweep.hydra_app import INSPECT, run_hydra
     from pipeline.sweep.messages import explain
     from pipeline.sweep.model_words import with_files
     from pipeline.sweep.run import CURRENT, Asked, SweepRun
 
-    for word in arguments:
-        if word.startswith("-") and word.partition("=")[0] not in (*INSPECT, *WITH_VALUE):
-            raise ConfigError(unknown_flag(given.verb, word))
     terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
     sweep = SweepRun()
     current = CURRENT.set(sweep)
@@ -106,15 +106,15 @@ def _measure(given: Given, arguments: list[str], again: str | None = None, resum
         before = None if again is None else _measured(again, arguments)
         stored = [] if before is None or again is None else [_AGAIN, again if Path(again).is_absolute() else before.of]
         asked = Asked([*stored, *arguments], register(arguments), before, resume,
-                      given.has("--fresh") or (before is not None and not resume), given.has("--accept-change"),
-                      given.has("--dry-run"), given.has("-v"), lambda config: _conversation(config, given), _draw)
+                      flags.fresh or (before is not None and not resume), flags.accept_change, flags.dry_run,
+                      flags.verbose, lambda config: _conversation(config, flags), _draw)
         sweep.asked = asked if before is None else replace(asked, experiment=before.experiment)
         # the language is not part of the sweep: Hydra gets it, the record does not
-        words = [*([f"lang={given.lang}"] if given.lang else []), *with_files(arguments)]
+        words = [*([f"lang={flags.lang}"] if flags.lang else []), *with_files(arguments)]
         if any(word.partition("=")[0] in INSPECT for word in words):
             run_hydra(words, Path.cwd())
             return 0
-        return _sweep(sweep, words, given)
+        return _sweep(sweep, words, flags)
     except SlackwaterError:
         raise
     except (BrokenPipeError, SystemExit) as error:
@@ -144,14 +144,13 @@ def _is_bug(error: Exception) -> bool:
     return not rooms & {"hydra", "omegaconf"}
 
 
-def _sweep(sweep: SweepRun, arguments: list[str], given: Given) -> int:
+def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
     import tempfile
 
     from pipeline.report.live import Progress, Waits
     from pipeline.sweep.hydra_app import run_hydra
 
-    as_json = given.has("--json")
-    sweep.listener = Waits() if as_json or given.has("-q") else Progress(verbose=given.has("-v"))
+    sweep.listener = Waits() if flags.as_json or flags.quiet else Progress(verbose=flags.verbose)
     interrupted = False
     try:
         # Hydra insists on a folder of its own
@@ -162,12 +161,13 @@ def _sweep(sweep: SweepRun, arguments: list[str], given: Given) -> int:
     if sweep.asked.dry_run:
         if interrupted:
             return INTERRUPTED
-        _print_plan(sweep, as_json)
+        _print_plan(sweep, flags.as_json)
         return 0
     if sweep.trials and sweep.store is not None and sweep.summary is not None:
         from pipeline.report import pages
 
-        pages.finish(sweep.store, sweep.summary, list(sweep.trials.values()), sweep.run_ids, as_json, sweep.notes)
+        pages.finish(sweep.store, sweep.summary, list(sweep.trials.values()), sweep.run_ids, flags.as_json,
+                     sweep.notes)
     if sweep.stopped:
         print(f"slackwater: {sweep.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
@@ -179,11 +179,11 @@ def _sweep(sweep: SweepRun, arguments: list[str], given: Given) -> int:
     return 1 if sweep.failed else 0
 
 
-def _conversation(config: Config, given: Given) -> Conversation:
+def _conversation(config: Config, flags: Flags) -> Conversation:
     """A user at this terminal, or piped lines; beside one JSON document they are answered on stderr."""
     from pipeline.report.chat import Chat
 
-    return Chat(config, to_stderr=given.has("--json"), quiet=given.has("-q"))
+    return Chat(config, to_stderr=flags.as_json, quiet=flags.quiet)
 
 
 def _print_plan(sweep: SweepRun, as_json: bool) -> None:

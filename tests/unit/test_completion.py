@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.cli.completion import CHOICES, SCRIPTS, candidates
+from pipeline.cli.candidates import CHOICES
+from pipeline.cli.commands import slackwater
+from pipeline.cli.completion import SCRIPTS
+from pipeline.cli.completion import offered as candidates
 from pipeline.config import CONF_DIR, GROUPS
 from pipeline.errors import ConfigError
 from pipeline.track.location import Location
@@ -20,7 +23,7 @@ from tests.terminal import Terminal
 
 
 def offered(line: str) -> list[str]:
-    return [word for word, _purpose in candidates(line)]
+    return [word for word, _purpose in candidates(slackwater, line)]
 
 
 @pytest.mark.parametrize(("line", "words"), [
@@ -50,6 +53,12 @@ def offered(line: str) -> list[str]:
     ("slackwater show lang=j", ["lang=ja"]),
     ("slackwater completion z", ["zsh"]),
     ("slackwater show --st", ["--store"]),
+    ("slackwater compare a b --undecided p", ["pass"]),
+    ("slackwater compare a b --fail-if released/half", ["released/half_life_s"]),
+    ("slackwater metrics stabilized/tree_r", ["stabilized/tree_rss_mib", "stabilized/tree_read_back_faults"]),
+    ("slackwater help sy", ["sync"]),
+    ("slackwater --dr", ["--dry-run"]),
+    ("slackwater --ver", ["--version"]),
     ("slackwater run place", []),
     ("slackwater run hydra/launcher=ba", ["hydra/launcher=basic"]),
     ("slackwater frob", []),
@@ -59,9 +68,7 @@ def test_what_is_offered(line: str, words: list[str]) -> None:
 
 
 def test_every_verb_group_and_option_is_offered() -> None:
-    from pipeline.cli.verbs import VERBS
-
-    assert set(VERBS) <= set(offered("slackwater "))
+    assert set(slackwater.commands) <= set(offered("slackwater "))
     assert {f"{group}=" for group in GROUPS} <= set(offered("slackwater run "))
     for group in GROUPS:
         assert offered(f"slackwater run {group}=") == [f"{group}={path.stem}"
@@ -97,7 +104,7 @@ def test_sweeps_of_the_local_store_are_offered_the_newest_first(
     monkeypatch.setattr(pipeline.track.location, "locate",
                         lambda tracking: Location("sqlite:///x", "x", tmp_path, database, tmp_path))
     monkeypatch.setattr(SqlSource, "runs", runs)
-    assert candidates("slackwater show ") == [("last", ""), ("gap-2", "Why?"), ("gap-1", "Why?")]
+    assert candidates(slackwater, "slackwater show ") == [("last", ""), ("gap-2", "Why?"), ("gap-1", "Why?")]
     assert offered("slackwater compare gap-1 gap") == ["gap-2", "gap-1"]
     assert asked == [{"kind": "sweep"}] * 2
     database.unlink()
@@ -116,10 +123,10 @@ def test_files_are_offered_where_a_file_is_meant(tmp_path: Path, monkeypatch: py
 
 def test_an_answer_comes_while_the_finger_is_on_the_key() -> None:
     """Half a second in a program of its own on a quiet machine; here the work behind it, without Python's start."""
-    candidates("slackwater run ")
+    candidates(slackwater, "slackwater run ")
     began = time.perf_counter()
     for line in ("slackwater ", "slackwater run mo", "slackwater run engine.", "slackwater run experiment="):
-        candidates(line)
+        candidates(slackwater, line)
     assert time.perf_counter() - began < 5
 
 

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 
 from pipeline import language, metrics
 from pipeline.cli import main
-from pipeline.cli.arguments import parse
-from pipeline.cli.verbs import VERBS
+from pipeline.cli.commands import slackwater
 from pipeline.config import CONF_DIR, EXPERIMENTS_DIR, GROUPS
 from pipeline.sweep.composed import typed
 from pipeline.sweep.experiments import chosen, load_experiment, register
@@ -74,13 +73,13 @@ def test_every_command_is_one_that_there_is() -> None:
             assert {word for word in rest if "=" not in word} <= targets, f"{page}: {command}"
         elif program == "slackwater":
             verb = "run" if "=" in rest[0] else rest[0]
-            assert verb in VERBS or verb == "--help", f"{page}: {command}"
-            if verb in VERBS and "--help" not in rest and (rest[1:] or not VERBS[verb].least):
-                parse(VERBS[verb], rest[1:])
+            assert verb in slackwater.commands or verb == "--help", f"{page}: {command}"
+            if verb in slackwater.commands and "--help" not in rest:
+                slackwater.commands[verb].make_context(verb, rest[1:], resilient_parsing=not rest[1:])
             seen.add(verb)
         else:
             assert program in (".ci/run", "pip"), f"{page}: {command}"
-    assert set(VERBS) <= seen | {"completion"}, "a verb that no page shows"
+    assert set(slackwater.commands) <= seen | {"completion"}, "a verb that no page shows"
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +107,8 @@ def test_every_run_composes(command: str) -> None:
     from hydra import compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    given = parse(VERBS["run"], words(command)[2:])
-    arguments = [word for word in given.words if word not in ("--cfg", "job")]
+    given = slackwater.commands["run"].make_context("run", words(command)[2:])
+    arguments = [word for word in given.params["overrides"] if word not in ("--cfg", "job")]
     name = chosen(arguments)
     params = load_experiment(name).get("hydra", {}).get("sweeper", {}).get("params", {}) if name else {}
     register(arguments)
@@ -173,7 +172,7 @@ def test_the_generated_pages_say_what_the_code_says() -> None:
     conf: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "conf.py"))
     dictionary, pages = conf["metric_dictionary"](), conf["command_pages"]()
     assert all(f"`{metric.name}` · {metric.unit}" in dictionary for metric in metrics.entries())
-    assert all(f"## `slackwater {verb}`" in pages for verb in VERBS)
+    assert all(f"## `slackwater {verb}`" in pages for verb in slackwater.commands)
     assert str(ROOT) not in pages, "a path of the machine that built it"
     for page in conf["GENERATED"]:
         assert PAGES[f"docs/{page}.md"].rstrip().endswith("<!-- generated -->")

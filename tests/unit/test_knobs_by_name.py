@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from click import Context
 
-from pipeline.cli.help import KNOBS, verb_page
-from pipeline.cli.verbs import VERBS
+from pipeline.cli.commands import slackwater
+from pipeline.cli.help import KNOBS
 from pipeline.config import CONF_DIR, Config, InferOs
 from pipeline.engine import all_knobs
 from pipeline.engine.all_knobs import in_common_words, with_common_names
@@ -218,7 +219,8 @@ def test_the_documented_table_has_every_knob_with_its_words() -> None:
 
 def test_the_help_of_run_lists_every_knob() -> None:
     assert set(KNOBS) == set(all_knobs.of_engine("llamacpp"))
-    assert all(f" {name}" in verb_page(VERBS["run"]) for name in KNOBS)
+    page = slackwater.commands["run"].get_help(Context(slackwater))
+    assert all(f" {name}" in page for name in KNOBS)
 
 
 def test_the_files_of_conf_use_the_settings_own_names_only() -> None:

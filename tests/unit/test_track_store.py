@@ -434,11 +434,11 @@ def test_a_finished_sweep_that_has_lost_a_trial_is_measured_to_the_end(
                                            tags={"arguments": '["mode=oneshot"]', "cwd": str(tmp_path)}))
     measured: list[list[str]] = []
 
-    def measure(given: object, words: list[str], again: object) -> int:
+    def measure(flags: object, words: list[str], *rest: object) -> int:
         measured.append(words)
         return 0
 
-    monkeypatch.setattr(run_commands, "_measure", measure)
+    monkeypatch.setattr(run_commands, "measure", measure)
     assert main(["resume"]) == 0
     assert "all its trials are there" in capsys.readouterr().out and not measured
     mlflow_client(store).delete_run(str(runs[0]))
