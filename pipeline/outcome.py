@@ -119,7 +119,7 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
         put(reading_metrics(phase, reading), turn)
     began = next(iter(record.meter_readings.values()), {})
     for (phase, turn), values in record.meter_readings.items():
-        put({f"{phase}/{name}": value for name, value in _as_metrics(values, began).items()}, turn)
+        put({f"{phase}/{name}": value for name, value in as_metrics(values, began).items()}, turn)
     for turn, answer in record.generations.items():
         work = _work_metrics(answer.prompt_tokens, answer.output_tokens, record.marks, spans, turn)
         prefill = spans.get(("prefill", turn))
@@ -174,7 +174,7 @@ def _is_of_this_machine(name: str) -> bool:
             or name in ("load/duration_s", "prefill/duration_s"))
 
 
-def _as_metrics(values: Mapping[str, float], began: Mapping[str, float]) -> dict[str, float]:
+def as_metrics(values: Mapping[str, float], began: Mapping[str, float]) -> dict[str, float]:
     """A meter's reading as metrics: bytes in MiB; counters (…_us, …_count) since the trial's first reading."""
     found = {}
     for name, value in values.items():

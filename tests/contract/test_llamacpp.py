@@ -18,12 +18,12 @@ from pipeline.engine.knobs import as_text
 from pipeline.engine.llamacpp_settings import KNOBS
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
 from pipeline.model import weights
-from tests.contract.test_engine import group
+from pipeline.testing import config_of
 
 
 @pytest.fixture(scope="session")
 def default_model() -> Model:
-    model: Model = group("model", "smollm2-135m", Model)
+    model: Model = config_of("model=smollm2-135m").model
     weights.resolve(model)
     return model
 
@@ -32,7 +32,7 @@ def default_model() -> Model:
 def configure(default_model: Model) -> Callable[..., Config]:
     def build(model: Model | None = None, knobs: dict[str, Any] | None = None, infer_os: InferOs | None = None,
               **fields: Any) -> Config:
-        engine: Engine = group("engine", "llamacpp", Engine)
+        engine: Engine = config_of("engine=llamacpp").engine
         engine.knobs |= knobs or {}
         return Config(model=model or default_model, engine=engine, infer_os=infer_os or InferOs(), max_tokens=8,
                       **fields)
@@ -204,7 +204,7 @@ def test_every_word_that_a_knob_allows_takes_effect_on_the_real_engine(
 
 @pytest.fixture(scope="module")
 def loaded_once(default_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[llamacpp.LlamaServer]:
-    config = Config(model=default_model, engine=group("engine", "llamacpp", Engine), infer_os=InferOs())
+    config = Config(model=default_model, engine=config_of("engine=llamacpp").engine, infer_os=InferOs())
     server = llamacpp.Engine(config).start(tmp_path_factory.mktemp("log") / "server.log")
     try:
         server.load(silent)

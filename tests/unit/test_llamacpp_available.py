@@ -20,7 +20,7 @@ import pytest
 from pipeline.config import Config, Engine, InferOs, Model
 from pipeline.engine import llamacpp, llamacpp_available, llamacpp_server
 from pipeline.errors import ConfigError, EngineUnusableError
-from tests.contract.test_engine import group
+from pipeline.testing import config_of
 
 BINDINGS = """
 import ctypes, os
@@ -46,8 +46,8 @@ def site(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(model_file: Path) -> Config:
     """The default model on the embedded engine."""
-    engine: Engine = group("engine", "llamacpp", Engine)
-    model: Model = group("model", "smollm2-135m", Model)
+    engine: Engine = config_of("engine=llamacpp").engine
+    model: Model = config_of("model=smollm2-135m").model
     return Config(model=model, engine=engine, infer_os=InferOs(), max_tokens=8)
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from pipeline.errors import MeterError
 from pipeline.meter import gpu, npu
-from pipeline.meter.base import Absent, Available
+from pipeline.meter.base import Absent, Available, Found
 from pipeline.phases import MIB
+from pipeline.testing import MeterContract
 
 GIB = 1024 * MIB
 
@@ -78,6 +79,27 @@ def _gpu(root: Path, nvml: FakeNvml) -> gpu.Meter:
     assert isinstance(found, Available)
     assert isinstance(found.meter, gpu.Meter)
     return found.meter
+
+
+class TestGpu(MeterContract):
+    name = "gpu"
+
+    @pytest.fixture
+    def found(self, tmp_path: Path) -> Found:
+        return gpu.find(_proc(tmp_path / "recorded", 10), nvml=FakeNvml([_device(compute={10: GIB}), _device()]))
+
+    @pytest.fixture
+    def absent(self, tmp_path: Path) -> Found:
+        return gpu.find(tmp_path, nvml=FakeNvml([], driver=False))
+
+
+class TestNpu(MeterContract):
+    name = "npu"
+
+    @pytest.fixture
+    def found(self, tmp_path: Path) -> Found:
+        _accel(tmp_path / "recorded", "intel_vpu", {"npu_busy_time_us": "5\n", "npu_memory_utilization": "4096\n"})
+        return npu.find(tmp_path / "recorded")
 
 
 def test_the_trees_share_is_what_nvml_charges_to_its_processes(tmp_path: Path) -> None:

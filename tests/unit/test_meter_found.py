@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.meter import cgroup, model_file, pressure, system, tree
-from pipeline.meter.base import Absent, Available, Target, find_all
+from pipeline.meter.base import Absent, Available, Found, Target, find_all
 from pipeline.phases import MIB
+from pipeline.testing import MeterContract
 
 
 def test_every_meter_of_the_issue_is_found_or_absent_with_a_reason() -> None:
@@ -89,6 +90,36 @@ def _cgroup_v2(root: Path, pids: list[int], **files: str) -> Path:
     for name, text in (defaults | files).items():
         (folder / name).write_text(text)
     return folder
+
+
+class TestCgroup(MeterContract):
+    name = "cgroup"
+
+    @pytest.fixture
+    def found(self, tmp_path: Path) -> Found:
+        _cgroup_v2(tmp_path / "recorded", [10, 11], **{"memory.peak": "0\n"})
+        return cgroup.find(tmp_path / "recorded", Target([10, 11]))
+
+
+class TestModelFile(MeterContract):
+    name = "model_file"
+
+    @pytest.fixture
+    def found(self, tmp_path: Path) -> Found:
+        (tmp_path / "weights.gguf").write_bytes(b"w" * 8192)
+        return model_file.find(target=Target(model_path=tmp_path / "weights.gguf"))
+
+
+class TestPressure(MeterContract):
+    name = "pressure"
+
+
+class TestSystem(MeterContract):
+    name = "system"
+
+
+class TestTree(MeterContract):
+    name = "tree"
 
 
 def test_a_cgroup_v2_of_its_own_is_read_with_peak_and_events(tmp_path: Path) -> None:

@@ -12,6 +12,15 @@ from pipeline.errors import ConfigError
 from pipeline.phases import MIB
 from pipeline.settle import adaptive, fixed
 from pipeline.settle.base import Settling, load_rule
+from pipeline.testing import SettleContract
+
+
+class TestAdaptive(SettleContract):
+    name = "adaptive"
+
+
+class TestFixed(SettleContract):
+    name = "fixed"
 
 
 def config(**settle: Any) -> Config:

@@ -11,7 +11,24 @@ from pipeline.outcome import infer_os_label
 from pipeline.sweep.cells import cell_names, refuse_other_work
 from pipeline.sweep.design import load_design
 from pipeline.sweep.design.blocked import blocks
+from pipeline.testing import DesignContract
 from tests.unit.test_rerun import composed
+
+
+class TestBlocked(DesignContract):
+    name, cells = "blocked", 4
+
+
+class TestFixed(DesignContract):
+    name, cells = "fixed", 4
+
+
+class TestPaired(DesignContract):
+    name = "paired"
+
+
+class TestFactorial(DesignContract):
+    name, cells = "factorial", 4
 
 
 class FakeConfig:
@@ -26,13 +43,7 @@ def names(*cells: tuple[Any, list[str]]) -> list[str]:
     return cell_names([config for config, _ in cells], [overrides for _, overrides in cells])
 
 
-def test_each_block_runs_every_cell_once() -> None:
-    for block in blocks(cells=4, repetitions=5, seed=1):
-        assert sorted(block) == [0, 1, 2, 3]
-
-
-def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
-    assert blocks(6, 4, seed=7) == blocks(6, 4, seed=7)
+def test_another_seed_gives_another_order() -> None:
     assert blocks(6, 4, seed=7) != blocks(6, 4, seed=8)
 
 
@@ -42,8 +53,8 @@ def test_blocks_differ_from_one_another_so_that_no_cell_is_always_first() -> Non
 
 
 def test_a_design_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"design\.name=latin"):
-        load_design("latin")
+    with pytest.raises(ConfigError, match=r"design\.name=hope"):
+        load_design("hope")
 
 
 def test_pairs_begin_with_either_arm_and_want_two() -> None:
