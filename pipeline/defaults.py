@@ -33,6 +33,12 @@ def unset(flat: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @functools.cache
+def flags_on(preset: str) -> frozenset[str]:
+    """The flags that conf/infer_os/PRESET.yaml switches on."""
+    return frozenset(name for name, value in _plain(_composed("infer_os", preset)).items() if value is True)
+
+
+@functools.cache
 def _unset(names: tuple[str, ...]) -> Mapping[str, Any]:
     values = dict(_top())
     for group, name in zip(GROUPS, names, strict=True):

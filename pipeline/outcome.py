@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from pipeline import provenance
 from pipeline.config import Config, InferOs, Stop
-from pipeline.defaults import leaves
+from pipeline.defaults import flags_on, leaves
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.engine.knobs import as_text
 from pipeline.errors import EngineUnusableError, PromptTooLongError
@@ -81,13 +81,13 @@ DrawTimeline = Callable[[Path, Timeline, Sequence[Mark], str], None]
 
 
 def infer_os_label(flags: InferOs) -> str:
-    """The arm in a word: off, on (the shipped preset), the flags that are on, or a published environment."""
+    """The arm in a word: off, on (the flags of conf/infer_os/on.yaml), the flags that are on, or a published environment."""
     if flags.environment is not None:
         return "as_published" if flags.environment else "server_defaults"
     on = flags.switched_on
     if not on:
         return "off"
-    return "on" if set(on) == {"memory_optimization", "quantization", "cpu_optimization"} else "+".join(on)
+    return "on" if set(on) == flags_on("on") else "+".join(on)
 
 
 def flatten(config: Config) -> dict[str, Any]:

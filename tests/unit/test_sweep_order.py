@@ -1,10 +1,12 @@
 """Cells, their names, and the order in which a design runs them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import defaults
 from pipeline.config import Design, InferOs, Mode
 from pipeline.errors import ConfigError
 from pipeline.outcome import infer_os_label
@@ -83,6 +85,17 @@ def test_the_flags_preset_and_single_flags_have_short_labels() -> None:
     assert infer_os_label(InferOs()) == "off"
     assert infer_os_label(InferOs(memory_optimization=True, quantization=True, cpu_optimization=True)) == "on"
     assert infer_os_label(InferOs(quantization=True)) == "quantization"
+
+
+def test_the_preset_on_is_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "infer_os").mkdir()
+    (tmp_path / "infer_os/on.yaml").write_text("defaults: [base_infer_os]\nquantization: true\ncpu_optimization: false\n")
+    monkeypatch.setattr(defaults, "CONF_DIR", tmp_path)
+    defaults.flags_on.cache_clear()
+    try:
+        assert infer_os_label(InferOs(quantization=True)) == "on"
+    finally:
+        defaults.flags_on.cache_clear()
 
 
 def test_cells_are_named_by_mode_and_flags() -> None:
