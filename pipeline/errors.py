@@ -10,7 +10,7 @@
     └── MeterError                  1   a meter or the sampler could not be read; that trial is failed
 
 A message has up to three parts: what was seen, what was expected, what to do. A room may refine one of these for its
-own use; what it lets out is one of them. Nothing else lives here.
+own use; what it lets out is one of them. Nothing else lives here but `innermost`, which reads a library's error.
 """
 
 INTERRUPTED = 130
@@ -55,3 +55,10 @@ class PromptTooLongError(EngineError):
 
 class MeterError(SlackwaterError):
     """A meter could not be read or its sampler ended; the trial is recorded as failed with this message."""
+
+
+def innermost(error: BaseException) -> str:
+    """What happened at last, in its own words: libraries for HTTP wrap an error in several of theirs."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return str(error) or type(error).__name__

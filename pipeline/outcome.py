@@ -81,7 +81,7 @@ DrawTimeline = Callable[[Path, Timeline, Sequence[Mark], str], None]
 
 
 def infer_os_label(flags: InferOs) -> str:
-    """The arm in a word: off, on (the flags of conf/infer_os/on.yaml), the flags that are on, or a published environment."""
+    """The arm in a word: off, on (conf/infer_os/on.yaml), the flags that are on, or a published environment."""
     if flags.environment is not None:
         return "as_published" if flags.environment else "server_defaults"
     on = flags.switched_on

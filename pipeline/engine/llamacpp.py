@@ -10,25 +10,23 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.config import Config
 from pipeline.engine import checks, llamacpp_available, llamacpp_log, process
 from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
 from pipeline.engine.effective import in_force
+from pipeline.engine.http import BrokenError, Client, RefusedError
 from pipeline.engine.knobs import NOTHING_STARTED, as_text, prove, refuse, resolve
 from pipeline.engine.llamacpp_settings import KNOBS, UNQUANTIZED, WORDS
-from pipeline.engine.waiting import NEVER, OuterLimit, Wait, watched
+from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError, PromptTooLongError
 from pipeline.machine import usable_cores
 from pipeline.model import weights
 from pipeline.model.digest import Progress, known_digest
 from pipeline.model.files import files_of, read_model, title
-
-if TYPE_CHECKING:
-    import httpx
 
 LOG_LAG_S = 1.0
 """How long an error waits for its reason to appear in the log."""
@@ -138,7 +136,7 @@ class LlamaServer(Server):
     def __init__(self, config: Config, settings: Mapping[str, Scalar], model: Path, log_path: Path,
                  outer: OuterLimit = NEVER) -> None:
         self._config, self._settings, self._model, self._outer = config, settings, model, outer
-        self._client = _http_client()
+        self._http = Client()
         self._address: str | None = None
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
@@ -177,28 +175,16 @@ class LlamaServer(Server):
         on_event("request_sent", time.monotonic_ns())
         self.load(on_event)
         wait = self._wait("generation")
-        try:
-            with watched(wait, "no token", self._child.kill):
-                return self._answer(request, on_event, wait)
-        except _transport_errors() as error:
-            raise self._broken(error, wait) from error
-
-    def _answer(self, request: Request, on_event: OnEvent, wait: Wait) -> Generation:
-        prompt = request.prompt if request.raw else self._templated(request.prompt)
+        prompt = request.prompt if request.raw else self._templated(request.prompt, wait)
         answer = _Stream(request.max_tokens, on_event, request.on_text)
         body = {
             "prompt": prompt, "n_predict": request.max_tokens, "seed": request.seed, "temperature": 0.0,
             "ignore_eos": not request.natural_end, "cache_prompt": self._settings["cache_prompt"], "stream": True,
             "return_progress": True,  # a long prompt shows progress before its first token
         }
-        with self._client.stream("POST", f"{self._address}/completion", json=body) as response:
-            if response.status_code != 200:
-                raise self._refusal(response.read())
-            for line in response.iter_lines():
-                wait.moved()
-                if self._take(answer, line, time.monotonic_ns()):
-                    break
-        return self._finished(answer, request, wait)
+        for line, t_ns in self._lines("/completion", body, wait, "no token"):
+            self._take(answer, line, t_ns)
+        return self._finished(answer, request)
 
     def unload(self) -> None:
         """See Server."""
@@ -209,15 +195,9 @@ class LlamaServer(Server):
         """How many tokens `generate` will count for a prompt; loads if nothing is loaded. Raises EngineError."""
         self.load(lambda kind, t_ns: None)
         wait = self._wait("counting tokens")
-        try:
-            with watched(wait, "no answer", self._child.kill):
-                answer = self._client.post(f"{self._address}/tokenize", json={
-                    "content": prompt if raw else self._templated(prompt), "add_special": True, "parse_special": True})
-        except _transport_errors() as error:
-            raise self._broken(error, wait) from error
-        if answer.status_code != 200:
-            raise self._refusal(answer.content)
-        return len(answer.json()["tokens"])
+        content = prompt if raw else self._templated(prompt, wait)
+        answer = self._ask("/tokenize", {"content": content, "add_special": True, "parse_special": True}, wait)
+        return len(answer["tokens"])
 
     def proofs(self) -> Sequence[Proof]:
         """See Server: command line of the child, llama.cpp's log, and whether the model file is mapped."""
@@ -242,7 +222,7 @@ class LlamaServer(Server):
                 os.close(descriptor)
         self._commands = self._answers = -1
         self._address = None
-        self._client.close()
+        self._http.close()
         self._child.end(self._config.engine.stop_limit_s)
 
     def _wait(self, doing: str, limit: str = "no_progress_s") -> Wait:
@@ -272,26 +252,42 @@ class LlamaServer(Server):
             raise self._error(f"failed to {wait.doing}: {answer['error'].rstrip('. ')}")
         return answer
 
-    def _templated(self, prompt: str) -> str:
-        body = {"messages": [{"role": "user", "content": prompt}]}
-        answer = self._client.post(f"{self._address}/apply-template", json=body)
-        if answer.status_code != 200:
-            raise self._refusal(answer.content)
-        return str(answer.json()["prompt"])
+    def _lines(self, path: str, body: Mapping[str, object], wait: Wait, missing: str) -> Iterator[tuple[bytes, int]]:
+        """The answer's lines and when they arrived. Raises EngineError: refused, ended, no progress."""
+        def look() -> float:
+            if reason := wait.overdue(missing):
+                raise self._error(reason)
+            return wait.look_s
 
-    def _take(self, answer: _Stream, line: str, t_ns: int) -> bool:
-        field, _, data = line.partition(": ")
-        if field not in ("data", "error"):
-            return False
+        try:
+            for line, t_ns in self._http.lines(f"{self._address}{path}", body, look):
+                wait.moved()
+                yield line, t_ns
+        except RefusedError as error:
+            raise self._refusal(error.answer.text) from error
+        except BrokenError as error:
+            raise self._broken(str(error)) from error
+
+    def _ask(self, path: str, body: Mapping[str, object], wait: Wait) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(b"".join(line for line, _ in self._lines(path, body, wait, "no answer")))
+        return answer
+
+    def _templated(self, prompt: str, wait: Wait) -> str:
+        return str(self._ask("/apply-template", {"messages": [{"role": "user", "content": prompt}]}, wait)["prompt"])
+
+    def _take(self, answer: _Stream, line: bytes, t_ns: int) -> None:
+        field, _, data = line.partition(b": ")
+        if field not in (b"data", b"error"):
+            return
         chunk = json.loads(data)
-        if field == "error" or "error" in chunk:
-            raise self._refusal(data.encode())
-        return answer.take(chunk, t_ns)
+        if field == b"error" or "error" in chunk:
+            raise self._refusal(data.decode(errors="replace"))
+        answer.take(chunk, t_ns)
 
-    def _finished(self, answer: _Stream, request: Request, wait: Wait) -> Generation:
+    def _finished(self, answer: _Stream, request: Request) -> Generation:
         last = answer.last
         if last is None:
-            raise self._broken(None, wait)
+            raise self._broken("the connection was closed")
         prompt_tokens, output_tokens = last["tokens_evaluated"], last["tokens_predicted"]
         timings = last.get("timings", {})
         if output_tokens < request.max_tokens and (last.get("truncated") or last.get("stop_type") == "limit"):
@@ -322,18 +318,16 @@ class LlamaServer(Server):
             return EngineUnusableError(f"engine=llamacpp cannot run on this machine: {never}.")
         return self._error(f"ended during {doing}: {ended}")
 
-    def _broken(self, error: Exception | None, wait: Wait) -> EngineError:
-        if wait.reason:
-            return self._error(wait.reason)
+    def _broken(self, why: str) -> EngineError:
         if self._child.wait(1.0) is not None:
             return self._died("generation")
-        return self._error(f"broke the stream before its last line ({error or 'the connection was closed'})")
+        return self._error(f"broke the stream before its last line ({why})")
 
-    def _refusal(self, content: bytes) -> EngineError:
+    def _refusal(self, content: str) -> EngineError:
         try:
             error = json.loads(content)
         except ValueError:
-            return self._error(f"refused the request: {content[:300].decode(errors='replace')}")
+            return self._error(f"refused the request: {content[:300]}")
         error = error.get("error", error)
         if error.get("type") == "exceed_context_size_error":
             return PromptTooLongError(
@@ -352,8 +346,8 @@ class _Stream:
         self._max_tokens, self._on_event, self._on_text = max_tokens, on_event, on_text
         self._tokens, self._last_ns = 0, 0
 
-    def take(self, chunk: Mapping[str, Any], t_ns: int) -> bool:
-        """True once the answer is complete."""
+    def take(self, chunk: Mapping[str, Any], t_ns: int) -> None:
+        """One chunk of the stream."""
         self.text.append(chunk.get("content", ""))
         for _ in range(self._tokens, chunk.get("tokens_predicted", self._tokens)):
             self._on_event("token" if self._tokens else "first_token", t_ns)
@@ -362,25 +356,10 @@ class _Stream:
                 self._on_event("last_token", t_ns)
         if self._on_text is not None and chunk.get("content"):
             self._on_text(chunk["content"])
-        if not chunk.get("stop"):
-            return False
-        if 0 < self._tokens < self._max_tokens:
-            self._on_event("last_token", self._last_ns)
-        self.last = chunk
-        return True
-
-
-def _http_client() -> httpx.Client:
-    import httpx
-
-    # Loopback only: no proxy of the environment, and no certificates to load. How long to wait is waiting.py's.
-    return httpx.Client(trust_env=False, verify=False, timeout=httpx.Timeout(None, connect=10.0))
-
-
-def _transport_errors() -> type[Exception]:
-    import httpx
-
-    return httpx.TransportError
+        if chunk.get("stop"):
+            if 0 < self._tokens < self._max_tokens:
+                self._on_event("last_token", self._last_ns)
+            self.last = chunk
 
 
 def _seconds(milliseconds: float | None) -> float | None:

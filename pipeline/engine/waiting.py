@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,26 +97,6 @@ class Wait:
                     f"{self.setting} if this machine is that slow")
         return (f"{self.limit_s:g} s ({BLIND_FACTOR} × {self.setting}={self._asked_s:g}: its processes cannot be seen "
                 f"from here, so that only its answer counts). Raise {self.setting} if that machine is so slow")
-
-
-@contextlib.contextmanager
-def watched(wait: Wait, missing: str, give_up: Callable[[], None]) -> Iterator[None]:
-    """Look after a wait from another thread while this one blocks in it; `give_up` must make it return."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(wait.look_s):
-            if wait.overdue(missing):
-                give_up()
-                return
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 def cpu_seconds(root: int) -> dict[int, float]:

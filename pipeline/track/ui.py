@@ -105,12 +105,12 @@ def _serve(location: Location, page: str, port: int, browser: bool) -> int:
 
 def _wait_until_it_answers(root: str, child: process.Child) -> None:
     """Raises StoreError if it ends, or does not answer in time."""
-    import httpx
+    import requests
 
     deadline = time.monotonic() + ANSWER_LIMIT_S
     while True:
-        with contextlib.suppress(httpx.TransportError):  # it does not listen yet
-            if httpx.get(f"{root}/health", timeout=5).status_code == 200:
+        with contextlib.suppress(requests.RequestException):  # it does not listen yet
+            if requests.get(f"{root}/health", timeout=5).status_code == 200:
                 return
         if ended := child.ended():
             last = "\n".join(child.log().strip().splitlines()[-8:])

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-PROGRAMS = ("overhead", "meter_truth", "meter_cost", "busy_neighbours", "stats_calibration", "aa_sweep", "scale",
-            "report")
+PROGRAMS = ("overhead", "http_marks", "meter_truth", "meter_cost", "busy_neighbours", "stats_calibration", "aa_sweep",
+            "scale", "report")
 
 
 def main(chosen: Sequence[str]) -> int:

@@ -85,7 +85,7 @@ def swept(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def served(swept: str) -> Iterator[Served]:
     """`slackwater ui` on that store."""
-    import httpx
+    import requests
 
     began = time.monotonic()
     with subprocess.Popen([sys.executable, "-m", "pipeline", "ui", "--no-browser", "--store", swept, "--port", "0"],
@@ -100,9 +100,9 @@ def served(swept: str) -> Iterator[Served]:
         while True:
             assert ui.poll() is None, ui.stdout.read()
             try:
-                if httpx.get(found[0].split("/#")[0] + "/health", timeout=5).status_code == 200:
+                if requests.get(found[0].split("/#")[0] + "/health", timeout=5).status_code == 200:
                     break
-            except httpx.TransportError:
+            except requests.RequestException:
                 time.sleep(0.05)
         yield Served(found[0], printed_s, time.monotonic() - began)
         ui.terminate()

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.engine.waiting import OuterLimit, Wait, cpu_seconds, watched
+from pipeline.engine.waiting import OuterLimit, Wait, cpu_seconds
 
 BUSY = "while True: pass"
 IDLE = "import time; time.sleep(60)"
@@ -87,15 +87,3 @@ def test_a_server_that_is_busy_for_ever_ends_at_the_outer_limit_and_the_reason_s
     wait = Wait("generation", 60.0, "engine.no_progress_s", run(BUSY, running), outer)
     assert outlived(wait, 5.0) == (
         "was still busy during generation when the trial had lasted 6:00 h (trial_limit_s), its outer limit")
-
-
-def test_what_blocks_is_made_to_return_when_its_wait_is_over(running: list[subprocess.Popen[bytes]]) -> None:
-    pid = run(IDLE, running)
-    wait = Wait("generation", 0.2, "engine.no_progress_s", pid)
-    with watched(wait, "no token", running[0].kill):
-        running[0].wait(10)
-    assert wait.reason.startswith("made no progress during generation")
-    answered = Wait("generation", 60.0, "engine.no_progress_s", pid)
-    with watched(answered, "no token", lambda: pytest.fail("it had answered")):
-        pass
-    assert answered.reason == ""

@@ -89,7 +89,7 @@ def test_the_flags_preset_and_single_flags_have_short_labels() -> None:
 
 def test_the_preset_on_is_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "infer_os").mkdir()
-    (tmp_path / "infer_os/on.yaml").write_text("defaults: [base_infer_os]\nquantization: true\ncpu_optimization: false\n")
+    (tmp_path / "infer_os/on.yaml").write_text("defaults: [base_infer_os]\nquantization: true\n")
     monkeypatch.setattr(defaults, "CONF_DIR", tmp_path)
     defaults.flags_on.cache_clear()
     try:

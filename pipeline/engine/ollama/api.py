@@ -5,22 +5,18 @@ No process and no log is looked at here. Texts and statuses: server/routes.go in
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.engine.http import CONNECT_S, Answer, BrokenError, Client, RefusedError
 from pipeline.errors import EngineError, PromptTooLongError
-
-if TYPE_CHECKING:
-    import httpx
 
 OnLine = Callable[[Mapping[str, Any], int], None]
 """Called with one decoded line and the `time.monotonic_ns()` at which its bytes arrived."""
 
-_CONNECT_S = 5.0
 _NO_SUCH_MODEL = re.compile(r"model ['\"]?(.+?)['\"]? not found")
 _TOO_LONG = ("exceeds the context length", "longer than the context length", "exceeds the available context")
 
@@ -38,16 +34,13 @@ class Api:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._verify = self.url.startswith("https:")  # loading certificates takes 20 ms and more
-        self._client: httpx.Client | None = None
+        self._client = Client()
 
     def close(self) -> None:
         """Give up the connection that is kept open."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._client.close()
 
-    def version(self, limit_s: float = _CONNECT_S) -> str:
+    def version(self, limit_s: float = CONNECT_S) -> str:
         """What /api/version says. Raises UnreachableError, or EngineError for something that is not Ollama."""
         answer = self._json("GET", "/api/version", None, limit_s)
         if not isinstance(answer.get("version"), str):
@@ -56,11 +49,11 @@ class Api:
 
     def running(self) -> Sequence[Mapping[str, Any]]:
         """The loaded models (/api/ps). One that is still loading is missing, one whose engine crashed is listed."""
-        return list(self._json("GET", "/api/ps", None, _CONNECT_S).get("models") or [])
+        return list(self._json("GET", "/api/ps", None, CONNECT_S).get("models") or [])
 
     def show(self, model: str) -> Mapping[str, Any]:
         """What the server knows of a model (/api/show). Raises NoSuchModelError."""
-        return self._json("POST", "/api/show", {"model": model}, _CONNECT_S)
+        return self._json("POST", "/api/show", {"model": model}, CONNECT_S)
 
     def send(self, body: Mapping[str, object], limit_s: float) -> Mapping[str, Any]:
         """One /api/generate request that is answered by one object."""
@@ -73,47 +66,14 @@ class Api:
 
         Raises EngineError (refused, error inside the stream), UnreachableError, whatever `watch` raises."""
 
-        async def talk() -> None:
-            reader = asyncio.ensure_future(self._read(path, body, on_sent, on_line))
-            try:
-                pause_s = 0.0
-                while not reader.done():
-                    await asyncio.wait({reader}, timeout=pause_s)
-                    if not reader.done():
-                        pause_s = watch()
-            finally:
-                if not reader.done():
-                    reader.cancel()
-                await asyncio.wait({reader})
-            reader.result()
-
-        asyncio.run(talk())
-
-    async def _read(self, path: str, body: Mapping[str, object], on_sent: Callable[[int], None],
-                    on_line: OnLine) -> None:
-        import httpx
-
-        timeout = httpx.Timeout(None, connect=_CONNECT_S)
-        client = httpx.AsyncClient(base_url=self.url, trust_env=False, verify=self._verify, timeout=timeout)
+        on_sent(time.monotonic_ns())
         try:
-            async with client:
-                on_sent(time.monotonic_ns())
-                async with client.stream("POST", path, json=body) as response:
-                    await self._lines(response, on_line)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-
-    async def _lines(self, response: httpx.Response, on_line: OnLine) -> None:
-        if response.status_code != 200 or "json" not in response.headers.get("content-type", ""):
-            raise self.refused(response, (await response.aread()).decode(errors="replace"))
-        rest = b""
-        async for block in response.aiter_bytes():
-            t_ns = time.monotonic_ns()
-            # Only \n ends a line: a text may hold what str.splitlines takes for an end.
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
+            for line, t_ns in self._client.lines(self.url + path, body, watch, kind="json"):
                 self._line(line, t_ns, on_line)
-        self._line(rest, time.monotonic_ns(), on_line)
+        except RefusedError as error:
+            raise self.refused(error.answer) from error
+        except BrokenError as error:
+            raise self._unreachable(error) from error
 
     def _line(self, line: bytes, t_ns: int, on_line: OnLine) -> None:
         if not line.strip():
@@ -129,31 +89,27 @@ class Api:
         on_line(value, t_ns)
 
     def _json(self, method: str, path: str, body: Mapping[str, object] | None, limit_s: float) -> Mapping[str, Any]:
-        import httpx
-
         try:
-            if self._client is None:
-                self._client = httpx.Client(trust_env=False, verify=self._verify)
-            response = self._client.request(method, self.url + path, json=body, timeout=limit_s)
-        except httpx.HTTPError as error:
+            answer = self._client.ask(method, self.url + path, body, limit_s)
+        except BrokenError as error:
             raise self._unreachable(error) from error
-        if response.status_code != 200:
-            raise self.refused(response, response.text)
+        if answer.status != 200:
+            raise self.refused(answer)
         try:
-            value = response.json()
+            value = json.loads(answer.text)
         except ValueError as error:
-            raise self._not_ollama(f"{path} answered {_summary(response, response.text)}") from error
+            raise self._not_ollama(f"{path} answered {_summary(answer)}") from error
         if not isinstance(value, dict):
-            raise self._not_ollama(f"{path} answered with {response.text[:60]!r}")
+            raise self._not_ollama(f"{path} answered with {answer.text[:60]!r}")
         return value
 
-    def refused(self, response: httpx.Response, text: str) -> EngineError:
+    def refused(self, answer: Answer) -> EngineError:
         """The error for an answer that is not 200 with JSON."""
         try:
-            said = json.loads(text)["error"]
+            said = json.loads(answer.text)["error"]
         except (ValueError, KeyError, TypeError):
-            return self._not_ollama(f"it answered {_summary(response, text)}")
-        return self._error(said if isinstance(said, str) else json.dumps(said), f"with HTTP {response.status_code}")
+            return self._not_ollama(f"it answered {_summary(answer)}")
+        return self._error(said if isinstance(said, str) else json.dumps(said), f"with HTTP {answer.status}")
 
     def _error(self, said: str, where: str) -> EngineError:
         if match := _NO_SUCH_MODEL.search(said):
@@ -175,8 +131,7 @@ class Api:
                            "address, and whether a proxy stands in between.")
 
 
-def _summary(response: httpx.Response, text: str) -> str:
-    kind = response.headers.get("content-type", "no content type").split(";")[0]
-    title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-    words = " ".join((title[1] if title else text).split())[:80]
-    return f"HTTP {response.status_code} {kind} ({words or 'empty'})"
+def _summary(answer: Answer) -> str:
+    title = re.search(r"<title>(.*?)</title>", answer.text, re.IGNORECASE | re.DOTALL)
+    words = " ".join((title[1] if title else answer.text).split())[:80]
+    return f"HTTP {answer.status} {answer.kind.split(';')[0] or 'no content type'} ({words or 'empty'})"

@@ -118,8 +118,8 @@ class OllamaServer(Server):
 
     def stop(self) -> None:
         self._loaded, self._child = False, None
-        self.api.close()
         self._end()
+        self.api.close()
 
     # What the above are made of
 
