@@ -1,13 +1,13 @@
 """Cells, their names, and the order in which a design runs them."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
-from pipeline import defaults
-from pipeline.config import Design, InferOs, Mode
+from pipeline.config import CONF_DIR, Design, InferOs, Mode
+from pipeline.defaults import flags_on
 from pipeline.errors import ConfigError
 from pipeline.outcome import infer_os_label
 from pipeline.sweep.cells import cell_names, refuse_other_work
@@ -87,15 +87,11 @@ def test_the_flags_preset_and_single_flags_have_short_labels() -> None:
     assert infer_os_label(InferOs(quantization=True)) == "quantization"
 
 
-def test_the_preset_on_is_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "infer_os").mkdir()
-    (tmp_path / "infer_os/on.yaml").write_text("defaults: [base_infer_os]\nquantization: true\n")
-    monkeypatch.setattr(defaults, "CONF_DIR", tmp_path)
-    defaults.flags_on.cache_clear()
-    try:
-        assert infer_os_label(InferOs(quantization=True)) == "on"
-    finally:
-        defaults.flags_on.cache_clear()
+def test_the_preset_on_is_what_its_file_says() -> None:
+    said = yaml.safe_load((CONF_DIR / "infer_os/on.yaml").read_text())
+    flags = {name: value for name, value in said.items() if name != "defaults"}
+    assert infer_os_label(InferOs(**flags)) == "on" and flags_on("on") == flags.keys()
+    assert flags_on("quantization") == {"quantization"} and flags_on("off") == set()
 
 
 def test_cells_are_named_by_mode_and_flags() -> None:
