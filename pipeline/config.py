@@ -7,6 +7,7 @@ users look. Only this module, `cli` and `sweep` know Hydra.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.errors import ConfigError
-from pipeline.language import N_, _, languages
+from pipeline.language import N_, _, languages, sentence, worded
 from pipeline.plugins import config_folders
 from pipeline.text import as_typed
 
@@ -37,10 +38,15 @@ def options(group: str) -> dict[str, Path]:
     return {path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))}
 
 
+def one_of(values: Iterable[str]) -> str:
+    """What a key takes that has names for its values."""
+    return sentence(N_("one of {values}"), values=", ".join(values))
+
+
 def _require(holds: bool, key: str, value: object, expected: str) -> None:
     if not holds:
         raise ConfigError(_("{key} is not allowed: expected {expected}.").format(
-            key=f"{key}={value}", expected=_(expected)))
+            key=f"{key}={value}", expected=worded(expected)))
 
 
 @dataclass
@@ -71,7 +77,7 @@ class Model:
                 self.name = "gguf"
         if self.kind != MISSING:
             kinds = ("pypi", "file", "ollama")
-            _require(self.kind in kinds, "model.kind", self.kind, "one of " + ", ".join(kinds))
+            _require(self.kind in kinds, "model.kind", self.kind, one_of(kinds))
 
 
 @dataclass
@@ -293,7 +299,7 @@ class Prompt:
         if self.name == MISSING:
             return
         _require(self.language in self.templates, "prompt.language", self.language,
-                 "one of " + ", ".join(sorted(self.templates)))
+                 one_of(sorted(self.templates)))
         template = self.templates[self.language]
         _require("{prompt}" in template, f"prompt.templates.{self.language}", repr(template),
                  "a text with {prompt} in it")
@@ -448,7 +454,7 @@ class Config:
         _require(self.trial_limit_s is None or self.trial_limit_s > 0, "trial_limit_s", self.trial_limit_s,
                  "null (far above the forecast) or a number of seconds above 0")
         _require(self.seed >= 0, "seed", self.seed, N_("a whole number, 0 or more"))
-        _require(self.lang is None or self.lang in languages(), "lang", self.lang, "one of " + ", ".join(languages()))
+        _require(self.lang is None or self.lang in languages(), "lang", self.lang, one_of(languages()))
 
 
 GROUPS: dict[str, type] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, one_of
 from pipeline.engine import llamacpp_settings
 from pipeline.engine.knob_aliases import Common, Words, plain
 from pipeline.engine.knobs import Knob
@@ -46,7 +46,7 @@ def of_engine(engine: str) -> Mapping[str, tuple[str, Sequence[str], Sequence[st
         choices = list(behind.values or knob.words)
         if knob.kind is bool and behind.values is None:
             choices = ["true", "false"]
-        expected = "one of " + ", ".join(behind.values) if behind.values else knob.expected
+        expected = one_of(behind.values) if behind.values else knob.expected
         found[name] = (expected, choices + ["half", "all_but_one"] * knob.cores, behind.settings)
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pipeline.config import Engine, InferOs
+from pipeline.config import Engine, InferOs, one_of
 from pipeline.engine.base import Proof, Scalar
 from pipeline.engine.knob_aliases import SWITCH, Common, Words, plain, suggestion
 from pipeline.errors import ConfigError
@@ -42,7 +42,7 @@ class Knob:
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
-            return "one of " + ", ".join(self.words)
+            return one_of(self.words)
         to = f" to {self.most}" if self.most < 2**31 - 1 else ""
         return f"a whole number from {self.least}{to}" + (", half or all_but_one" if self.cores else "")
 
@@ -173,7 +173,7 @@ def _own_value(key: str, value: Any, behind: Common, knobs: Mapping[str, Knob], 
     """The engine's own value. Raises ConfigError that lists what is allowed."""
     knob = knobs[behind.settings[0]]
     if behind.values is not None:
-        own, expected = behind.values.get(str(value).lower()), "one of " + ", ".join(behind.values)
+        own, expected = behind.values.get(str(value).lower()), one_of(behind.values)
     else:
         own, expected = knob.read(value, cores), knob.expected
     if own is None:

@@ -91,8 +91,10 @@ def _read(path: Path, size: int, mtime_ns: int, inode: int) -> Header:
 def _inside(folder: Path) -> str:
     found = sorted(path.name for path in folder.glob("*.gguf"))
     if not found:
-        return "There is not GGUF in it"
-    return f"In it: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if found[3:] else "")
+        return N_("There is no GGUF in it")
+    names = ", ".join(found[:3])
+    return sentence(N_("In it: {names} and {n} more"), names=names, n=len(found) - 3) if found[3:] else sentence(
+        N_("In it: {names}"), names=names)
 
 
 def _guess(magic: bytes, rest: bytes) -> str:

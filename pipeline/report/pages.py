@@ -17,7 +17,7 @@ from rich.text import Text
 
 from pipeline.errors import StoreError
 from pipeline.language import N_, _, worded
-from pipeline.record.reason import with_code
+from pipeline.record.reason import as_reason, with_code
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, document, runs_document
@@ -79,6 +79,10 @@ def _skipped(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
             for one in plan.get("skipped", [])]
 
 
+def _listed(skipped: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"cell": cell, "reason": reason, "reason_code": as_reason(reason).to_dict()} for cell, reason in skipped]
+
+
 def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], run_ids: Mapping[int, str],
            as_json: bool, notes: Sequence[str]) -> None:
     """The page of a sweep just run, printed and kept with its summary run as summary.json and summary.txt."""
@@ -87,7 +91,7 @@ def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], 
     skipped = _skipped(summary.plan)
     summary = replace(summary, answer=answer(analysis))
     whole = document(sweep, trials, analysis)
-    whole["sweep"]["skipped"] = [{"cell": cell, "reason": reason} for cell, reason in skipped]
+    whole["sweep"]["skipped"] = _listed(skipped)
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
     render_sweep(recorder, sweep, analysis, _next(store), skipped)
     texts = {"summary.json": to_json(whole, indent=2), "summary.txt": recorder.export_text()}
@@ -200,7 +204,7 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
         print_json({"schema_version": SCHEMA_VERSION,
                     "cells": [{"cell": name, "settings": dict(settings), "knobs": (knobs or {}).get(name, {})}
                               for name, settings in cells],
-                    "skipped": [{"cell": cell, "reason": reason} for cell, reason in skipped],
+                    "skipped": _listed(skipped),
                     "order": [[cells[index][0] for index in block] for block in order], "notes": list(notes),
                     "warm_ups": [cells[index][0] for index in warm_ups], "expected": dict(figures or {}),
                     "swept_knobs": {key: list(values) for key, values in (swept or {}).items()}})
