@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.clear import clear_caches, clear_program
 from pipeline.config import Config
-from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, Proof, Request, Server
+from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, LogCheck, Proof, Request, Server
 from pipeline.errors import EngineError, MeterError, PromptTooLongError, SlackwaterError
 from pipeline.interrupt import held_back
 from pipeline.meter import tree
@@ -59,6 +59,7 @@ class Record:
     generations: dict[int, Generation] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
     proofs: Sequence[Proof] = ()
+    log_check: LogCheck | None = None
     buffers: Sequence[Buffer] = ()
     """The engine's own account, after the last turn."""
     pauses: dict[int, float] = field(default_factory=dict)
@@ -357,6 +358,7 @@ class Trial:
         if not self.record.proofs:
             with self.spend("prove"):
                 self.record.proofs = tuple(self.running.proofs())
+                self.record.log_check = self.running.check_log()
             wrong = [proof for proof in self.record.proofs if proof.state == "contradicted"]
             if wrong:
                 said = "; ".join(f"{proof.knob} asked {proof.asked}, effective {proof.effective} ({proof.source})"

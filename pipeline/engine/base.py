@@ -73,6 +73,18 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class LogCheck:
+    """How much of a server's log was recognised after a load: of a version that words it anew, proofs fall silent."""
+
+    version: str
+    """Of the program, with its name: "Ollama 0.33.0"."""
+    expected: int
+    """Lines that are relied on."""
+    missing: Sequence[str]
+    """What those say that are not there in words that are known."""
+
+
+@dataclass(frozen=True)
 class Buffer:
     """Bytes that the engine says it holds: component is weights, repacked, kv, compute, output or prompt_cache;
     or `claimed`, one figure for everything that an API gives (Ollama's /api/ps), which is not part of the others."""
@@ -123,6 +135,10 @@ class Server(ABC):
     @abstractmethod
     def buffers(self) -> Sequence[Buffer]:
         """What the engine itself says it holds, after a load."""
+
+    def check_log(self) -> LogCheck | None:
+        """Were the lines of its log that are relied on recognised, after a load? None: nothing is read of a log."""
+        return None
 
     @abstractmethod
     def alive(self) -> str | None:

@@ -46,8 +46,8 @@ def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> d
     A setting that nothing shows is left out. `pid` is the process that holds the model."""
     found = llamacpp_log.parse(text)
     shown = {name: (finding.value, f"log: {finding.line}") for name, finding in found.settings.items()}
-    opening = f"loading model '{os.fsencode(model).decode('utf-8', 'surrogateescape')}'"  # the log is UTF-8
-    if opening in text:
+    opening = llamacpp_log.opens(text, os.fsencode(model).decode("utf-8", "surrogateescape"))  # the log is UTF-8
+    if opening is not None:
         shown["model"] = (str(model), f"log: {opening}")
     on_cpu = bool(found.buffers) and all(buffer.device.startswith(("CPU", "AMX")) for buffer in found.buffers)
     if "n_gpu_layers" not in shown and on_cpu:
@@ -66,6 +66,6 @@ def in_force(text: str, asked: Mapping[str, Scalar], pid: int, model: Path) -> d
     if any(buffer.component == "repacked" for buffer in found.buffers):
         shown["repack"] = ("true", "log: there is a buffer of repacked weights")
     # The other way round proves nothing: a CPU may have no layout of its own to repack into.
-    elif asked.get("repack") is False and _REPACKABLE & set(read_model(model).weight_types):
+    elif not found.unrecognised and asked.get("repack") is False and _REPACKABLE & set(read_model(model).weight_types):
         shown["repack"] = ("false", "log: no buffer of repacked weights")
     return shown

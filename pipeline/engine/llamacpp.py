@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.engine import checks, llamacpp_available, llamacpp_log, process
-from pipeline.engine.base import Buffer, EngineBase, Generation, OnEvent, Plan, Proof, Request, Scalar, Server
+from pipeline.engine.base import Buffer, EngineBase, Generation, LogCheck, OnEvent, Plan, Proof, Request, Scalar, Server
 from pipeline.engine.effective import in_force
 from pipeline.engine.http import BrokenError, Client, RefusedError
 from pipeline.engine.knobs import NOTHING_STARTED, as_text, prove, refuse, resolve
@@ -207,6 +207,13 @@ class LlamaServer(Server):
             prove(name, asked, arrived.get(name), *effective.get(name, (None, "")))
             for name, asked in self._settings.items()
         ]
+
+    def check_log(self) -> LogCheck | None:
+        """See Server. The log is written by a thread of its own: its last lines are waited for."""
+        deadline = time.monotonic() + LOG_LAG_S
+        while (missing := llamacpp_log.parse(self._child.log()).unrecognised) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return LogCheck(f"xllamacpp {llamacpp_available.version()}", len(llamacpp_log.LINES), missing)
 
     def buffers(self) -> Sequence[Buffer]:
         """See Server: from llama.cpp's log."""

@@ -1,7 +1,8 @@
-"""What llama.cpp's log says of the settings in force and the buffers it holds. Pure functions over text.
+"""What llama.cpp's log says: settings in force, buffers, the model's file, prompts. Pure functions over text.
 
-The same lines come from the embedded engine (with a time prefix) and from Ollama's child (without); the
-names of settings are those of engine/llamacpp.py. Nothing here knows an engine.
+The same lines come from the embedded engine (with a time prefix) and from Ollama's child (without); the names of
+settings are those of engine/llamacpp.py. Patterns of llama.cpp's lines stand here and nowhere else: where it words its
+log anew, `EngineLog.unrecognised` says so, and this file is what changes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ _COMPONENTS = {"model": "weights", "output": "output", "KV": "kv", "RS": "kv", "
 _REPACKED = ("CPU_REPACK", "CPU_KLEIDIAI", "AMX")
 _WORDS = {"enabled": "true", "disabled": "false",
           "mmap+mlock": "mmap_mlock", "dio": "direct_io"}  # llama_load_mode_name, include/llama.h
+_MODEL_FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+) \(version ")
+_NO_GPU = re.compile(r"^.*no usable GPU found, --gpu-layers option will be ignored.*$", re.MULTILINE)
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)")
+_CACHED = re.compile(r"cached n_tokens = (\d+), memory_seq_rm")
 _LOCK_REFUSED = re.compile(r"^.*failed to (?:mlock|VirtualLock) .*$", re.MULTILINE)
 
 # (setting, pattern): its group is the value; a later pattern of the same setting wins over an earlier one.
@@ -49,7 +55,7 @@ _AFTER_LOAD = (
     ("n_threads", r"llama threadpool init, n_threads = (\d+)"),
     ("cache_ram_mib", r"prompt cache is enabled, size limit: (\d+) MiB"),
     ("n_ctx_checkpoints", r"context checkpoints enabled, max = (\d+)"),
-    ("n_gpu_layers", r"offloaded (\d+)/\d+ layers to GPU"),
+    ("n_gpu_layers", _OFFLOADED.pattern),
 )
 # (setting, what its line says, value with the line, value without it: a finished load prints it or not)
 _EITHER = (
@@ -59,6 +65,12 @@ _EITHER = (
     ("cache_ram_mib", "prompt cache is disabled", "0", None),
     ("n_ctx_checkpoints", "context checkpoints disabled", "0", None),
 )
+# What no finished load leaves out, whatever the model and the machine.
+_ALWAYS_SET = ("n_threads_http", "load_mode", "n_ctx", "n_parallel", "n_batch", "n_ubatch", "kv_unified", "flash_attn",
+               "n_threads", "cache_ram_mib", "n_ctx_checkpoints")
+_ALWAYS_HELD = ("weights", "kv", "output", "compute")
+LINES = ("model file", *_ALWAYS_SET, *(f"{component} buffer" for component in _ALWAYS_HELD), "model loaded")
+"""The lines of a finished load that are relied on, by what they say."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ class EngineLog:
     settings: Mapping[str, Finding]
     """Values as on a command line: true/false, numbers, f16."""
     buffers: Sequence[Buffer]
+    unrecognised: Sequence[str] = LINES
+    """Those of LINES that are not there in words that are known."""
 
 
 def parse(text: str) -> EngineLog:
@@ -92,19 +106,58 @@ def parse(text: str) -> EngineLog:
         for name, pattern in patterns:
             for match in re.finditer(pattern, part, re.MULTILINE):
                 settings[name] = Finding(_WORDS.get(match[1], match[1]), _line_at(part, match.start()))
+    buffers, said = _buffers(load), {name for name, words, _value, _otherwise in _EITHER if words in boot}
+    held = {"weights" if buffer.component == "repacked" else buffer.component for buffer in buffers}
+    there = {"model file": model_file(boot) is not None, "model loaded": _LOADED.search(load) is not None,
+             **{name: name in settings or name in said for name in _ALWAYS_SET},
+             **{f"{component} buffer": component in held for component in _ALWAYS_HELD}}
+    unrecognised = tuple(line for line in LINES if not there[line])
     for name, words, value, otherwise in _EITHER:
         at = boot.find(words)
         if at >= 0:
             settings[name] = Finding(value, _line_at(boot, at))
-        elif otherwise is not None and _LOADED.search(load):
+        elif otherwise is not None and not unrecognised:  # else the line may be there in other words
             settings[name] = Finding(otherwise, f"no line says {words!r}")
-    return EngineLog(settings, _buffers(load))
+    return EngineLog(settings, buffers, unrecognised)
 
 
 def complaints(text: str, count: int = 6) -> str:
     """The last lines that warn of something or say what went wrong, in one line; empty if there are none."""
     wrong = [line for line in text.splitlines() if _COMPLAINT.search(line) and not _NO_COMPLAINT.search(line)]
     return " | ".join(dict.fromkeys(" ".join(_PREFIX.sub("", line).split()) for line in wrong[-count:]))
+
+
+def model_file(text: str) -> str | None:
+    """The file that the child says it loads; None: it does not say."""
+    found = _MODEL_FILE.findall(text)
+    return str(found[-1]) if found else None
+
+
+def too_long(text: str) -> tuple[int, int] | None:
+    """(tokens of the prompt, tokens of the context) where llama.cpp refused a prompt."""
+    found = _TOO_LONG.findall(text)
+    return (int(found[-1][0]), int(found[-1][1])) if found else None
+
+
+def cached_tokens(text: str) -> int | None:
+    """Prompt tokens that llama.cpp took from its slot for the last request; None: it does not say."""
+    found = _CACHED.findall(text)
+    return int(found[0]) if found else None
+
+
+def offloaded(text: str) -> tuple[int, int, str] | None:
+    """(layers on the GPU, layers in all, the line) of the last load; None: no line speaks of it."""
+    ignored = _NO_GPU.search(text)
+    if ignored:
+        return 0, 0, " ".join(ignored[0].split())
+    found = list(_OFFLOADED.finditer(text))
+    return (int(found[-1][1]), int(found[-1][2]), found[-1][0]) if found else None
+
+
+def opens(text: str, model: str) -> str | None:
+    """The words with which the log says that this file is loaded; None: it does not."""
+    words = f"loading model '{model}'"
+    return words if words in text else None
 
 
 def lock_refusals(text: str) -> list[str]:

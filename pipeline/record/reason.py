@@ -53,6 +53,9 @@ SENTENCES: Mapping[str, str] = {
     "phase_left_out": N_("{why}: {phase} enters no comparison"),
     "out_of_reach": N_(
         "the server's processes are out of reach of our meters: only what its API says is measured"),
+    "log_not_recognised": N_(
+        "{n} of the {of} lines that are read of the log of {version} were not recognised ({lines}): what they prove is "
+        "not observable"),
     "other_length": N_("turn {turn}: {n} tokens of the {of} asked for"),
     "slots_lost": N_("the sampler lost {pct:.1f} % of its slots"),
     "slots_lost_to_host": N_(

@@ -168,6 +168,8 @@ class EngineContract:
         confirmed = [name for name, proof in proofs.items() if proof.state == "confirmed"]
         assert len(confirmed) >= 0.75 * len(proofs), proofs
         assert all(proofs[name].source for name in confirmed)
+        if (log := server.check_log()) is not None:
+            assert list(log.missing) == [], f"{log.version}: lines of its log were not recognised"
         assert all(buffer.bytes >= 0 for buffer in server.buffers())
         self.look_closer(server, config)
 

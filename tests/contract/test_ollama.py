@@ -314,6 +314,7 @@ def test_a_server_before_030_is_proved_from_its_load_request(double: Double) -> 
     assert {name for name, state in states.items() if state != "confirmed"} == {"model", "go_memory_limit_mib"}
     assert "contradicted" not in states.values()
     assert {buffer.component for buffer in server.buffers()} == {"weights", "kv", "compute", "claimed"}
+    assert (check := server.check_log()) is not None and (check.version, list(check.missing)) == ("Ollama 0.24.0", [])
 
 
 def test_versions_that_cannot_be_proved_are_refused_before_anything_starts(double: Double) -> None:

@@ -11,6 +11,7 @@ MIB = 1024 * 1024
 BOOT = """\
 srv          init: using 8 threads for HTTP server
 srv    load_model: loading model '/models/a.gguf'
+llama_model_loader: loaded meta data with 33 key-value pairs and 272 tensors from /models/a.gguf (version GGUF V3)
 """
 LOAD = """\
 load_tensors: loading model tensors, this can take a while... (load_mode = mmap)

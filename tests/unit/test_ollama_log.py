@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine import llamacpp_log
 from pipeline.engine.ollama import log
 
 LOGS = Path(__file__).parents[1] / "data/ollama/0.33.0/log"
@@ -56,16 +57,15 @@ def test_a_cut_prompt_and_a_cut_context_are_found() -> None:
     line = 'level=WARN source=llama_server.go:317 msg="truncating input prompt" limit=1026 prompt=13899 keep=4 new=1026'
     assert log.cut_prompt(line) == log.Cut(prompt=13899, limit=1026)
     assert log.cut_prompt(text("as-published")) is None
-    assert log.cut_context(text("ctx-100000")) == (100000, 8192)
 
 
 def test_layers_that_were_ignored_or_offloaded() -> None:
-    ignored = log.offloaded(text("gpu-layers-20-on-cpu"))
+    ignored = llamacpp_log.offloaded(text("gpu-layers-20-on-cpu"))
     assert ignored is not None
     assert ignored[:2] == (0, 0)
     line = "offloaded 20/31 layers to GPU"
-    assert log.offloaded(f"load_tensors: {line}") == (20, 31, line)
-    assert log.offloaded(text("as-published")) is None
+    assert llamacpp_log.offloaded(f"load_tensors: {line}") == (20, 31, line)
+    assert llamacpp_log.offloaded(text("as-published")) is None
 
 
 def test_gpus_of_the_server() -> None:
@@ -83,5 +83,5 @@ def test_buffers_before_030_the_last_round_counts() -> None:
 
 
 def test_cached_tokens_of_the_last_request() -> None:
-    assert log.cached_tokens(text("as-published")) == 0
-    assert log.cached_tokens("") is None
+    assert llamacpp_log.cached_tokens(text("as-published")) == 0
+    assert llamacpp_log.cached_tokens("") is None

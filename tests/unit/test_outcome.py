@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.clear import clear_program
 from pipeline.config import Clear, Config, Mode, Place
-from pipeline.engine.base import Generation
+from pipeline.engine.base import Generation, LogCheck
 from pipeline.errors import EngineError
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.system import Disturbance
@@ -185,6 +185,15 @@ def test_a_part_whose_edge_was_not_seen_is_not_measured() -> None:
     assert judged(record)[0] == "valid"
     about = replace(CONFIG, question_metrics=["load/duration_s"])
     assert verdict_of(record, METRICS, ON_TIME, about)[:2] == ("failed", ["load was not measured: it was not seen"])
+
+
+def test_lines_of_the_servers_log_that_were_not_recognised_are_one_note_with_the_version() -> None:
+    record = good()
+    record.log_check = LogCheck("Ollama 0.34.0", 21, ("load_mode", "n_ctx"))
+    assert judged(record) == ("valid", "", "2 of the 21 lines that are read of the log of Ollama 0.34.0 were not "
+                              "recognised (load_mode, n_ctx): what they prove is not observable")
+    record.log_check = LogCheck("Ollama 0.33.0", 21, ())
+    assert judged(record) == ("valid", "", "")
 
 
 def test_a_busy_neighbour_and_a_short_answer_are_notes() -> None:

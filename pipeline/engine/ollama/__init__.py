@@ -26,7 +26,6 @@ from pipeline.engine.ollama.start import (
     find_binary,
     listen_address,
     newer_note,
-    older,
     program_files,
     require_supported,
     start_serve,
@@ -194,4 +193,4 @@ class Engine(EngineBase):
             end()
             raise
         return OllamaServer(api, Host(child.pid, log_path, child.ended), str(self._name), path, settings, config.engine,
-                            end, older(api.version()), self.outer)
+                            end, api.version(), self.outer)

@@ -22,7 +22,7 @@ from pipeline.engine.ollama.api import Api, NoSuchModelError
 from pipeline.engine.ollama.plan import model_name, resolved_settings
 from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
 from pipeline.engine.ollama.server import OllamaServer
-from pipeline.engine.ollama.start import DESKTOP, newer_note, older, require_supported
+from pipeline.engine.ollama.start import DESKTOP, newer_note, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import N_, _, sentence
 from pipeline.model.files import title
@@ -127,7 +127,7 @@ class Engine(EngineBase):
                                 encoding="utf-8")
 
         server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end,
-                              older(self._ask_version()), self.outer)
+                              self._ask_version(), self.outer)
         server.unload()
         self._server = server
         return server

@@ -1,7 +1,8 @@
-"""What `ollama serve` itself writes to its log (slog lines). Pure functions over text.
+"""What `ollama serve` itself writes to its log (slog lines), in all supported versions. Pure functions over text.
 
-The lines of its child, llama.cpp's, are read by llamacpp_log.py. Formats: server/routes.go, llm/llama_server.go
-and, before 0.30, llm/server.go and ml/device.go in Ollama's repository.
+Patterns of these lines stand here and nowhere else, those of its child's in llamacpp_log.py: where a version words its
+log anew, `unrecognised` says so, and one of the two files is what changes. Formats: server/routes.go,
+llm/llama_server.go and, before 0.30, llm/server.go and ml/device.go in Ollama's repository.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.engine.base import Buffer
+from pipeline.engine import llamacpp_log
+from pipeline.engine.base import Buffer, LogCheck
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
           "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -21,18 +23,17 @@ _CONFIG = re.compile(r'msg="server config" env="map\[(.*)\]"')
 _CONFIG_KEY = re.compile(r"(?:^| )([A-Z][A-Z0-9_]*|https?_proxy|no_proxy):")
 _STARTED = re.compile(r'msg="(?:llama-server|llama runner) started in')
 _CUT_PROMPT = re.compile(r'msg="truncating input prompt" limit=(\d+) prompt=(\d+)')
-_CUT_CONTEXT = re.compile(r'msg="requested context size too large for model" .*?num_ctx=(\d+).*?n_ctx_train=(\d+)')
 _REQUEST = re.compile(r'msg=load request="\{(.*)\}"')
 _REQUEST_FIELD = re.compile(r"(\w+):((?:\d+)?\[[^\]]*\]|map\[[^\]]*\]|\S*)")
 _OLD_BUFFER = re.compile(r'msg="(model weights|kv cache|compute graph)" device=("[^"]*"|\S+) size="?([\d.]+) (\w+)"?')
 _COMPUTE = re.compile(r'msg="inference compute" id=(\S+) library=(\S+)')
-_NO_GPU = re.compile(r"^.*no usable GPU found, --gpu-layers option will be ignored.*$", re.MULTILINE)
-_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)")
-_CACHED = re.compile(r"cached n_tokens = (\d+), memory_seq_rm")
-_MODEL_FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+) \(version ")
 _WRONG = re.compile(r"\b(error|failed|unsupported|require[sd]?|unable|cannot|out of memory|panic)\b", re.IGNORECASE)
 _NOISE = re.compile(r"^(\[GIN\]|time=\S+ level=(INFO|DEBUG) )")
+_PORT_TAKEN = "address already in use"
+# The lines that are relied on, by what they say: of a start, of a load since 0.30, of a load before.
+_OF_START = {"server config": _CONFIG, "inference compute": _COMPUTE}
+_OF_LOAD = {"load finished": _STARTED}
+_OF_OLD_LOAD = {"load finished": _STARTED, "load request": _REQUEST, "buffers": _OLD_BUFFER}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,22 @@ class Cut:
 
     prompt: int
     limit: int
+
+
+def check(version: str, old: bool, from_start: str, since_load: str) -> LogCheck:
+    """Are the lines of the last load there, and those of the start, if the log goes back so far?"""
+    relied = {name: (pattern, from_start) for name, pattern in _OF_START.items() if _LISTENING.search(from_start)}
+    relied |= {name: (pattern, since_load) for name, pattern in (_OF_OLD_LOAD if old else _OF_LOAD).items()}
+    missing = [name for name, (pattern, text) in relied.items() if pattern.search(text) is None]
+    if old:
+        return LogCheck(f"Ollama {version}", len(relied), missing)
+    return LogCheck(f"Ollama {version}", len(relied) + len(llamacpp_log.LINES),
+                    [*missing, *llamacpp_log.parse(since_load).unrecognised])
+
+
+def port_taken(text: str) -> bool:
+    """Does a line say that another program has the port?"""
+    return _PORT_TAKEN in text
 
 
 def listening(text: str) -> tuple[str, str] | None:
@@ -59,12 +76,6 @@ def server_config(text: str) -> Mapping[str, str] | None:
     return {match[1]: lines[-1][match.end():end].strip() for match, end in zip(keys, ends, strict=True)}
 
 
-def model_file(text: str) -> str | None:
-    """The file that the child says it loads; None: it does not say."""
-    found = _MODEL_FILE.findall(text)
-    return str(found[-1]) if found else None
-
-
 def loaded(text: str) -> bool:
     """Does a line say that a model has been loaded?"""
     return _STARTED.search(text) is not None
@@ -74,24 +85,6 @@ def cut_prompt(text: str) -> Cut | None:
     """The last prompt that the server says it shortened."""
     found = _CUT_PROMPT.findall(text)
     return Cut(prompt=int(found[-1][1]), limit=int(found[-1][0])) if found else None
-
-
-def too_long(text: str) -> tuple[int, int] | None:
-    """(tokens of the prompt, tokens of the context) where llama.cpp refused a prompt."""
-    found = _TOO_LONG.findall(text)
-    return (int(found[-1][0]), int(found[-1][1])) if found else None
-
-
-def cached_tokens(text: str) -> int | None:
-    """Prompt tokens that llama.cpp took from its slot for the last request; None: it does not say."""
-    found = _CACHED.findall(text)
-    return int(found[0]) if found else None
-
-
-def cut_context(text: str) -> tuple[int, int] | None:
-    """(asked, trained) where the server reduced the context to what the model was trained for."""
-    found = _CUT_CONTEXT.findall(text)
-    return (int(found[-1][0]), int(found[-1][1])) if found else None
 
 
 def load_request(text: str) -> Mapping[str, str]:
@@ -113,15 +106,6 @@ def gpus(text: str) -> Sequence[str] | None:
     """Libraries (cuda, rocm, metal, vulkan) of the GPUs the server found; None: it has not said yet."""
     found = _COMPUTE.findall(text)
     return [library for _, library in found if library != "cpu"] if found else None
-
-
-def offloaded(text: str) -> tuple[int, int, str] | None:
-    """(layers on the GPU, layers in all, the line) of the last load; None: no line speaks of it."""
-    ignored = _NO_GPU.search(text)
-    if ignored:
-        return 0, 0, " ".join(ignored[0].split())
-    found = list(_OFFLOADED.finditer(text))
-    return (int(found[-1][1]), int(found[-1][2]), found[-1][0]) if found else None
 
 
 def reasons(text: str, count: int = 6) -> str:

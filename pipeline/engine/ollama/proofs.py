@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.engine import llamacpp_log
 from pipeline.engine.base import Buffer, Proof, Scalar
 from pipeline.engine.knobs import as_text, prove
-from pipeline.engine.ollama import log
 from pipeline.engine.ollama.settings import CHILD_ONLY, ENVIRONMENT
 
 Step = tuple[str | None, str]
@@ -211,7 +211,7 @@ def _effective_before_030(name: str, seen: Evidence) -> Step:
 
 
 def _layers(asked: Scalar, seen: Evidence) -> Step:
-    said = log.offloaded(seen.load_text)
+    said = llamacpp_log.offloaded(seen.load_text)
     if said is not None:
         on_gpu, layers, line = said
         if layers and on_gpu == layers and int(asked) >= layers:

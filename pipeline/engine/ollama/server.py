@@ -13,13 +13,14 @@ from typing import Any
 
 from pipeline.config import Engine as EngineConfig
 from pipeline.engine import llamacpp_log, process
-from pipeline.engine.base import Buffer, Generation, OnEvent, Proof, Request, Scalar, Server
+from pipeline.engine.base import Buffer, Generation, LogCheck, OnEvent, Proof, Request, Scalar, Server
 from pipeline.engine.effective import in_force
 from pipeline.engine.ollama import log
 from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api, NoSuchModelError, OnLine, UnreachableError
 from pipeline.engine.ollama.processes import Host, gone
 from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
+from pipeline.engine.ollama.start import older
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import EngineError, PromptTooLongError
 
@@ -35,9 +36,9 @@ class OllamaServer(Server):
     """One Ollama server and one model on it. Not thread-safe."""
 
     def __init__(self, api: Api, host: Host, model: str, weights: Path | None, settings: Mapping[str, Scalar],
-                 config: EngineConfig, end: Callable[[], None], old: bool, outer: OuterLimit = NEVER) -> None:
-        """`end` ends what of it is ours; `old`: is it a server before 0.30?"""
-        self._old, self._outer = old, outer
+                 config: EngineConfig, end: Callable[[], None], version: str, outer: OuterLimit = NEVER) -> None:
+        """`end` ends what of it is ours."""
+        self._version, self._old, self._outer = version, older(version), outer
         self.api, self.host, self.pid = api, host, host.pid
         self._model, self._weights, self._settings, self._config, self._end = model, weights, settings, config, end
         self._num_ctx = int(settings["num_ctx"])
@@ -79,7 +80,7 @@ class OllamaServer(Server):
         prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
         return Generation(
             text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,
-            cached_tokens=log.cached_tokens(said), output_tokens=output_tokens,
+            cached_tokens=llamacpp_log.cached_tokens(said), output_tokens=output_tokens,
             stop_reason=str(last.get("done_reason", "unknown")),
             truncated=prompt_tokens >= self._num_ctx - 1 or prompt_tokens + output_tokens > self._num_ctx,
             prefill_s=_seconds(last.get("prompt_eval_duration")), decode_s=_seconds(last.get("eval_duration")),
@@ -109,6 +110,12 @@ class OllamaServer(Server):
     def proofs(self) -> Sequence[Proof]:
         """See Server: environment, "server config" line, the child's command line, its log and maps."""
         return proofs(self._settings, NOTHING_SEEN if self.alive() else self._evidence())
+
+    def check_log(self) -> LogCheck | None:
+        """See Server; None too where its log cannot be read from here."""
+        if self.host.log_path is None or not self._loaded:
+            return None
+        return log.check(self._version, self._old, self.host.log_since(0), self.host.log_since(self._load_at))
 
     def buffers(self) -> Sequence[Buffer]:
         """See Server; and `claimed`, what /api/ps says in all, to be set against them."""
@@ -146,7 +153,7 @@ class OllamaServer(Server):
         except NoSuchModelError as error:
             raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error
         except PromptTooLongError as error:
-            counted = log.too_long(str(error)) or log.too_long(self.host.log_since(since))
+            counted = llamacpp_log.too_long(str(error)) or llamacpp_log.too_long(self.host.log_since(since))
             if counted is None:
                 raise
             raise PromptTooLongError(f"the prompt is too long: the server counts {counted[0]} tokens, its context "
@@ -189,7 +196,7 @@ class OllamaServer(Server):
         named = command[command.index("--model") + 1] if "--model" in command[:-1] else None
         found = llamacpp_log.parse(since_load).buffers
         effective = in_force(since_load, self._settings, child, self._weights) if child and self._weights else {}
-        entry, logged = self._listed(), log.model_file(since_load)
+        entry, logged = self._listed(), llamacpp_log.model_file(since_load)
         return Evidence(
             serve_environment=process.environment_of(self.pid) if self.pid else {},
             config_line=log.server_config(said),

@@ -131,7 +131,7 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
     while not (reason := wait.overdue("no answer to GET /api/version")):
         said = child.log()
         if (ended := child.ended()) is not None:
-            if "address already in use" in said:
+            if log.port_taken(said):
                 raise EngineError("the port of engine.url is taken by another program. Choose another, or leave "
                                   "engine.url out: then a free port is used.")
             if (never := child.cannot_run()) is not None:
