@@ -16,6 +16,7 @@ from omegaconf import MISSING
 
 from pipeline.errors import ConfigError
 from pipeline.language import N_, _, languages, sentence, worded
+from pipeline.metrics import PHASES
 from pipeline.plugins import config_folders
 from pipeline.text import as_typed
 
@@ -359,8 +360,7 @@ class Place:
     """JSON: the knobs that the sweep varies, by config key → their values as they were written, the reference first."""
 
 
-PHASES = ("initialization", "pre_generation", "during_generation", "load", "prefill", "decode", "post_generation",
-          "stabilized", "released", "as_found")
+ASKABLE = (*PHASES[1:], "as_found")
 """What the metrics that a sweep may ask about begin with."""
 
 
@@ -444,8 +444,8 @@ class Config:
             self._check_prompt()
         for metric in self.question_metrics:
             phase, _, quantity = metric.partition("/")
-            _require(phase in PHASES and bool(quantity), "question_metrics", metric,
-                     "PHASE/QUANTITY, such as stabilized/tree_rss_mib, with a PHASE of " + ", ".join(PHASES))
+            _require(phase in ASKABLE and bool(quantity), "question_metrics", metric,
+                     "PHASE/QUANTITY, such as stabilized/tree_rss_mib, with a PHASE of " + ", ".join(ASKABLE))
         _require(self.repetitions >= 1, "repetitions", self.repetitions, N_("a whole number from 1"))
         _require(self.stabilization_delay_s >= 0, "stabilization_delay_s", self.stabilization_delay_s,
                  N_("seconds, 0 or more"))

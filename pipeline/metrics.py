@@ -16,15 +16,24 @@ from pipeline.language import N_
 from pipeline.plugins import METERS
 
 PHASE = "<phase>"
-MOMENTS = ("baseline", "initialization", "pre_generation", "post_generation", "stabilized", "released")
-WITH_SERVER = MOMENTS[1:]
-"""The moments at which a server of ours runs."""
+PHASES = ("baseline", "initialization", "pre_generation", "during_generation", "load", "prefill", "decode",
+          "post_generation", "stabilized", "released")
+"""All phases of a trial, in their order."""
 INTERVALS = ("during_generation", "load", "prefill", "decode")
 PARTS = INTERVALS[1:]
+MOMENTS = tuple(phase for phase in PHASES if phase not in INTERVALS)
+WITH_SERVER = MOMENTS[1:]
+"""The moments at which a server of ours runs."""
+COMPONENTS = ("weights", "repacked", "kv", "compute", "output", "prompt_cache")
+"""What an engine says it holds, in the order of a reader's interest."""
+KINDS = ("anon", "file", "shmem", "swap")
+"""The kinds of a tree's memory; the first three are its RSS."""
+WORK = ("during_generation/prompt_tokens", "during_generation/output_tokens")
+"""What two trials must agree in to have done the same work, besides their configs."""
 
 PLACES: Mapping[str, Sequence[str]] = {
-    "component": ("weights", "repacked", "kv", "compute", "output", "prompt_cache"),
-    "kind": ("anon", "file", "shmem", "swap"),
+    "component": COMPONENTS,
+    "kind": KINDS,
     "stat": ("peak", "mean"),
     "series": ("tree_rss", "tree_anon", "tree_file", "tree_shmem", "tree_swap", "system_used", "system_available",
                "system_cached"),

@@ -24,6 +24,7 @@ from pipeline.errors import EngineUnusableError, PromptTooLongError
 from pipeline.meter.base import Available
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.timeline import downsample, write_parquet
+from pipeline.metrics import INTERVALS, MOMENTS
 from pipeline.model.files import title
 from pipeline.phases import (
     MEAN_SAMPLES,
@@ -47,9 +48,6 @@ from pipeline.result import METHOD, TrialResult, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
 from pipeline.text import printable, to_json
 from pipeline.trial import Record
-
-MOMENTS = ("baseline", "initialization", "pre_generation", "post_generation", "stabilized", "released")
-PARTS = ("load", "prefill", "decode")
 
 LOST_SLOTS_PCT = 1.0
 """Share of the sampler's readings above which a note says that they were lost; what they were needed for is judged
@@ -111,7 +109,7 @@ def metrics_of(record: Record, timeline: Timeline, report: SamplerReport | None,
     for (name, turn), span in spans.items():
         if name in MOMENTS:
             put(moment_metrics(timeline, span, tree=name != "baseline"), turn)
-        elif name in (*PARTS, "during_generation"):
+        elif name in INTERVALS:
             inside = [peaks for peaks in record.peaks
                       if peaks.span.start_ns >= span.start_ns and peaks.span.end_ns <= span.end_ns]
             put(interval_metrics(timeline, span, inside, processes), turn)
@@ -232,7 +230,7 @@ def suspect_phases_of(record: Record, metrics: Mapping[str, Mapping[int, float]]
 
     Lost readings elsewhere touch nothing. A group that is computed from a phase shares its reasons (DERIVED)."""
     found: dict[str, list[Reason]] = defaultdict(list)
-    for phase in (*MOMENTS, "during_generation", *PARTS):
+    for phase in (*MOMENTS, *INTERVALS):
         moment = phase in MOMENTS
         needed = MOMENT_SAMPLES if moment else MEAN_SAMPLES
         for turn, samples in metrics.get(f"{phase}/samples", {}).items():
@@ -268,7 +266,7 @@ def not_measured(metrics: Mapping[str, Mapping[int, float]], config: Config) -> 
     found = []
     for phase in question_phases(config):
         samples = metrics.get(f"{phase}/samples", {})
-        if phase in (*PARTS, "during_generation") and not samples:
+        if phase in INTERVALS and not samples:
             found.append(Reason("not_seen", {"phase": phase}))
         if phase in MOMENTS:
             found += [Reason("not_sampled", {"phase": phase, "n": lost})

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.metrics import COMPONENTS, KINDS
+
 Int64Array = npt.NDArray[np.int64]
 
 MIB = 1024 * 1024
@@ -174,11 +176,8 @@ def missed(timeline: Timeline, span: Span) -> int:
     return int(np.count_nonzero((at >= span.start_ns) & (at <= span.end_ns)))
 
 
-TREE = ("rss", "anon", "file", "shmem", "swap")
-
-
 def _tree_series(timeline: Timeline) -> dict[str, Int64Array]:
-    series = {name: timeline.columns[f"tree_{name}"] for name in TREE if name != "rss"}
+    series = {name: timeline.columns[f"tree_{name}"] for name in KINDS}
     return {"rss": timeline.tree_rss, **series}
 
 
@@ -361,10 +360,6 @@ def as_found_metrics(mode: str, metrics: Mapping[str, float]) -> dict[str, float
     phase = "initialization" if mode == "interactive" else "post_generation"
     found = {name: metrics.get(f"{phase}/{name}") for name in ("system_used_pct", "tree_rss_mib")}
     return {f"as_found/{name}": value for name, value in found.items() if value is not None}
-
-
-COMPONENTS = ("weights", "repacked", "kv", "compute", "output", "prompt_cache")
-"""What an engine says it holds, in the order of a reader's interest."""
 
 
 def account(stated: Mapping[str, int], empty: float | None, settled: float | None) -> dict[str, float]:

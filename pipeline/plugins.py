@@ -15,11 +15,14 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 @dataclass(frozen=True)
@@ -161,5 +164,7 @@ def _module(point: EntryPoint) -> str:
 @functools.cache
 def _entry_points(path: tuple[str, ...]) -> Sequence[EntryPoint]:
     """Those of our groups, in the order of packages and names. Reading them all takes tens of ms, so once per path."""
+    from importlib.metadata import entry_points  # tens of ms too, and every command imports this file
+
     return sorted((point for kind in KINDS for point in entry_points(group=kind.group)),
                   key=lambda point: (point.dist.name if point.dist else "", point.name))

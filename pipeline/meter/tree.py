@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.errors import MeterError
 from pipeline.meter import base
 from pipeline.meter.sampler_program import children, descendants, field_kib, parse_status
+from pipeline.metrics import KINDS
 from pipeline.phases import ProcessReading, TreeReading
 
 __all__ = ["Meter", "become_subreaper", "children", "find", "members", "read_major_faults",
@@ -158,7 +159,7 @@ class Meter(base.Meter):
         """RSS and its split, swap, PSS and USS. PSS and USS are left out if one process does not show them."""
         reading = read_tree(pids)
         values: dict[str, float] = {"rss_bytes": reading.rss}
-        for name in ("anon", "file", "shmem", "swap"):
+        for name in KINDS:
             values[f"{name}_bytes"] = sum(getattr(process, name) for process in reading.processes)
         for name in ("pss", "uss"):
             shares = [getattr(process, name) for process in reading.processes]

@@ -22,10 +22,10 @@ from pipeline.language import N_, sentence
 from pipeline.meter.sampler import Sampler, lost_slots, process_cpu_ns
 from pipeline.meter.sampler_program import parse_status
 from pipeline.meter.tree import members, read_peaks, read_tree, reset_peaks
+from pipeline.metrics import KINDS
 from pipeline.phases import MIB, Peaks, Span, Timeline, joint_peak
 
 SCHEMA_VERSION = 1
-_SPLIT = ("anon", "file", "shmem", "swap")
 UNSEEN = N_("A child that has detached from this process is not counted: the process is not ours, so the kernel hands "
             "such a child to init, where its origin cannot be told.")
 _PSS_DUTY = 0.005
@@ -115,7 +115,7 @@ class Watch:
     def _summary(self, timeline: Timeline, since_ns: int, cpu_ns: int, pss_mib: float | None) -> Second:
         now = time.monotonic_ns()
         alive = timeline.columns["tree_processes"] > 0
-        sizes = {"rss": timeline.tree_rss, **{name: timeline.columns[f"tree_{name}"] for name in _SPLIT}}
+        sizes = {"rss": timeline.tree_rss, **{name: timeline.columns[f"tree_{name}"] for name in KINDS}}
         medians = {f"{name}_mib": float(np.median(values[alive])) / MIB if alive.any() else 0.0
                    for name, values in sizes.items()}
         sampled = int(timeline.tree_rss.max(initial=0))

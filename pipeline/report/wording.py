@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.language import N_, _, worded
+from pipeline.metrics import WORK
 from pipeline.report.document import FACTORIAL_METRICS, NEIGHBOURS
-from pipeline.stats.arms import WORK
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.growth import Growth
 from pipeline.stats.measures import HEADLINE

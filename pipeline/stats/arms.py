@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.language import N_, sentence
+from pipeline.metrics import WORK
 from pipeline.stats.trials import KNOBS, Trial, flags_on, swept_knobs, valid, varied
 
-WORK = {"during_generation/prompt_tokens": N_("{counts} prompt tokens against {others}"),
-        "during_generation/output_tokens": N_("{counts} generated tokens against {others}")}
+_OTHER_WORK = dict(zip(WORK, (N_("{counts} prompt tokens against {others}"),
+                              N_("{counts} generated tokens against {others}")), strict=True))
 """What two arms must have done alike before their memory is compared."""
 
 
@@ -81,7 +82,7 @@ def other_work(a: Sequence[Trial], b: Sequence[Trial]) -> str:
 
     An effect between such arms would compare two things at once (DESIGN 5.4). Cells agree within themselves, so one
     valid trial speaks for an arm."""
-    for metric, words in WORK.items():
+    for metric, words in _OTHER_WORK.items():
         ours, theirs = (next((dict(t.turns.get(metric) or {0: t.metrics[metric]}) for t in valid(arm)
                               if metric in t.metrics), None) for arm in (a, b))
         if ours is not None and theirs is not None and ours != theirs:

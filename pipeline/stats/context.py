@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.language import N_, sentence
+from pipeline.metrics import WORK
 from pipeline.stats.trials import Trial, valid
 
 LITTLE_PCT = 10.0
@@ -42,8 +43,7 @@ def context_use(trials: Sequence[Trial]) -> ContextUse | None:
     fullest: dict[str, ContextUse] = {}
     for trial in valid(trials):
         num_ctx = str(trial.params.get("num_ctx", ""))
-        prompt, output = (trial.turns.get(metric) or {0: trial.metrics.get(metric, 0.0)} for metric in (
-            "during_generation/prompt_tokens", "during_generation/output_tokens"))
+        prompt, output = (trial.turns.get(metric) or {0: trial.metrics.get(metric, 0.0)} for metric in WORK)
         used = int(max(tokens + output.get(turn, 0.0) for turn, tokens in prompt.items()))
         if used > 0 and num_ctx.isdigit() and int(num_ctx) > 0:
             before = fullest.get(trial.cell)

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Literal, Protocol
 
 from pipeline import defaults
+from pipeline.metrics import WORK
 from pipeline.stats.trials import Trial, valid, value
 
 
@@ -27,7 +28,6 @@ class Recorded(Trial, Protocol):
 
 Group = Literal["model", "config", "engine", "machine"]
 
-WORK = ("during_generation/prompt_tokens", "during_generation/output_tokens")
 NOT_THE_CELL = ("place.", "tracking.", "design.", "question", "repetitions")
 """Config of the sweep, not of what was measured."""
 MACHINE = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "swap_total",

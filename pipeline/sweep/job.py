@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, MeterError
 from pipeline.interrupt import held_back
 from pipeline.language import _
 from pipeline.meter.sampler import STILL_HZ, Sampler, SamplerReport
+from pipeline.metrics import WORK
 from pipeline.outcome import DrawTimeline, Sampled, result_of
 from pipeline.progress import Notice, TrialStarted
 from pipeline.prompts import Prompts, Recorded
@@ -34,8 +35,6 @@ from pipeline.sweep.stop_rule import stop_after
 from pipeline.track.source import CELL_DIGEST
 from pipeline.track.store import Store, open_store
 from pipeline.trial import Record, Trial
-
-WORK = ("during_generation/prompt_tokens", "during_generation/output_tokens")
 
 
 @dataclass(frozen=True)

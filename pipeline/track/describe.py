@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 
+from pipeline.metrics import PARTS, PHASES
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.text import printable
@@ -14,8 +15,7 @@ from pipeline.text import printable
 NOTE_LIMIT = 7500
 """Characters; MLflow cuts a tag at 8,000 without a word."""
 
-_MOMENTS = ("baseline", "initialization", "pre_generation", "during_generation", "post_generation", "stabilized",
-            "released")
+_SHOWN = tuple(phase for phase in PHASES if phase not in PARTS)
 _WORDS = {"valid": "**valid**", "suspect": "**suspect**, left out of comparisons", "failed": "**failed**",
           "interrupted": "**interrupted**", "warm-up": "warm-up, run first and not counted"}
 _HEADLINE = (("settled {:.1f} MiB", "stabilized/tree_rss_mib"), ("peak {:.1f}", "during_generation/tree_rss_peak_mib"),
@@ -39,7 +39,7 @@ def describe_trial(result: TrialRecord) -> str:
         weights = _plain(result.tags.get("model", "")) + (f" ({_code(digest[:19])})" if digest else "")
         lines += ["", f"{weights} in {_plain(server)}." if weights else f"{_plain(server)}."]
     rows = []
-    for phase in _MOMENTS:
+    for phase in _SHOWN:
         is_peak = phase == "during_generation"
         values = [_number(result, phase, column, is_peak) for column in _COLUMNS]
         if any(values):

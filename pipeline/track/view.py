@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.config import GROUPS
+from pipeline.metrics import PHASES
 from pipeline.track.check import connect_sqlite
 from pipeline.track.client import make_client, store_errors
 from pipeline.track.location import Location
@@ -45,8 +46,7 @@ _HEADLINE = (
 )
 _TIMELINES = ("tree_rss_mib", "tree_anon_mib", "tree_file_mib", "tree_shmem_mib", "tree_swap_mib", "system_used_mib",
               "system_available_mib", "system_cached_mib")
-_PHASES = ("as_found", "baseline", "initialization", "pre_generation", "during_generation", "load", "prefill", "decode",
-           "post_generation", "stabilized", "released", "engine", "plan", "clear", "trial", "sampler")
+_CLOSED = ("as_found", *PHASES, "engine", "plan", "clear", "trial", "sampler")
 """Closed sections, in the order of a trial's life: together they hold 250 charts."""
 
 
@@ -128,7 +128,7 @@ def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
               "useGlobalXaxisKey": False, "yAxisKey": "metric", "yAxisExpressions": [], "range": {},
               "ignoreOutliers": False, "useGlobalLineSmoothing": True}
              for name in _TIMELINES]
-    shown = {"headline": True, "timeline": True, **dict.fromkeys(_PHASES, False)}
+    shown = {"headline": True, "timeline": True, **dict.fromkeys(_CLOSED, False)}
     sections = [{"uuid": name, "name": name, "display": display, "isReordered": True, "deleted": False,
                  "isGenerated": True} for name, display in shown.items()]
     return [*bars, *lines], sections

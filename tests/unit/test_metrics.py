@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from pipeline import language, metrics
 from pipeline.cli import main
-from pipeline.config import Config, Mode, Place
+from pipeline.config import PACKAGE, Config, Mode, Place
 from pipeline.engine.base import Buffer, Generation
 from pipeline.engine.checks import memory_need
 from pipeline.meter import cgroup, gpu, model_file, npu, pressure, system, tree
@@ -28,9 +28,10 @@ from pipeline.meter.model_file import Eviction
 from pipeline.meter.sampler import SamplerReport
 from pipeline.meter.system import Disturbance
 from pipeline.meter.timeline import downsample
+from pipeline.metrics import COMPONENTS, MOMENTS, PARTS
 from pipeline.model.gguf import Header
-from pipeline.outcome import MOMENTS, PARTS, metrics_of
-from pipeline.phases import COMPONENTS, MIB, Mark, Peaks, ProcessReading, Span, Timeline, TreeReading
+from pipeline.outcome import metrics_of
+from pipeline.phases import MIB, Mark, Peaks, ProcessReading, Span, Timeline, TreeReading
 from pipeline.plugins import METERS
 from pipeline.track.source import TIMELINE
 from pipeline.trial import Record
@@ -204,3 +205,14 @@ def test_the_page_lists_every_entry_and_one_name_in_full(capsys: pytest.CaptureF
 def test_a_name_that_no_metric_has_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["metrics", "stabilised/tree_rss_mib"]) == 2
     assert "Did you mean stabilized/tree_rss_mib?" in capsys.readouterr().err
+
+
+def test_the_phases_and_what_is_the_same_work_are_listed_in_one_place() -> None:
+    elsewhere = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Tuple | ast.List | ast.Set) and path.name != "metrics.py":
+                words = {each.value for each in node.elts if isinstance(each, ast.Constant)}
+                if len(words & set(metrics.PHASES)) > 3 or words >= set(metrics.WORK):
+                    elsewhere.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert elsewhere == []

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from pipeline import metrics
 from pipeline.language import _
 from pipeline.phases import MIB, Mark, Timeline, spans, within
 from pipeline.report.html.svg import TICK_PX, Canvas, Scale, tick_text
@@ -21,8 +22,6 @@ from pipeline.report.wording import number
 
 PARTS = {"anon": "blue", "file": "sky", "shmem": "green", "swap": "vermillion"}
 """Part of the tree → colour, in the order they are stacked; the same as in timeline.png."""
-WORK = ("load", "prefill", "decode")
-"""What the server does, shaded over its length; the other phases are moments and get a band at the top."""
 POINTS = 320
 """Per curve: one for each pixel of the picture's width."""
 WIDTH, HEIGHT = 320.0, 170.0
@@ -93,7 +92,7 @@ def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end
     across = Scale(0, end_s or 1.0, left, right)
     up = Scale(0, highest_mib * 1.16 or 1.0, bottom, top)
     for name, _turn, begin, end in shown.phases:
-        if name in WORK:
+        if name in metrics.PARTS:  # what the server does, shaded over its length; a moment gets a band at the top
             canvas.box(across(begin), top, across(end), bottom, name)
     for tick in up.ticks(4):
         canvas.line([left, right], [up(tick)] * 2, "ink" if tick == 0 else "line", 0.8 if tick == 0 else 0.5)
@@ -113,7 +112,7 @@ def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end
     for other in others:
         canvas.steps(across.all(other.seconds), up.all(other.total), "ink", 0.6)
     for name, _turn, begin, end in shown.phases:
-        if name not in WORK and name != "during_generation":
+        if name not in metrics.INTERVALS:
             # at least two pixels: a moment is a tenth of a second, a conversation minutes
             canvas.box(across(begin), top, max(across(end), across(begin) + 2), top + 7, "moment")
     _turns(canvas, across, shown, top)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.language import N_, _, worded
+from pipeline.metrics import WORK
 from pipeline.report import wording
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.contents import Material
@@ -190,8 +191,7 @@ def design(sweep: Sweep, analysis: Analysis, trials: Sequence[Trial], material: 
 def _work(trials: Sequence[Trial]) -> str:
     """"17 prompt tokens, 64 generated tokens at turn 1" where all trials did the same; a range where not."""
     parts = []
-    for metric, name in (("during_generation/prompt_tokens", _("prompt tokens")),
-                         ("during_generation/output_tokens", _("generated tokens"))):
+    for metric, name in zip(WORK, (_("prompt tokens"), _("generated tokens")), strict=True):
         counts = [float(trial.turns[metric].get(1, trial.metrics.get(metric, 0.0))) for trial in trials
                   if trial.verdict == "valid" and metric in trial.turns]
         if counts:
