@@ -1,19 +1,47 @@
-"""What this machine offers our processes: cores and memory, as limits for the checks before anything is started, and a
-home folder.
+"""What this machine is (the facts that are recorded with every number) and what it offers our processes: cores and
+memory, as limits for the checks before anything is started, and a home folder.
 
-Cores are counted here and nowhere else. Measurements are not taken here; that is what meters do.
+Cores are counted and cgroup limits read here and nowhere else. What moves is measured by meters.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
-
 from pipeline.errors import ConfigError
+
+HARDWARE = ("architecture", "cpu", "cores_usable")
+"""What makes it another machine, of which no interval knows."""
+FACTS = ("host", "kernel", *HARDWARE, "memory_total", "swap_total", "transparent_hugepages", "libc", "python")
+"""What two machines are told apart by, as records and tags name it; the boot id tells one machine's boots apart."""
+
+
+@functools.cache
+def facts() -> Mapping[str, str]:
+    """FACTS and the boot id, as strings; the same for every trial of a process."""
+    return {
+        "host": platform.node(), "kernel": platform.release(), "architecture": platform.machine(), "cpu": cpu(),
+        "cores_usable": str(usable_cores()), "memory_total": _first_value(Path("/proc/meminfo"), "MemTotal"),
+        "swap_total": _first_value(Path("/proc/meminfo"), "SwapTotal"), "transparent_hugepages": huge_pages(),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip(),
+        "libc": " ".join(platform.libc_ver()), "python": platform.python_version()}
+
+
+def cpu(root: Path = Path("/")) -> str:
+    """The processor's name; "" where the kernel gives none (ARM)."""
+    return _first_value(root / "proc/cpuinfo", "model name")
+
+
+def huge_pages(root: Path = Path("/")) -> str:
+    """The setting of transparent huge pages, such as "always [madvise] never"; "" on a kernel without them."""
+    with contextlib.suppress(OSError):
+        return (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text("utf-8").strip()
+    return ""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -31,7 +59,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     v2: cpu.max, "QUOTA PERIOD" or "max PERIOD" (Documentation/admin-guide/cgroup-v2.rst); v1: cpu.cfs_quota_us, -1
     for none, over cpu.cfs_period_us (Documentation/scheduler/sched-bwc.rst)."""
     quotas = []
-    for folder, version in _cgroups("cpu", root):
+    for folder, version in cgroups("cpu", root):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # not limited here, or hidden
             quota, period = (int(word) for name in names for word in (folder / name).read_text("utf-8").split())
@@ -42,14 +70,14 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 def memory_limit() -> int:
     """Bytes a process of ours may hold at most: the machine's RAM or the tightest cgroup limit above us."""
-    total, limit = psutil.virtual_memory().total, cgroup_memory_limit()
+    total, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), cgroup_memory_limit()
     return total if limit is None else min(total, limit)
 
 
 def cgroup_memory_limit(root: Path = Path("/")) -> int | None:
     """Bytes that the tightest memory limit of our cgroup and its parents leaves; None: no limit, or not visible."""
     limits = []
-    for folder, version in _cgroups("memory", root):
+    for folder, version in cgroups("memory", root):
         with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
             name = "memory.max" if version == 2 else "memory.limit_in_bytes"
             limits.append(int((folder / name).read_text("utf-8")))
@@ -68,12 +96,12 @@ def in_home(path: str, variable: str) -> Path:
                           f"no other. Set HOME=FOLDER, or {variable}=FOLDER.") from error
 
 
-def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, int]]:
-    """Folders in which our own cgroup and its parents show a controller, the innermost first, and v1 or v2.
+def cgroups(controller: str, root: Path = Path("/"), pid: str = "self") -> Iterator[tuple[Path, int]]:
+    """Folders in which a process's cgroup and its parents show a controller, the innermost first, and v1 or v2.
 
-    In a container the mount may begin below the path that /proc/self/cgroup gives: then its top is ours."""
+    In a container the mount may begin below the path that /proc/PID/cgroup gives: then its top is ours."""
     with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text("utf-8", errors="replace").splitlines():
+        for line in (root / "proc" / pid / "cgroup").read_text("utf-8", errors="replace").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and controller not in controllers.split(","):
                 continue
@@ -84,3 +112,12 @@ def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, int]]:
                 if not folder.is_relative_to(top):
                     break
                 yield folder, 1 if controllers else 2
+
+
+def _first_value(path: Path, key: str) -> str:
+    """Value of the first `key : value` line of a /proc file; "" if there is none."""
+    with contextlib.suppress(OSError):
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            if line.split(":")[0].strip() == key:
+                return line.partition(":")[2].strip()
+    return ""

@@ -349,7 +349,7 @@ def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBa
     metrics = metrics_of(record, timeline, sampled.report, config, sampled.processes)
     metrics |= {f"plan/{component}_mib": {0: held / MIB} for component, held in plan.memory.items()}
     verdict, reasons, notes = verdict_of(record, metrics, sampled.report, config)
-    provided = {**provenance.machine(), **engine.provenance()}
+    provided = {**provenance.facts(), **engine.provenance()}
     place = config.place
     _write_artifacts(record, sampled, config, plan, folder, provided, draw)
     origin = record.spans[0].start_ns if record.spans else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import re
 import shlex
 import subprocess
@@ -14,18 +13,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.machine import usable_cores
+from pipeline import machine
 
 PACKAGES = ("slackwater", "hydra-core", "omegaconf", "mlflow", "xllamacpp", "psutil", "numpy", "pyarrow")
-
-
-def _first_value(path: str, key: str) -> str:
-    """Value of the first `key : value` line of a /proc file; "" if there is none."""
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == key), "")
 
 
 def _package_versions() -> dict[str, str]:
@@ -54,24 +44,10 @@ def _revision() -> str:
 
 
 @functools.cache
-def machine() -> Mapping[str, str]:
+def facts() -> Mapping[str, str]:
     """This machine and this program, as strings; the same for every trial of a process."""
-    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    facts = {
-        "host": platform.node(),
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-        "cpu": _first_value("/proc/cpuinfo", "model name"),
-        "cores_usable": str(usable_cores()),
-        "memory_total": _first_value("/proc/meminfo", "MemTotal"),
-        "swap_total": _first_value("/proc/meminfo", "SwapTotal"),
-        "transparent_hugepages": thp.read_text("utf-8").strip() if thp.exists() else "",
-        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip(),
-        "libc": " ".join(platform.libc_ver()),
-        "python": platform.python_version(),
-        "revision": _revision(),
-    }
-    return {**facts, **{f"package.{name}": found for name, found in _package_versions().items()}}
+    packages = {f"package.{name}": found for name, found in _package_versions().items()}
+    return {**machine.facts(), "revision": _revision(), **packages}
 
 
 _COMMAND = "SLACKWATER_COMMAND"

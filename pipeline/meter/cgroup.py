@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from pipeline import machine
 from pipeline.errors import MeterError
 from pipeline.language import N_, sentence
 from pipeline.meter import base
@@ -98,18 +99,11 @@ class Meter(base.Meter):
 def find(root: Path = Path("/"), target: base.Target = base.NOTHING) -> base.Found:
     """The target's cgroup, or where none runs yet the one a server of ours would start in. Shared: absent."""
     pids = list(target.pids) or [os.getpid()]
-    try:
-        lines = (root / "proc" / str(pids[0]) / "cgroup").read_text("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        return base.Absent("cgroup", f"/proc/{pids[0]}/cgroup cannot be read: {error.strerror}")
-    paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
-    version1 = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), None)
-    if version1 is not None:
-        folder, version, proof = root / "sys/fs/cgroup/memory" / version1.lstrip("/"), 1, "memory.usage_in_bytes"
-    elif "" in paths:
-        folder, version, proof = root / "sys/fs/cgroup" / paths[""].lstrip("/"), 2, "memory.current"
-    else:
+    own = next(machine.cgroups("memory", root, str(pids[0])), None)
+    if own is None:
         return base.Absent("cgroup", N_("this kernel has no memory cgroups"))
+    folder, version = own
+    proof = "memory.current" if version == 2 else "memory.usage_in_bytes"
     if not (folder / proof).exists():
         return base.Absent("cgroup", f"{folder} has no {proof}: no memory cgroup v{version} of its own here "
                                      "(the root one has none, and a container may hide it)")

@@ -113,10 +113,8 @@ def examine(rate_hz: float = 100.0, target: base.Target = base.NOTHING, root: Pa
 def machine_facts(root: Path = Path("/")) -> list[Fact]:
     """Machine, kernel and its memory settings; what cannot be read is said to be unknown."""
     system = read_system(root)
-    info = dict(line.split(":", 1) for line in _text(root / "proc/cpuinfo").splitlines() if ":" in line)
-    cpu = next((value.strip() for key, value in info.items() if key.strip() == "model name"), platform.machine())
-    controllers = _text(root / "proc/self/cgroup")
-    v1 = any("memory" in line.split(":")[1].split(",") for line in controllers.splitlines() if line.count(":") >= 2)
+    cpu = machine.cpu(root) or platform.machine()
+    _folder, cgroup = next(machine.cgroups("memory", root), (None, 0))
     zswap = _text(root / "sys/module/zswap/parameters/enabled")
     return [
         Fact("machine", sentence(N_("{cpu}, {n} of {of} cores usable"), cpu=cpu, n=machine.usable_cores(root),
@@ -124,10 +122,10 @@ def machine_facts(root: Path = Path("/")) -> list[Fact]:
         Fact("memory", sentence(N_("{total} MiB, {available} MiB available now"), total=f"{system.total / MIB:.0f}",
                                 available=f"{system.available / MIB:.0f}")),
         Fact("kernel", _text(root / "proc/sys/kernel/osrelease") or N_("unknown")),
-        Fact("cgroup", (N_("memory controller v1") if v1 else "v2") if controllers else N_("none")),
+        Fact("cgroup", (N_("none"), N_("memory controller v1"), "v2")[cgroup]),
         Fact("swap", sentence(N_("{total} MiB, {used} MiB used"), total=f"{system.swap_total / MIB:.0f}",
                               used=f"{system.swap_used / MIB:.0f}") if system.swap_total else N_("none")),
-        Fact("transparent huge pages", _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled"))),
+        Fact("transparent huge pages", _chosen(machine.huge_pages(root))),
         Fact("zswap", {"Y": "on", "N": "off"}.get(zswap, NOT_IN_KERNEL)),
         Fact("overcommit", {"0": N_("heuristic (0)"), "1": N_("always (1)"), "2": N_("never (2)")}.get(
             _text(root / "proc/sys/vm/overcommit_memory"), "unknown")),
@@ -177,7 +175,7 @@ def _about_memory(root: Path) -> list[Concern]:
         found.append(Concern(
             "note", N_("zswap is on: swapped pages still take memory, compressed, but in no process's RSS."),
             "echo N | sudo tee /sys/module/zswap/parameters/enabled"))
-    if _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")) == "always":
+    if _chosen(machine.huge_pages(root)) == "always":
         found.append(Concern(
             "note",
             N_("Transparent huge pages are always on: anonymous memory grows in steps of 2 MiB. Compare only with runs "

@@ -6,24 +6,26 @@ A process is named by host, boot, pid and start time, since pids are used again 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
+
+from pipeline import machine
 
 
 def owner_tags() -> dict[str, str]:
     """This process, as tags: host, boot_id, pid, pid_start (clock ticks after boot)."""
     pid = os.getpid()
-    return {"host": platform.node(), "boot_id": _boot_id(), "pid": str(pid), "pid_start": str(_start_ticks(pid))}
+    here = machine.facts()
+    return {"host": here["host"], "boot_id": here["boot_id"], "pid": str(pid), "pid_start": str(_start_ticks(pid))}
 
 
 def is_dead(tags: Mapping[str, str], started_ms: int) -> bool:
     """Is the owner certainly gone? A run of another machine, or without owner tags, is never called dead.
 
     `started_ms`: when the run began, Unix time in milliseconds."""
-    if tags.get("host") != platform.node() or not tags.get("pid", "").isdigit():
+    if tags.get("host") != machine.facts()["host"] or not tags.get("pid", "").isdigit():
         return False
-    if tags.get("boot_id") != _boot_id():
+    if tags.get("boot_id") != machine.facts()["boot_id"]:
         # an older boot of this machine; a later one is another machine that goes by the same name
         return started_ms < _boot_time_s() * 1000
     return not is_alive(int(tags["pid"]), tags.get("pid_start", ""))
@@ -41,10 +43,6 @@ def _start_ticks(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
 
 
 def _boot_time_s() -> int:

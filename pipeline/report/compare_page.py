@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.errors import ConfigError
 from pipeline.language import N_, _, sentence, worded
+from pipeline.machine import HARDWARE
 from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION, plain
 from pipeline.report.sweep_page import EFFECTS
@@ -22,7 +23,7 @@ from pipeline.report.terminal_lines import paragraph
 from pipeline.stats import gate
 from pipeline.stats.between import Change, Pair, by_cell, changes, match, pair_up
 from pipeline.stats.comparison import without_family
-from pipeline.stats.differing import HARDWARE, NOT_RECORDED, Difference, differences, other_work
+from pipeline.stats.differing import NOT_RECORDED, Difference, differences, other_work
 from pipeline.stats.gate import Judged
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
 from pipeline.stats.trials import Trial, methods, valid

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Protocol
 
-from pipeline import defaults
+from pipeline import defaults, machine
 from pipeline.metrics import WORK
 from pipeline.stats.trials import Trial, valid, value
 
@@ -30,11 +30,8 @@ Group = Literal["model", "config", "engine", "machine"]
 
 NOT_THE_CELL = ("place.", "tracking.", "design.", "question", "repetitions")
 """Config of the sweep, not of what was measured."""
-MACHINE = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "swap_total",
-           "transparent_hugepages", "libc", "python", "revision")
+MACHINE = (*machine.FACTS, "revision")
 """Facts of a sweep's tags, beside package.*."""
-HARDWARE = ("architecture", "cpu", "cores_usable")
-"""Of MACHINE: what makes it another machine, of which no interval knows."""
 NOT_RECORDED = "not recorded"
 
 

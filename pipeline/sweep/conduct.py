@@ -106,7 +106,7 @@ def _begin(run: SweepRun, plan: SweepPlan, store: Store, concerns: Sequence[str]
     run.summary = SweepSummary(
         sweep_id=sweep_id, experiment=asked.experiment, question=first.question, command=provenance.command(),
         planned_trials=len(plan.trials) - len(plan.warm_ups), plan=plan.document(), started_ms=started_ms, tags={
-            **provenance.machine(), "plan_hash": identity.plan_hash(plan.cells, plan.order),
+            **provenance.facts(), "plan_hash": identity.plan_hash(plan.cells, plan.order),
             "environment": json.dumps(here), "cwd": str(Path.cwd()),
             "arguments": to_json([provenance.without_password(word) for word in asked.arguments]),
             "question_metrics": json.dumps(list(first.question_metrics)),

@@ -53,7 +53,7 @@ def plan_hash(cells: Sequence[Cell], order: Sequence[Sequence[int]]) -> str:
 def environment(cells: Sequence[Cell]) -> dict[str, str]:
     """What must not change between two trials of one sweep: machine, kernel, engine versions, digests of models and
     of files with prompts."""
-    facts = {key: value for key, value in provenance.machine().items() if key in ENVIRONMENT}
+    facts = {key: value for key, value in provenance.facts().items() if key in ENVIRONMENT}
     for cell in cells:
         if (file := cell.config.prompt.file) is not None:
             facts[f"prompt.file {file}"] = f"sha256:{file_digest(file)}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipeline import provenance
+from pipeline import machine, provenance
 from pipeline.config import GROUPS, Config, options
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
@@ -34,8 +34,6 @@ NOT_OF_THE_CELL = ("place.", "tracking.", "lang")
 """Where a trial stood in its sweep, and where its results went: both are new."""
 ALONE = ("design=blocked", "stop=repetitions")
 """A cell without its sweep needs no other design; a run is measured once."""
-MACHINE = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "swap_total",
-           "transparent_hugepages", "libc", "python", "revision")
 
 
 @dataclass(frozen=True)
@@ -176,8 +174,8 @@ def _since(subject: Subject, trials: Sequence[TrialRecord], configs: Sequence[Co
         found += [f"{key.replace('_', ' ')} of {name}: {trial.tags[key]} → {now[key]}"
                   for key, name in (("engine_version", config.engine.name), ("model_digest", title(config.model)))
                   if key in trial.tags and key in now and trial.tags[key] != now[key]]
-    here, there = provenance.machine(), subject.sweep.tags
-    keys = [key for key in there if key in MACHINE or key.startswith("package.")]
+    here, there = provenance.facts(), subject.sweep.tags
+    keys = [key for key in there if key in (*machine.FACTS, "revision") or key.startswith("package.")]
     if not keys:
         found.append(f"on which machine {subject.sweep.sweep_id} was measured was not logged")
     return found + [f"{key}: {there[key]} → {here.get(key) or 'not known'}" for key in keys

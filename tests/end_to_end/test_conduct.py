@@ -240,8 +240,8 @@ def test_a_changed_environment_is_accepted_only_when_told_and_then_recorded(
 
     program.reads = interrupted
     program.run("mode=oneshot", "repetitions=2")
-    here = dict(provenance.machine())
-    monkeypatch.setattr(provenance, "machine", lambda: here | {"kernel": "7.0-new"})
+    here = dict(provenance.facts())
+    monkeypatch.setattr(provenance, "facts", lambda: here | {"kernel": "7.0-new"})
     program.reads = lambda config: ("valid", 200.0)
     code, said = program.run(verb="resume")
     assert code == 2

@@ -96,3 +96,16 @@ def test_nobody_else_counts_cores() -> None:
                 if "sched_getaffinity" in (text := path.read_text(encoding="utf-8")) or "psutil.cpu_count" in text]
     # the doctor names what a quota takes away, and the number of all cores that the machine has
     assert sorted(counting) == ["machine.py", "meter/doctor.py"]
+
+
+def test_a_limit_of_a_cgroup_and_a_fact_of_the_machine_are_read_in_one_place() -> None:
+    package = Path(machine.__file__).parent
+    words = ("\"memory.max\"", "limit_in_bytes", "cpu.max", "random/boot_id", "platform.node")
+    reading = {path.relative_to(package).as_posix() for path in package.rglob("*.py")
+               if any(word in path.read_text(encoding="utf-8") for word in words)}
+    assert reading == {"machine.py"}
+
+
+def test_the_facts_have_the_names_that_two_machines_are_compared_by() -> None:
+    assert machine.facts().keys() == {*machine.FACTS, "boot_id"}
+    assert all(machine.facts()[name] for name in ("host", "kernel", "cores_usable", "memory_total", "boot_id"))

@@ -47,7 +47,7 @@ def logged(configs: Mapping[str, Config], *, cell: str = "", run_id: str = "", p
         texts[order] = OmegaConf.to_yaml(tree).encode()
     one = summary()
     sweep = SweepRecord("s", one.sweep_id, "mode_gap", one.question, "", "finished", 2, {}, 0, 1,
-                        tags={**provenance.machine(), **(machine or {})})
+                        tags={**provenance.facts(), **(machine or {})})
     plan = {"cells": [{"cell": name, "overrides": list(each)}
                       for name, each in zip(configs, planned or [[]] * len(configs), strict=True)], "cwd": "/then"}
     chosen = [record for record in trials if cell in ("", record.cell)]
@@ -116,7 +116,7 @@ def test_what_differs_now_is_said() -> None:
     subject = logged({"oneshot-off": composed("mode=oneshot")}, machine={"kernel": "2.6.32", "host": "harbour"})
     notes = prepare(replace(subject, trials=[
         replace(one, tags={**one.tags, "engine_version": "0.1"}, method=1) for one in subject.trials])).notes
-    here = provenance.machine()
+    here = provenance.facts()
     assert f"kernel: 2.6.32 → {here['kernel']}" in notes
     assert f"host: harbour → {here['host']}" in notes
     now = subject.trials[0].tags["engine_version"]

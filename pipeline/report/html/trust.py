@@ -19,8 +19,6 @@ from pipeline.report.html.contents import Material
 from pipeline.report.html.elements import Fact, Table
 from pipeline.stats.trials import Trial
 
-MACHINE = ("host", "cpu", "architecture", "cores_usable", "memory_total", "swap_total", "transparent_hugepages",
-           "kernel", "libc", "python", "revision")
 MOST_LEFT_OUT = 200
 STATES = {"confirmed": N_("confirmed"), "contradicted": N_("contradicted"), "not observable": N_("not observable")}
 
@@ -142,16 +140,16 @@ def machine(sweep: Sweep, material: Material) -> list[Fact]:
     papers: dict[str, str] = {}
     for kept in material.cells.values():
         papers = {**kept.machine, **papers}
-    papers = {**papers, **{key: text for key, text in material.tags.items()
-                           if key in MACHINE or key.startswith("package.")}}
     names = {"host": _("host"), "cpu": _("processor"), "architecture": _("architecture"),
              "cores_usable": _("cores usable"), "memory_total": _("memory"), "swap_total": _("swap"),
              "transparent_hugepages": _("transparent huge pages"), "kernel": _("kernel"), "libc": _("C library"),
              "python": "Python", "revision": _("revision of slackwater")}
+    papers = {**papers, **{key: text for key, text in material.tags.items()
+                           if key in names or key.startswith("package.")}}
     facts = [Fact(_("model"), _model(sweep.model, papers)), Fact(_("model digest"), papers.get("model_digest", "")),
              Fact(_("model size"), _bytes(papers.get("model_bytes", ""))),
              Fact(_("engine"), f"{sweep.engine} {sweep.engine_version}".strip()),
-             *(Fact(names[key], _memory(papers.get(key, ""))) for key in MACHINE),
+             *(Fact(names[key], _memory(papers.get(key, ""))) for key in names),
              Fact(_("packages"), ", ".join(
                  f"{key.removeprefix('package.')} {text}" for key, text in sorted(papers.items())
                  if key.startswith("package.") and text != "not installed"))]
