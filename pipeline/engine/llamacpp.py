@@ -32,7 +32,6 @@ LOG_LAG_S = 1.0
 """How long an error waits for its reason to appear in the log."""
 
 
-
 class Engine(EngineBase):
     """llama.cpp, embedded: nothing to install, and up before a model is in it."""
 

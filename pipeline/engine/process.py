@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -62,12 +61,6 @@ def left_out() -> list[str]:
     if not names:
         return []
     return [Reason("variables_unread", {"names": ", ".join(names)})]
-
-
-def find_program(name: str) -> Path | None:
-    """Where an executable lies (a path, or a name on the PATH); None: nowhere, or not executable."""
-    found = shutil.which(Path(name).expanduser() if "/" in name else name)
-    return Path(found).absolute() if found else None
 
 
 class Child:
@@ -127,10 +120,6 @@ class Child:
             return self.log_path.stat().st_size
         return 0
 
-    def command_line(self) -> list[str]:
-        """What the kernel says it was started with (/proc/PID/cmdline); empty once it has ended."""
-        return command_line(self.pid)
-
     def descendants(self) -> list[psutil.Process]:
         """Its living children and theirs, also those that left its session and whose parent has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -142,11 +131,6 @@ class Child:
         # `is_running` compares start times, so that a reused PID is never taken for ours.
         self._seen = {pid: process for pid, process in self._seen.items() if process.is_running()}
         return list(self._seen.values())
-
-    def kill(self) -> None:
-        """SIGKILL to the program alone, from any thread; `end` is still to be called."""
-        self._ended_by_us = True
-        self._popen.kill()
 
     def end(self, limit_s: float) -> None:
         """SIGTERM to all of it, SIGKILL to what is left after `limit_s`; returns when all of it is reaped."""
@@ -163,7 +147,7 @@ class Child:
         if self._popen.poll() is None:
             self._popen.kill()
             self._popen.wait()
-        _reap(below, limit_s)
+        psutil.wait_procs(below, timeout=limit_s)  # those that were re-parented to us are reaped by it
 
 
 def start(
@@ -230,9 +214,9 @@ def locked_bytes(pid: int) -> int | None:
 
 
 def resident_bytes(pid: int) -> int:
-    """RSS from /proc/PID/statm, only to see whether a load moves; 0 if the process is gone."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Resident memory, only to see whether a load moves; 0 if the process is gone."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).memory_info().rss
     return 0
 
 
@@ -250,16 +234,3 @@ def _marked(mark: str) -> Iterator[psutil.Process]:
         if environment_of(pid).get(_MARK) == mark:
             with contextlib.suppress(psutil.NoSuchProcess):
                 yield psutil.Process(pid)
-
-
-def _reap(processes: Sequence[psutil.Process], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    left = list(processes)
-    while left and time.monotonic() < deadline:
-        for process in left:
-            # Only those that were re-parented to us are ours to reap; the others are gone with their parent.
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)
-        left = [process for process in left if process.is_running()]
-        if left:
-            time.sleep(0.002)

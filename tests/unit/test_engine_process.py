@@ -65,7 +65,7 @@ def test_only_allow_listed_variables_reach_a_server(
 def test_it_is_the_program_itself_in_a_session_of_its_own(start: Callable[[str], process.Child]) -> None:
     child = start(f"print('up', flush=True); {SLEEP}")
     until(lambda: "up" in child.log())
-    assert child.command_line()[1] == "-c"
+    assert process.command_line(child.pid)[1] == "-c"
     assert os.getsid(child.pid) == child.pid != os.getsid(0)
     assert child.ended() is None
 

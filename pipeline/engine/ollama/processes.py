@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ class Host:
         if not self.pid:
             return None
         below = [each.pid for each in _processes_below(self.pid)] if thorough else _children(self.pid)
-        return max(_with_model(below), key=_started, default=None)
+        return max((pid for pid in below if "--model" in process.command_line(pid)), key=_started, default=None)
 
 
 def gone(pid: int) -> bool:
@@ -82,18 +81,13 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _with_model(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if "--model" in process.command_line(pid)]
-
-
 def _processes_below(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children()
     return []
 
 
-def _started(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        match = re.search(r"\) (?:\S+ ){19}(\d+)", Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace"))
-        return int(match[1]) if match else 0
-    return 0
+def _started(pid: int) -> float:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).create_time()
+    return 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -39,9 +40,9 @@ _ANSWER_S = 2.0
 def find_binary(config: Engine) -> Path:
     """engine.binary, else $OLLAMA_BIN, else `ollama` on the PATH. Raises ConfigError that says how to get it."""
     wanted = config.binary or os.environ.get("OLLAMA_BIN") or "ollama"
-    found = process.find_program(wanted)
+    found = shutil.which(Path(wanted).expanduser() if "/" in wanted else wanted)
     if found is not None:
-        return found
+        return Path(found).absolute()
     if "/" in wanted and Path(wanted).expanduser().exists():
         raise ConfigError(f"{wanted} is not an executable file. Expected the program `ollama`: check engine.binary, or "
                           f"its permissions (chmod +x). {NOTHING_STARTED}")
