@@ -40,7 +40,9 @@ class SweepRecord:
     owner: Mapping[str, str] = field(default_factory=dict)
     """The process that writes here: host, boot_id, pid, pid_start; empty if none does any more."""
     origin: Origin = ""
-    """"": measured by whoever this store belongs to; else how it came here. Never resumed."""
+    """"": measured by whoever this store belongs to; else how it came here."""
+    fetched: bool = True
+    """False: of its trials nothing is here yet but that they are in another store; they come when it is named."""
 
     # Where it was found; no part of sweep.json.
     trials: Mapping[str, int] = field(default_factory=dict)
@@ -85,4 +87,4 @@ class SweepRecord:
 
 _KEPT = [name for name in SweepRecord.__dataclass_fields__ if name not in ("trials", "run_id", "folder")]
 _KINDS = {"sweep_id": str, "experiment": str, "question": str, "command": str, "started_ms": int, "tags": Mapping,
-          "metrics": Mapping, "owner": Mapping, "answer": str}
+          "metrics": Mapping, "owner": Mapping, "answer": str, "fetched": bool}

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,13 @@ def make_client(location: Location) -> MlflowClient:
 def first_use(location: Location) -> Iterator[None]:
     """One process of this machine at a time; a killed one lets go (flock(2))."""
     with exclusive(location.home / ".store.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """One process of this user on this machine at a time: two would push or fetch the same trial twice."""
+    with exclusive(Path(tempfile.gettempdir()) / f"slackwater-track-{os.getuid()}.lock"):
         yield
 
 

@@ -30,7 +30,7 @@ _TRIALS = uuid.UUID("5f0c6a3e-6a35-4c39-9a0c-6d1f3f5b7a10")
 
 def run_name(result: TrialResult | TrialRecord) -> str:
     """ "oneshot-on r2"; a cell too long to be read whole has the repetition first, where it is seen."""
-    cell = _shown(result.cell, TAG_LIMIT)
+    cell = shown(result.cell, TAG_LIMIT)
     short = f"{cell} r{result.repetition}"
     return short if len(short) <= SHOWN else f"r{result.repetition} {cell}"[:KEY_LIMIT]
 
@@ -97,12 +97,12 @@ def shown_params(values: Mapping[str, Any]) -> dict[str, str]:
 
 def shown_tags(texts: Mapping[str, str]) -> dict[str, str]:
     """Tags as MLflow's page shows them: empty ones are left out, long ones cut."""
-    return {key(name): _shown(str(text), TAG_LIMIT) for name, text in texts.items() if str(text)}
+    return {key(name): shown(str(text), TAG_LIMIT) for name, text in texts.items() if str(text)}
 
 
 def shown_param(value: Any) -> str:
     """What MLflow's page shows of a config value."""
-    return _shown(encode_param(value), PARAM_LIMIT)
+    return shown(encode_param(value), PARAM_LIMIT)
 
 
 def tags_of(texts: Mapping[str, str]) -> dict[str, str]:
@@ -114,7 +114,7 @@ def _stored(texts: Mapping[str, str], limit: int) -> dict[str, str]:
     """Every text under its name; beside one that MLflow would cut or cannot hold, the whole as JSON, in parts."""
     found = {}
     for name, text in texts.items():
-        found[name] = _shown(text, limit)
+        found[name] = shown(text, limit)
         if found[name] != text:
             json_text = to_json(text)
             parts = range(0, len(json_text), limit)
@@ -144,12 +144,12 @@ def whole(texts: Mapping[str, str], limit: int) -> dict[str, str]:
             text = str(json.loads("".join(by_number[number] for number in range(1, count + 1))))
         except (KeyError, ValueError):
             continue
-        if _shown(text, limit) == found.get(name):
+        if shown(text, limit) == found.get(name):
             found[name] = text
     return found
 
 
-def _shown(text: str, limit: int) -> str:
+def shown(text: str, limit: int) -> str:
     """The text as a person may read it in MLflow: its beginning and a word on what is missing, if it is too long."""
     plain = text if _is_plain(text) else printable(text).translate(_SEPARATORS)
     if len(text) <= limit:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,10 +29,11 @@ from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.track import names, view
 from pipeline.track.check import check
-from pipeline.track.client import exclusive, make_client, store_errors
+from pipeline.track.client import make_client, one_at_a_time, store_errors
 from pipeline.track.describe import describe_sweep, describe_trial
 from pipeline.track.inputs import dataset
 from pipeline.track.location import VARIABLE, Location, address_of, folder_of, local, locate, named
+from pipeline.track.pull import Fetched, own_writes
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -77,6 +76,8 @@ class Push:
         client = make_client(location)
         push = cls(location, client, _experiment(location, client, experiment))
         push._close_dead()
+        if location.database is not None:
+            Fetched(location, client=client).look_through()
         return push
 
     def sweep(self, folder: SweepFolder, sweep: SweepRecord) -> str | None:
@@ -84,7 +85,8 @@ class Push:
         there is something to say."""
         try:
             self._answers()
-            self._sweep(folder, sweep)
+            with own_writes(self.location):
+                self._sweep(folder, sweep)
         except StoreError as error:
             self._away = True
             return (f"{error} The sweep's summary and {self.pending(folder) - 1} of its trials wait in {folder.path}; "
@@ -96,9 +98,10 @@ class Push:
         again. A note for the user: the first time that it does not answer."""
         try:
             self._answers()
-            self._trial(folder, trial)
-            if trial.attempt > 1:
-                self._kinds(folder)
+            with own_writes(self.location):
+                self._trial(folder, trial)
+                if trial.attempt > 1:
+                    self._kinds(folder)
         except StoreError as error:
             first, self._away = not self._away, True
             return (f"{error} The trial waits in {folder.path}; `slackwater sync{self.location.option}` sends it."
@@ -114,10 +117,11 @@ class Push:
         sent, notes = 0, []
         for name in _waiting(folder, self.location.shown):
             try:
-                if name:
-                    self._trial(folder, folder.attempt(name))
-                else:
-                    self._sweep(folder, folder.bare())
+                with own_writes(self.location):
+                    if name:
+                        self._trial(folder, folder.attempt(name))
+                    else:
+                        self._sweep(folder, folder.bare())
                 sent += 1
             except StoreError as error:
                 notes.append(str(error))
@@ -295,6 +299,11 @@ def sync(uri: str | None = None) -> Synced:
     `uri`: only to this store; needed for one whose address holds a password, since that is not kept. A store that does
     not answer is a note, and the others get theirs. Sweeps that run are left to whoever runs them."""
     place = locate(Tracking() if uri is None else named(uri))
+    if place.database is not None:
+        known = Fetched(place)
+        for sweep in known.all():
+            if not sweep.fetched:
+                known.fetch(sweep)
     groups: dict[tuple[str, str], list[SweepFolder]] = {}
     for sweep_id in Sweeps(place.records, place.shown).ids():
         folder = SweepFolder(place.records / "sweeps" / sweep_id)
@@ -307,24 +316,24 @@ def sync(uri: str | None = None) -> Synced:
             meant = own.get("tracking_uri", place.shown), own.get("tracking_experiment", Tracking.experiment)
             groups.setdefault(meant, []).append(folder)
     sent, notes = 0, []
-    with exclusive(Path(tempfile.gettempdir()) / f"slackwater-push-{os.getuid()}.lock"):
-        for (shown, experiment), folders in sorted(groups.items()):
-            count = sum(len(_waiting(folder, shown)) for folder in folders)
-            if (uri is not None and shown != place.shown) or (not count and shown != place.shown):
-                continue
-            address = uri if uri is not None else address_of(shown)
-            if address is None:
-                notes.append(_("{n} waiting for {store}, whose password is not kept: name it, slackwater sync --store "
-                               "URI.").format(n=count, store=shown))
-                continue
-            try:
-                push = Push.open(replace(named(address), experiment=experiment))
+    for (shown, experiment), folders in sorted(groups.items()):
+        count = sum(len(_waiting(folder, shown)) for folder in folders)
+        if (uri is not None and shown != place.shown) or (not count and shown != place.shown):
+            continue
+        address = uri if uri is not None else address_of(shown)
+        if address is None:
+            notes.append(_("{n} waiting for {store}, whose password is not kept: name it, slackwater sync --store "
+                           "URI.").format(n=count, store=shown))
+            continue
+        try:
+            push = Push.open(replace(named(address), experiment=experiment))
+            with one_at_a_time():
                 for folder in folders:
                     done, why = push.send(folder)
                     sent, notes = sent + done, [*notes, *why]
                 push.note_deleted(folders)
-            except StoreError as error:
-                notes.append(_("{n} waiting: {error}").format(n=count, error=error))
+        except StoreError as error:
+            notes.append(_("{n} waiting: {error}").format(n=count, error=error))
     return Synced(sent, list(dict.fromkeys(notes)))
 
 
