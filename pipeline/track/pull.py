@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 def say_progress(sweep_id: str, done: int, of: int) -> None:
     """On a terminal, in one line; else nothing."""
     if sys.stderr.isatty():
-        said = _("{sweep}: {n} of {of} trials taken over").format(sweep=sweep_id, n=done, of=of)
+        said = _("{sweep}: {n} of {of} trials fetched").format(sweep=sweep_id, n=done, of=of)
         print(f"\r\033[K{said}", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 

@@ -23,7 +23,7 @@ from pipeline.language import _
 from pipeline.meter.timeline import downsample, read_parquet
 from pipeline.provenance import without_password
 from pipeline.record.find import Sweeps
-from pipeline.record.folder import TEXTS, SweepFolder, place_of
+from pipeline.record.folder import SWEEP, TEXTS, SweepFolder, place_of
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
@@ -175,7 +175,8 @@ class Push:
             if found and found[0].info.lifecycle_stage == "deleted":
                 self._noted(folder, "", found[0], deleted=True)
                 return
-            files = [path for path in folder.path.iterdir() if path.name in TEXTS or path.name.startswith("plan")]
+            files = [path for path in folder.path.iterdir() if path.name in (SWEEP, *TEXTS)
+                     or path.name.startswith("plan")]
             tags = {
                 **sweep.tags, **sweep.owner, "kind": "sweep", "sweep_id": sweep.sweep_id,
                 "experiment": sweep.experiment, "question": sweep.question, "command": sweep.command,

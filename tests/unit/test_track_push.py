@@ -232,7 +232,7 @@ def test_a_sweep_is_one_run_from_its_start_to_its_end(push: Push, folder: SweepF
     assert run.info.run_id == first.info.run_id
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", BEGAN_MS, BEGAN_MS + 90_000)
     listed = {item.path for item in push.client.list_artifacts(run.info.run_id)}
-    assert listed == {"plan.json", "summary.txt", "summary.json"}
+    assert listed == {"sweep.json", "plan.json", "summary.txt", "summary.json"}
     assert run.data.tags["question"] == "Which mode needs more?"
     assert run.data.metrics == {"trials": 2.0}
     assert run.info.run_name == "mode_gap sweep"
