@@ -300,11 +300,15 @@ def sync(uri: str | None = None) -> Synced:
     `uri`: only to this store; needed for one whose address holds a password, since that is not kept. A store that does
     not answer is a note, and the others get theirs. Sweeps that run are left to whoever runs them."""
     place = locate(Tracking() if uri is None else named(uri))
+    sent, notes = 0, []
     if place.database is not None:
         known = Fetched(place)
-        for sweep in known.all():
-            if not sweep.fetched:
-                known.fetch(sweep)
+        try:
+            for sweep in known.all():
+                if not sweep.fetched:
+                    known.fetch(sweep)
+        except StoreError as error:
+            notes.append(str(error))
     groups: dict[tuple[str, str], list[SweepFolder]] = {}
     for sweep_id in Sweeps(place.records, place.shown).ids():
         folder = SweepFolder(place.records / "sweeps" / sweep_id)
@@ -313,10 +317,9 @@ def sync(uri: str | None = None) -> Synced:
         except StoreError:
             continue
         if sweep.status != "running" and sweep.origin != "pulled":
-            own = {} if sweep.origin == "imported" else sweep.tags
-            meant = own.get("tracking_uri", place.shown), own.get("tracking_experiment", Tracking.experiment)
+            meant = sweep.tags.get("tracking_uri", place.shown), sweep.tags.get(
+                "tracking_experiment", Tracking.experiment)
             groups.setdefault(meant, []).append(folder)
-    sent, notes = 0, []
     for (shown, experiment), folders in sorted(groups.items()):
         count = sum(len(_waiting(folder, shown)) for folder in folders)
         if (uri is not None and shown != place.shown) or (not count and shown != place.shown):

@@ -337,7 +337,7 @@ def test_each_sweep_is_sent_to_the_store_and_experiment_it_was_measured_for(push
 
 def test_a_sweep_that_runs_is_left_to_its_owner_and_one_that_was_imported_goes_to_this_store(push: Push) -> None:
     put(begun(push.location.records))
-    tags = {"tracking_uri": "http://elsewhere:5000", "host": "their-machine"}
+    tags = {"tracking_uri": push.location.shown, "host": "their-machine"}
     imported = begun(push.location.records, replace(SWEEP, sweep_id="theirs-1", status="finished", owner={}, tags=tags,
                                                     ended_ms=BEGAN_MS + 9, origin="imported"))
     put(imported)
