@@ -148,10 +148,7 @@ class Progress:
         if self._quiet:
             return
         text.plain = harmless(text.plain)
-        if self._region is not None:
-            self._region.above(text)
-        else:
-            self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def _fetch(self, event: Fetching) -> None:
         """One line that counts up on a terminal, one line per step in a pipe."""

@@ -51,7 +51,7 @@ def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
                 spark.append(second.rss_mib)
                 shown[:] = [second]
                 if region is not None:
-                    region.draw()
+                    region.refresh()
                 else:
                     console.print(_second(second, spark, console.width)[1], soft_wrap=True)
         for note in document(running)["notes"]:

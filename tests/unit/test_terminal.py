@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from tests.terminal import Terminal
 
 PLAYER = """
-import sys, termios
+import logging, sys, termios
 from pipeline import language
 from pipeline.progress import *
 from pipeline.report.live import Progress
@@ -40,12 +40,18 @@ with Progress(None, 4, verbose=verbose, quiet=quiet, every_s=None) as progress:
                 progress.on_event(TrialStarted(2, "interactive-" + "long-name-" * 12, 2, 2))
             case "failed":
                 progress.on_event(TrialFinished(result("interactive-off", 2, "failed", ["died of signal 9 " * 8])))
+            case "foreign":
+                print("a line on stdout")
+                logging.getLogger("mlflow").warning("a warning on %s", "stderr")
+                print("half a line, ", end="")
+                progress._region.refresh()
+                print("and its end")
             case "end":
                 progress.on_event(SweepFinished("s1", 1, 0, 1))
                 break
         if progress._region is not None:
-            progress._region.draw()
-        print("\\a", end="", flush=True)  # a bell says that the step is drawn
+            progress._region.refresh()
+        sys.__stdout__.write("\\a"); sys.__stdout__.flush()  # a bell says that the step is drawn
 print("after it", flush=True)
 """
 
@@ -135,6 +141,15 @@ def test_a_terminal_that_wraps_anew_when_it_is_made_narrower_is_not_torn() -> No
             assert terminal.text.count("mode_gap") == 1, terminal.text
             assert len(terminal.rows) == 6, terminal.text
             rows = terminal.rows
+
+
+def test_what_others_print_meanwhile_stays_whole_above_the_display() -> None:
+    with player(80) as terminal:
+        for step in ("start", "run", "foreign", "redraw"):
+            terminal.step(step)
+        assert terminal.rows[1:5] == ["before the first trial", "a line on stdout", "a warning on stderr",
+                                      "half a line, and its end"]
+        assert len(terminal.rows) == 9 and terminal.text.count("mode_gap") == 1, terminal.text
 
 
 def test_no_color_is_heeded() -> None:
