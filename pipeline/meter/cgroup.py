@@ -49,8 +49,6 @@ class Meter(base.Meter):
     def __init__(self, folder: Path, version: int) -> None:
         self.folder = folder
         self.version = version
-        self.peak_since = "the cgroup was made"
-        """From when the peak counts."""
         peak = folder / ("memory.peak" if version == 2 else "memory.max_usage_in_bytes")
         self._peak_fd: int | None = None
         for mode in (os.O_RDWR, os.O_RDONLY):
@@ -63,15 +61,11 @@ class Meter(base.Meter):
             os.close(self._peak_fd)
 
     def reset(self) -> None:
-        """The peak counts from here where the kernel and our permissions allow; else `peak_since` stays as it is."""
-        if self._peak_fd is None:
-            return
-        try:
-            # v2: any write, valid for this descriptor. v1: writing 0 resets it for everybody.
-            os.pwrite(self._peak_fd, b"0\n", 0)
-        except OSError:
-            return
-        self.peak_since = "the phase began"
+        """The peak counts from here where the kernel and our permissions allow."""
+        if self._peak_fd is not None:
+            with contextlib.suppress(OSError):
+                # v2: any write, valid for this descriptor. v1: writing 0 resets it for everybody.
+                os.pwrite(self._peak_fd, b"0\n", 0)
 
     def read(self, pids: Collection[int] = ()) -> base.Reading:
         """current, peak, anon, file, swap in bytes, and v2's memory.events as counters."""

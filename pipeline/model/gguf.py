@@ -180,11 +180,6 @@ class Header:
         return [caches * n * (key * per_k + value * per_v) for caches, n, (key, value) in
                 zip(self.caching_layers(), heads_kv, self.head_lengths(), strict=True)]
 
-    def kv_bytes_per_token(self, type_k: str, type_v: str) -> float:
-        """Bytes of KV cache that one more token of context costs, windowed layers left out."""
-        layers = zip(self.full_attention_layers(), self.kv_layer_bytes(type_k, type_v), strict=True)
-        return sum(size for full, size in layers if full)
-
     def kv_bytes(self, cells: int, window_cells: int, type_k: str, type_v: str) -> int:
         """Bytes of KV cache for `cells` tokens; windowed layers hold `window_cells` at most."""
         layers = zip(self.full_attention_layers(), self.kv_layer_bytes(type_k, type_v), strict=True)

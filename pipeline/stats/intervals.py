@@ -195,24 +195,6 @@ def welch_against_reference(a: Sequence[float], a_reference: Sequence[float], b:
                  method=N_("Welch's t on differences to the shared reference cell"))
 
 
-def yuen(differences: Sequence[float], *, step: float = 0.0, level: float = 0.95) -> Interval | None:
-    """Yuen's t on the 20 % trimmed mean of paired differences: for the typical trial, not the mean.
-
-    To be chosen before the sweep, for outlier-prone metrics, with n ≥ 10 (Yuen 1974). None for n < 5.
-    """
-    d = np.sort(_on_grid(np.asarray(differences, dtype=np.float64)))
-    n = d.size
-    if n < 5:
-        return None
-    g = int(0.2 * n)
-    h = n - 2 * g
-    winsorised = np.clip(d, d[g], d[n - g - 1])
-    se = math.sqrt((n - 1) * float(winsorised.var(ddof=1)) / (h * (h - 1))) * _GRID
-    centre = float(d[g:n - g].mean()) * _GRID
-    return interval_of(centre, se * math.sqrt(n), n, se, h - 1, step, level,
-                     "Yuen's t on 20 % trimmed paired differences", False, bool(np.ptp(d) == 0))
-
-
 def line_through(x: Sequence[float] | FloatArray, y: Sequence[float] | FloatArray) -> tuple[float, float, float, float]:
     """(slope, intercept, standard error of the slope, two-sided p of no slope) by least squares; shapes (n,), n ≥ 2.
 

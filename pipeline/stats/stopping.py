@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.stats.comparison import Comparison, compare
+from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import factorials
 from pipeline.stats.intervals import required_n
 from pipeline.stats.measures import HEADLINE, measure
@@ -38,17 +38,6 @@ class Precision:
     """Of that interval."""
 
 
-def precision(a: Sequence[float], b: Sequence[float], metric: str = HEADLINE, *, target: float | None = None,
-              target_pct: float | None = None) -> Precision:
-    """How precisely a − b is known from complete blocks; shapes (n_blocks,).
-
-    `target` is a half-width in the metric's unit, `target_pct` one in percent of b. Raises ValueError unless exactly
-    one of them is given and above 0.
-    """
-    stats = compare([dict(enumerate(a))], dict(enumerate(b)), metric, looked=True)[0]
-    return _standing(stats, sum(b) / len(b), metric, target, target_pct)
-
-
 def effect_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target: float | None = None,
                      target_pct: float | None = None) -> list[Precision]:
     """One Precision per effect that the page reports, of a factorial plan one per term; a sweep stops when all are
@@ -58,17 +47,17 @@ def effect_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target:
     found = [(term.stats, one.middle) for one in planned for term in one.terms]
     found += [(row.stats, row.off or 0.0) for row in effects(trials, (metric,), (), looked=metric)
               if (row.mode, row.where) not in of_plan]
-    return [_standing(stats, reference, metric, target, target_pct) for stats, reference in found]
+    return [standing(stats, reference, metric, target, target_pct) for stats, reference in found]
 
 
 def gap_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target: float | None = None,
                   target_pct: float | None = None) -> list[Precision]:
     """One Precision per unified gap at turn 1."""
-    return [_standing(row.stats, row.interactive or 0.0, metric, target, target_pct)
+    return [standing(row.stats, row.interactive or 0.0, metric, target, target_pct)
             for row in gap(trials, looked=metric).unified if row.metric == metric and row.turn == 1]
 
 
-def _standing(stats: Comparison, reference: float, metric: str, target: float | None,
+def standing(stats: Comparison, reference: float, metric: str, target: float | None,
               target_pct: float | None) -> Precision:
     """The printed interval against the target; `reference` is what percent are of."""
     if (target is None) == (target_pct is None) or (target or target_pct or 0) <= 0:

@@ -28,7 +28,7 @@ from pipeline.stats import factorial, intervals
 from pipeline.stats.comparison import Comparison, compare, level_of
 from pipeline.stats.drift import trend
 from pipeline.stats.measures import HEADLINE, PAGE_MIB
-from pipeline.stats.stopping import LEAST_BLOCKS, precision
+from pipeline.stats.stopping import LEAST_BLOCKS, standing
 
 FloatArray = npt.NDArray[np.float64]
 Shape = Callable[[np.random.Generator, int, int], FloatArray]
@@ -227,7 +227,8 @@ def sequential(report: Report, rng: np.random.Generator, limit: int = 30, sweeps
             covered[stop], n[stop] = np.all((lo <= 0) & (hi >= 0), axis=1)[stop], blocks
             running &= ~stop
         for i in range(5 if arms == 1 else 0):
-            own = precision(list(values[i, :n[i], 1]), list(values[i, :n[i], 0]), target=float(width))
+            on, off = (dict(enumerate(values[i, :n[i], arm])) for arm in (1, 0))
+            own = standing(compare([on], off, HEADLINE, looked=True)[0], 0.0, HEADLINE, float(width), None)
             assert own.reached or n[i] == limit or abs((own.half_width or 0) - width) < PAGE_MIB
         coverage = float(100 * covered.mean())
         report.held &= coverage >= LEAST_COVERAGE

@@ -14,6 +14,7 @@ from pipeline.report import wording
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.html import findings
 from pipeline.stats import drift, factorial, growth, intervals, slope, stopping, summary
+from pipeline.stats.comparison import compare
 from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
@@ -181,24 +182,31 @@ def test_too_few_levels_give_a_line_without_an_interval() -> None:
     assert slope.slopes(two_by_two()) == []
 
 
+def precision(a: Sequence[float], b: Sequence[float], metric: str = HEADLINE, *, target: float | None = None,
+              target_pct: float | None = None) -> stopping.Precision:
+    """Where a comparison of complete blocks stands; shapes (n_blocks,)."""
+    compared = compare([dict(enumerate(a))], dict(enumerate(b)), metric, looked=True)[0]
+    return stopping.standing(compared, sum(b) / len(b), metric, target, target_pct)
+
+
 def test_stopping_looks_at_the_width_from_the_fifth_block_on() -> None:
     a, b = [10.0, 10.1, 9.9, 10.0, 10.1, 9.9], [5.0] * 6
-    assert not stopping.precision(a[:4], b[:4], target=100.0).reached
-    found = stopping.precision(a[:5], b[:5], target=0.5)
+    assert not precision(a[:4], b[:4], target=100.0).reached
+    found = precision(a[:5], b[:5], target=0.5)
     assert found.reached
     assert found.half_width == pytest.approx(
         stats.t.ppf(0.985, 4) * np.std(a[:5], ddof=1) / np.sqrt(5), rel=1e-4)
-    narrow = stopping.precision(a, b, target=0.01)
+    narrow = precision(a, b, target=0.01)
     assert not narrow.reached
     assert narrow.more_blocks is not None
     assert narrow.more_blocks > 10
 
 
 def test_stopping_in_percent_of_the_arm_without() -> None:
-    found = stopping.precision([98.0, 99.0, 98.5, 98.2, 98.8], [100.0] * 5, target_pct=1.0)
+    found = precision([98.0, 99.0, 98.5, 98.2, 98.8], [100.0] * 5, target_pct=1.0)
     assert found.target == pytest.approx(1.0)
     assert found.unit == "MiB"
-    speed = stopping.precision([50.0, 51, 49, 50, 50], [50.0] * 5, "decode/tokens_per_s", target_pct=5.0)
+    speed = precision([50.0, 51, 49, 50, 50], [50.0] * 5, "decode/tokens_per_s", target_pct=5.0)
     assert speed.unit == "%"
     assert speed.reached
 
@@ -206,7 +214,7 @@ def test_stopping_in_percent_of_the_arm_without() -> None:
 @pytest.mark.parametrize(("target", "target_pct"), [(None, None), (1.0, 1.0), (0.0, None), (None, -1.0)])
 def test_stopping_without_one_target_is_an_error(target: float | None, target_pct: float | None) -> None:
     with pytest.raises(ValueError, match="exactly one"):
-        stopping.precision([1.0], [2.0], target=target, target_pct=target_pct)
+        precision([1.0], [2.0], target=target, target_pct=target_pct)
 
 
 def test_stopping_of_a_sweep_waits_for_every_comparison_named() -> None:

@@ -83,4 +83,3 @@ class Fact:
 
     name: str
     text: str
-    is_code: bool = False
