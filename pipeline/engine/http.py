@@ -80,14 +80,12 @@ class Client:
         reading = self._threads.submit(self._read, url, body, kind, arrived.put)
         reading.add_done_callback(lambda _: arrived.put(None))
         try:
-            rest, t_ns, look_ns = b"", 0, 0
+            rest, t_ns, look_at = b"", 0, time.monotonic()
             while True:
-                if (pause_ns := look_ns - time.monotonic_ns()) <= 0:
-                    look_ns = time.monotonic_ns() + int(look() * 1e9)
-                    continue
-                try:
-                    block = arrived.get(timeout=pause_ns / 1e9)
+                try:  # what has arrived comes before a look, so that their marks are in order
+                    block = arrived.get(timeout=max(0.0, look_at - time.monotonic()))
                 except queue.Empty:
+                    look_at = time.monotonic() + look()
                     continue
                 if block is None:
                     break

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.engine.http import CONNECT_S, Answer, BrokenError, Client, RefusedError
+from pipeline.engine.http import CONNECT_S, Answer, BrokenError, Client, Look, RefusedError
 from pipeline.errors import EngineError, PromptTooLongError
-
-OnLine = Callable[[Mapping[str, Any], int], None]
-"""Called with one decoded line and the `time.monotonic_ns()` at which its bytes arrived."""
 
 _NO_SUCH_MODEL = re.compile(r"model ['\"]?(.+?)['\"]? not found")
 _TOO_LONG = ("exceeds the context length", "longer than the context length", "exceeds the available context")
@@ -59,25 +55,20 @@ class Api:
         """One /api/generate request that is answered by one object."""
         return self._json("POST", "/api/generate", body, limit_s)
 
-    def stream(self, path: str, body: Mapping[str, object], on_sent: Callable[[int], None], on_line: OnLine,
-               watch: Callable[[], float]) -> None:
-        """One POST; every line of the answer goes to `on_line`. `watch` is called all the while and says in how many
-        seconds again; what it raises ends the request, and the server sees us hang up.
+    def lines(self, path: str, body: Mapping[str, object], look: Look) -> Iterator[tuple[Mapping[str, Any], int]]:
+        """One POST: the answer line by line, each with the time at which it arrived (`Client.lines`).
 
-        Raises EngineError (refused, error inside the stream), UnreachableError, whatever `watch` raises."""
-
-        on_sent(time.monotonic_ns())
+        Raises EngineError (refused, error inside the stream), UnreachableError, whatever `look` raises."""
         try:
-            for line, t_ns in self._client.lines(self.url + path, body, watch, kind="json"):
-                self._line(line, t_ns, on_line)
+            for line, t_ns in self._client.lines(self.url + path, body, look, kind="json"):
+                if line.strip():
+                    yield self._decoded(line), t_ns
         except RefusedError as error:
-            raise self.refused(error.answer) from error
+            raise self._refused(error.answer) from error
         except BrokenError as error:
             raise self._unreachable(error) from error
 
-    def _line(self, line: bytes, t_ns: int, on_line: OnLine) -> None:
-        if not line.strip():
-            return
+    def _decoded(self, line: bytes) -> Mapping[str, Any]:
         try:
             value = json.loads(line)
         except ValueError as error:
@@ -86,7 +77,7 @@ class Api:
             raise self._not_ollama(f"a line of its answer is not an object: {line[:60]!r}")
         if "error" in value:
             raise self._error(str(value["error"]), "in the middle of its answer")
-        on_line(value, t_ns)
+        return value
 
     def _json(self, method: str, path: str, body: Mapping[str, object] | None, limit_s: float) -> Mapping[str, Any]:
         try:
@@ -94,7 +85,7 @@ class Api:
         except BrokenError as error:
             raise self._unreachable(error) from error
         if answer.status != 200:
-            raise self.refused(answer)
+            raise self._refused(answer)
         try:
             value = json.loads(answer.text)
         except ValueError as error:
@@ -103,7 +94,7 @@ class Api:
             raise self._not_ollama(f"{path} answered with {answer.text[:60]!r}")
         return value
 
-    def refused(self, answer: Answer) -> EngineError:
+    def _refused(self, answer: Answer) -> EngineError:
         """The error for an answer that is not 200 with JSON."""
         try:
             said = json.loads(answer.text)["error"]
@@ -123,7 +114,7 @@ class Api:
         return EngineError(f"Ollama reported an error {where}: {said}")
 
     def _unreachable(self, error: Exception) -> UnreachableError:
-        return UnreachableError(f"no answer from {self.url}: {str(error) or type(error).__name__}. Expected an Ollama "
+        return UnreachableError(f"no answer from {self.url}: {error}. Expected an Ollama "
                                 "server; check that it runs (`ollama serve`) and that the address is right.")
 
     def _not_ollama(self, seen: str) -> EngineError:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import Engine
 from pipeline.engine.ollama import model_store
@@ -47,16 +45,13 @@ def pull(binary: Path, name: str, config: Engine, progress: Progress) -> None:
 def _pull(api: Api, name: str, progress: Progress) -> None:
     last, moved = "nothing", time.monotonic()
 
-    def take(line: Mapping[str, Any], _t_ns: int) -> None:
-        nonlocal last, moved
-        last, moved = str(line.get("status", "")), time.monotonic()
-        progress("fetching", int(line.get("completed", 0)), int(line.get("total", 0)))
-
-    def watch() -> float:
+    def look() -> float:
         if time.monotonic() - moved > _STALL_S:
             raise EngineError(f"nothing arrived for {_STALL_S:g} s.")
         return 1.0
 
-    api.stream("/api/pull", {"model": name, "stream": True}, lambda _: None, take, watch)
+    for line, _t_ns in api.lines("/api/pull", {"model": name, "stream": True}, look):
+        last, moved = str(line.get("status", "")), time.monotonic()
+        progress("fetching", int(line.get("completed", 0)), int(line.get("total", 0)))
     if last != "success":
         raise EngineError(f"the pull ended with {last!r} instead of success.")

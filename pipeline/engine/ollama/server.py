@@ -17,7 +17,7 @@ from pipeline.engine.base import Buffer, Generation, LogCheck, OnEvent, Proof, R
 from pipeline.engine.effective import in_force
 from pipeline.engine.ollama import log
 from pipeline.engine.ollama import settings as ollama_settings
-from pipeline.engine.ollama.api import Api, NoSuchModelError, OnLine, UnreachableError
+from pipeline.engine.ollama.api import Api, NoSuchModelError, UnreachableError
 from pipeline.engine.ollama.processes import Host, gone
 from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 from pipeline.engine.ollama.start import older
@@ -60,8 +60,7 @@ class OllamaServer(Server):
         if self.loaded:
             return
         said: list[Mapping[str, Any]] = []
-        self._talk(ollama_settings.load_body(self._model, self._settings), on_event,
-                   lambda _: None, lambda line, _: said.append(line))
+        self._talk(ollama_settings.load_body(self._model, self._settings), on_event, lambda line, _: said.append(line))
         if not said or said[-1].get("done_reason") != "load":
             raise EngineError(f"Ollama answered a load with {said[-1:]!r}; expected one object, done_reason load.")
 
@@ -70,7 +69,8 @@ class OllamaServer(Server):
         answer, since = _Answer(on_event, request.on_text), self.host.log_bytes()
         # Before 0.30 a refusal does not count the tokens; the log counts them where the server cuts.
         body = ollama_settings.generate_body(self._model, self._settings, request, truncate=self._old)
-        watch = self._talk(body, on_event, lambda t_ns: on_event("request_sent", t_ns), answer.take)
+        on_event("request_sent", time.monotonic_ns())
+        watch = self._talk(body, on_event, answer.take)
         last = answer.last
         if last is None:
             raise self._error("ended its answer without a last line (it does so after 30 identical tokens, and when "
@@ -130,24 +130,22 @@ class OllamaServer(Server):
 
     # What the above are made of
 
-    def _talk(self, body: Mapping[str, object], on_event: OnEvent, on_sent: Callable[[int], None],
-              on_line: OnLine) -> _Watch:
+    def _talk(self, body: Mapping[str, object], on_event: OnEvent,
+              on_line: Callable[[Mapping[str, Any], int], None]) -> _Watch:
         """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
         since = self.host.log_bytes()
         watch = _Watch(self.host, self._config.no_progress_s, self._outer, self._load_at, on_event,
                        loading=not self._loaded)
 
-        def take(line: Mapping[str, Any], t_ns: int) -> None:
-            watch.answered(t_ns)
-            on_line(line, t_ns)
-
         def look() -> float:
             self._refuse_cut(self.host.log_since(since))
             return watch.look()
 
         try:
-            self.api.stream("/api/generate", body, on_sent, take, look)
+            for line, t_ns in self.api.lines("/api/generate", body, look):
+                watch.answered(t_ns)
+                on_line(line, t_ns)
         except UnreachableError as error:
             raise self._died(watch.doing, error) from error
         except NoSuchModelError as error:
@@ -269,16 +267,16 @@ class _Watch:
 
     def look(self) -> float:
         """Seconds until the next look. Raises EngineError if the server ended or the wait is over."""
-        ended = self._host.ended()
+        t_ns, ended = time.monotonic_ns(), self._host.ended()
         if ended:
             raise EngineError(f"Ollama ended during {self.doing}: {ended}. See server.log.")
         if self._loading:
             child = self._host.child()
             if child is not None and not self._begun:
                 self.child = child
-                self._begin(time.monotonic_ns())
+                self._begin(t_ns)
             if self._begun and log.loaded(self._host.log_since(self._since)):
-                self._end(time.monotonic_ns())
+                self._end(t_ns)
         if reason := self._wait.overdue("neither its memory nor its log grew" if self._loading else "no token"):
             raise EngineError(f"Ollama {reason}.")
         return _LOADING_POLL_S if self._loading else _POLL_S

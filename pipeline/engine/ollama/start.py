@@ -128,6 +128,7 @@ def start_serve(binary: Path, folder: Path, models: Path, log_path: Path, addres
 def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -> Api:
     """The API of a server just started, once GET /api/version is answered with 200: "Listening on" is logged while
     the server still looks for GPUs. Raises EngineError: it ended, or made no progress for `limit_s` (waiting.py)."""
+    api: Api | None = None
     wait = Wait("start", limit_s, "engine.start_limit_s", child.pid, outer, child.log_bytes)
     while not (reason := wait.overdue("no answer to GET /api/version")):
         said = child.log()
@@ -142,7 +143,7 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
             raise EngineError(f"`ollama serve` ended at its start: {ended}. It said:\n{why}")
         listening = log.listening(said)
         if listening is not None:
-            api = Api(f"http://{listening[0]}")
+            api = api or Api(f"http://{listening[0]}")
             try:
                 require_supported(api.version(min(_ANSWER_S, limit_s)), api.url)
             except UnreachableError:
