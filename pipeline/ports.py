@@ -52,7 +52,9 @@ def listening(port: int, root: Path = Path("/")) -> set[str]:
 
 
 def listener(port: int, root: Path = Path("/")) -> int | None:
-    """The process that holds a listening socket of the port, the oldest of several; None: none, or not ours to see."""
+    """The process that holds a listening socket of the port, the oldest of several; None: none, or not ours to see.
+
+    Not psutil.net_connections, which names the youngest of several that share a socket: a worker, not its server."""
     sockets = listening(port, root)
     folders = sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)) if sockets else []
     return next((int(folder.name) for folder in folders if not sockets.isdisjoint(_open_files(folder))), None)

@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 
 from pipeline import ports
 from pipeline.errors import ConfigError
 from pipeline.language import N_, sentence
 from pipeline.meter.sampler import Sampler, lost_slots, process_cpu_ns
-from pipeline.meter.sampler_program import parse_status
 from pipeline.meter.tree import members, read_peaks, read_tree, reset_peaks
 from pipeline.metrics import KINDS
 from pipeline.phases import MIB, Peaks, Span, Timeline, joint_peak
@@ -188,35 +188,27 @@ def document(running: Watch) -> dict[str, Any]:
             "seconds": [vars(second) for second in running.seconds], "whole": vars(running.whole()), "notes": notes}
 
 
-def find_process(wanted: str, root: Path = Path("/")) -> int:
+def find_process(wanted: str) -> int:
     """The process id behind PID, NAME or URL. NAME is the program's name; URL is one that a local process listens on.
 
     Raises ConfigError if there is none, or several with that name of which none is the parent of the others."""
     if wanted.isdigit():
-        if not (root / "proc" / wanted).exists():
+        if not Path("/proc", wanted).exists():
             raise ConfigError(f"watch {wanted}: there is no process {wanted}. Expected a running one's id; see ps.")
         return int(wanted)
     if "://" in wanted:
-        return _listener(wanted, root)
-    return _named(wanted, root)
+        return _listener(wanted)
+    return _named(wanted)
 
 
-def _named(name: str, root: Path) -> int:
-    parents: dict[int, int] = {}
-    found: list[int] = []
-    for folder in (root / "proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text("utf-8", errors="replace")
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            has_memory = parse_status((folder / "status").read_bytes()) is not None
-        except OSError:
-            continue  # ended while we looked
-        pid = int(folder.name)
-        parents[pid] = int(stat[stat.rindex(")") + 2:].split()[1])
-        program = Path(words[0].decode(errors="replace")).name
-        if has_memory and name in (program, stat[stat.index("(") + 1:stat.rindex(")")]):
-            found.append(pid)
-    roots = [pid for pid in found if parents.get(pid) not in found]
+def _named(name: str) -> int:
+    found: dict[int, int] = {}
+    for process in psutil.process_iter(["ppid", "name", "cmdline", "memory_info"]):
+        program = Path((process.info["cmdline"] or [""])[0]).name
+        held = process.info["memory_info"]  # a kernel thread and a zombie have none
+        if held and held.vms and name in (program, process.info["name"]):
+            found[process.pid] = process.info["ppid"]
+    roots = [pid for pid in found if found[pid] not in found]
     if len(roots) == 1:
         return roots[0]
     if not roots:
@@ -227,8 +219,8 @@ def _named(name: str, root: Path) -> int:
                       "Expected one; give its process id.")
 
 
-def _listener(url: str, root: Path) -> int:
-    """The process that holds the listening TCP socket of the URL's port (/proc/net/tcp, proc(5))."""
+def _listener(url: str) -> int:
+    """The process that listens on the URL's port."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
@@ -237,9 +229,9 @@ def _listener(url: str, root: Path) -> int:
     if not ports.is_here(parts.hostname or ""):
         raise ConfigError(f"watch {url}: {parts.hostname} is not this machine. Expected a local address: memory can "
                           "only be read where the server runs.")
-    if not ports.listening(port, root):
+    if not ports.listening(port):
         raise ConfigError(f"watch {url}: nothing listens on port {port} here. Expected a running server.")
-    pid = ports.listener(port, root)
+    pid = ports.listener(port)
     if pid is None:
         raise ConfigError(f"watch {url}: the process that listens on port {port} belongs to another user. Expected one "
                           "whose open files this user may see; give its process id, or run as that user or root.")

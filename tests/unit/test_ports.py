@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,3 +33,13 @@ def test_another_machine_is_another_machine(host: str) -> None:
     assert not ports.is_here(host)
     with pytest.raises(ConfigError, match="is another machine"):
         _address(engine(f"http://[{host}]:11434" if ":" in host else f"http://{host}:11434"))
+
+
+def test_of_processes_that_share_a_socket_the_server_is_named_and_not_its_worker() -> None:
+    code = ("import os, socket, sys; server = socket.create_server(('127.0.0.1', 0)); child = os.fork(); "
+            "child and print(server.getsockname()[1], flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert ports.listener(int(server.stdout.readline())) == server.pid
+        server.communicate(b"")
