@@ -145,6 +145,17 @@ def sync(store: str | None) -> int:
     return pages.sync(store)
 
 
+@slackwater.command(
+    help=N_("another store's sweeps, onto this machine"),
+    more=N_("Without SWEEP all of them. `--store URI` behind another verb pulls what is\n"
+            "named there."),
+    params=[Words("sweep", "[SWEEP]", required=False, shell_complete=offer(sweep_names)), STORE])
+def pull(sweep: str | None, store: str | None) -> None:
+    from pipeline.report import pages
+
+    pages.pull(sweep, store)
+
+
 @slackwater.command(help=N_("this machine: what it can measure, what spoils it"), params=[JSON])
 def doctor(as_json: bool) -> int:
     from pipeline.report import doctor_page

@@ -240,11 +240,23 @@ def plan(cells: Sequence[tuple[str, Mapping[str, Any]]], skipped: Sequence[tuple
 
 
 def sync(uri: str | None) -> int:
-    """Send what waits in the spool to the stores it was measured for; 0 if nothing is left waiting."""
-    from pipeline.track.sync import send
+    """Push what was not pushed, each sweep to the store it was measured for; 0 if nothing is left waiting."""
+    from pipeline.track import push
 
-    synced = send(uri)
+    synced = push.sync(uri)
     print(wording.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
     for note in synced.notes:
         print(_("note: {note}").format(note=worded(note)))
     return 1 if synced.notes else 0
+
+
+def pull(name: str | None, uri: str | None) -> None:
+    """The records of that sweep, or of all, onto this machine. Raises ConfigError, StoreError."""
+    from pipeline.track.opened import sweeps
+
+    records = sweeps(uri)
+    for sweep_id in [name] if name else [sweep.sweep_id for sweep in records.all()]:
+        sweep = records.sweep(sweep_id)
+        print(_("{sweep}: {trials}, in {folder}").format(
+            sweep=sweep.sweep_id, folder=sweep.folder,
+            trials=wording.n_of(sum(sweep.trials.values()), N_("{n} trial"), N_("{n} trials"))))

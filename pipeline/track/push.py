@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -111,6 +112,15 @@ class Push:
     def pending(self, folder: SweepFolder) -> int:
         """How many of the sweep's runs this store does not have: trials, and the summary."""
         return len(_waiting(folder, self.location.shown))
+
+    def lost(self, folder: SweepFolder) -> str | None:
+        """Where this machine's folder is thrown away (the variable CI is set, as by all services that run CI jobs):
+        why the run is to end with exit code 1, if something of the sweep was not pushed."""
+        waiting = self.pending(folder)
+        if not waiting or os.environ.get("CI", "").lower() in ("", "0", "false"):
+            return None
+        return _("{n} results of this sweep are not in {store}, and {home} is thrown away with this CI job: the run "
+                 "counts as failed.").format(n=waiting, store=self.location.shown, home=self.location.records)
 
     def send(self, folder: SweepFolder) -> tuple[int, Sequence[str]]:
         """Push what was not pushed; how many runs that were, and why others still wait."""
@@ -273,8 +283,9 @@ class Push:
 
     def _catch_up(self, folder: SweepFolder) -> str | None:
         sent, notes = self.send(folder)
-        self._away = bool(notes)
-        return f"The store answers again: {sent} waiting results were sent." if sent else None
+        again, self._away = self._away and not notes, bool(notes)
+        said = f"{sent} waiting results were sent."
+        return (f"The store answers again: {said}" if again else said) if sent else None
 
     def _close_dead(self) -> None:
         """Summary runs that a dead process of this machine left running."""

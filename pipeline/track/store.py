@@ -144,7 +144,8 @@ class Store:
             with self.spool.locked():
                 run_id = self.log_trial(kept)
                 self.spool.remove(kept.path)
-                folder.write_pushed(self.location.shown, {**folder.pushed(self.location.shown), name: run_id})
+                folder.write_pushed(self.location.shown, {**folder.pushed(self.location.shown), name: run_id},
+                                     experiment_id=self.experiment_id)
         except StoreError as error:
             first, self._failed = not self._failed, True
             return Recorded(None, f"{error} The trial waits in {kept.folder}; `slackwater sync` sends it."
@@ -165,7 +166,8 @@ class Store:
             with self.spool.locked():
                 run_id = self.log_sweep(summary)
                 self.spool.remove(path)
-                folder.write_pushed(self.location.shown, {**folder.pushed(self.location.shown), "": run_id})
+                folder.write_pushed(self.location.shown, {**folder.pushed(self.location.shown), "": run_id},
+                                     experiment_id=self.experiment_id)
         except StoreError as error:
             self._failed = True
             trials = sum(item.is_trial and item.path.parent == path.parent for item in self.spool.pending())

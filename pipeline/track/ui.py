@@ -10,18 +10,19 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.engine import process
 from pipeline.errors import ConfigError, StoreError
 from pipeline.language import _
-from pipeline.track import view
-from pipeline.track.artifacts import Artifacts
-from pipeline.track.location import Location, named
-from pipeline.track.read import SweepRecord
-from pipeline.track.store import Store, open_store
+from pipeline.record.folder import SweepFolder
+from pipeline.record.sweep import SweepRecord
+from pipeline.track import opened, view
+from pipeline.track.check import check
+from pipeline.track.client import make_client
+from pipeline.track.location import Location, locate, named
+from pipeline.track.push import Push
 
 ANSWER_LIMIT_S = 90.0
 """A busy machine; a quiet one takes 4 s."""
@@ -32,52 +33,58 @@ def serve(sweep: str | None = None, uri: str | None = None, port: int = 5000, br
     """Serve the store's page until Ctrl-C, or name the page if the store is a server; returns the exit code.
 
     `sweep`: an id, a prefix, or None for the last one. Raises ConfigError, StoreError."""
-    store = open_store(named(uri), write=False)
-    sweeps = store.sweeps()
-    record = store.find_sweep(sweep or "last") if sweeps or sweep else None
+    location, sweeps = locate(named(uri)), opened.sweeps(uri)
+    if not check(location, write=False):
+        Push.open(named(uri))
+    record = sweeps.sweep(sweep or "last") if sweep or sweeps.all() else None
     if record is None:
         print(_("The store is empty so far: `slackwater run {words}` fills it.").format(
-            words=f"experiment=mode_gap{store.location.setting}"))
-        if not store.location.is_server:
-            store = open_store(named(uri))
-    page, note = _page(store, record)
+            words=f"experiment=mode_gap{location.setting}"))
+    page, note = _page(location, record)
     if note:
         print(note)
-    if store.location.is_server:
-        address = store.location.uri + page
-        print(_("The store is a server with a page of its own:") + f"\n  {_shown(store.location, address)}", flush=True)
-        if browser and _has_desktop():
-            _open(address)
-        return 0
-    return _serve(store.location, page, _free_port(port), browser)
+    if not location.is_server:
+        return _serve(location, record, page, _free_port(port), browser)
+    print(_("The store is a server with a page of its own:") + f"\n  {location.shown}{page}\n", flush=True)
+    _show_view(location, record)
+    if browser and _has_desktop():
+        _open(location.uri + page)
+    return 0
 
 
-def _page(store: Store, record: SweepRecord | None) -> tuple[str, str]:
-    """The page below the server's root, and what a person should know about it."""
-    if record is None:
-        return view.address("", store.experiment_id, None), ""
-    plain = view.address("", record.experiment_id, None)
+def _page(location: Location, record: SweepRecord | None) -> tuple[str, str]:
+    """The page below the server's root, and what a user should know about it."""
+    experiment_id = _experiment(location, record)
+    if record is None or not experiment_id:
+        return view.address("", experiment_id, None), "" if record is None else _(
+            "{sweep} is not in MLflow yet: `slackwater sync{store}` puts it there.").format(
+                sweep=record.sweep_id, store=location.option)
     if not view.understood():
-        return plain, _("This version of MLflow stores its views differently, so the page opens in MLflow's own view. "
-                        "Group by the tag `cell` there.")
+        return view.address("", experiment_id, None), _(
+            "This version of MLflow stores its views differently, so the page opens in MLflow's own view. Group by the "
+            "tag `cell` there.")
+    return view.address("", experiment_id, record.sweep_id), ""
+
+
+def _experiment(location: Location, record: SweepRecord | None) -> str:
+    """MLflow's page that the sweep's runs stand on; "" if it was not pushed there."""
+    note = {} if record is None else SweepFolder(record.folder).push_note(location.shown)
+    return str(note.get("experiment_id", ""))
+
+
+def _show_view(location: Location, record: SweepRecord | None) -> None:
+    """The sweep's view is there, also if it was removed for those of later sweeps."""
+    experiment_id = _experiment(location, record)
+    if record is None or not experiment_id or not view.understood():
+        return
     try:
-        tags = view.installed(store.location, None, record.experiment_id)
-        if view.TAG + view.view_id(record.sweep_id) not in tags:
-            view.install(store.location, None, record.experiment_id, record.sweep_id, _plan(store, record),
-                         record.trials, record.started_ms)
+        view.install(location, make_client(location), experiment_id, record.sweep_id,
+                     SweepFolder(record.folder).plan(), record.trials, record.started_ms)
     except StoreError as error:
-        return plain, _("{error} The page opens without the view made for the sweep.").format(error=error)
-    return view.address("", record.experiment_id, record.sweep_id), ""
+        print(_("{error} The page opens without the view made for the sweep.").format(error=error))
 
 
-def _plan(store: Store, record: SweepRecord) -> Mapping[str, Any]:
-    import json
-
-    kept = record.run_id and Artifacts(store.location).read(record.run_id, record.artifact_uri, "plan.json")
-    return dict(json.loads(kept)) if kept else {}
-
-
-def _serve(location: Location, page: str, port: int, browser: bool) -> int:
+def _serve(location: Location, record: SweepRecord | None, page: str, port: int, browser: bool) -> int:
     root = f"http://127.0.0.1:{port}"
     print(_("MLflow's page on {store}, in a few seconds:").format(store=location.shown) + f"\n  {root}{page}\n"
           + _("Ctrl-C ends it."), flush=True)
@@ -92,6 +99,7 @@ def _serve(location: Location, page: str, port: int, browser: bool) -> int:
     child = process.start([sys.executable, str(program), str(port)], environment=environment, log_path=log)
     try:
         _wait_until_it_answers(root, child)
+        _show_view(replace(location, uri=root, database=None), record)
         if browser and _has_desktop():
             _open(root + page)
         while (ended := child.wait(3600)) is None:
@@ -156,8 +164,3 @@ def _open(address: str) -> None:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _shown(location: Location, address: str) -> str:
-    """The address without the password that the store's own may hold."""
-    return location.shown + address.removeprefix(location.uri)

@@ -17,8 +17,7 @@ from urllib.parse import quote
 
 from pipeline.config import GROUPS
 from pipeline.metrics import PHASES
-from pipeline.track.check import connect_sqlite
-from pipeline.track.client import make_client, store_errors
+from pipeline.track.client import store_errors
 from pipeline.track.location import Location
 
 if TYPE_CHECKING:
@@ -134,31 +133,16 @@ def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return [*bars, *lines], sections
 
 
-def install(location: Location, client: MlflowClient | None, experiment_id: str, sweep_id: str,
-            plan: Mapping[str, Any], verdicts: Mapping[str, int], started_ms: int) -> None:
-    """Write the sweep's view; views of ours beyond the KEPT latest go. `client`: made where it is needed and not given.
-
-    Raises StoreError."""
+def install(location: Location, client: MlflowClient, experiment_id: str, sweep_id: str, plan: Mapping[str, Any],
+            verdicts: Mapping[str, int], started_ms: int) -> None:
+    """Write the sweep's view; views of ours beyond the KEPT latest go. Raises StoreError."""
     key, value = TAG + view_id(sweep_id), envelope(sweep_id, plan, verdicts, started_ms)
     with store_errors(location, "writing the view for MLflow's page"):
-        tags = installed(location, client, experiment_id)
-        old = surplus(tags, key)
-        if tags.get(key) == value and not old:
-            return
-        client = client or make_client(location)
-        client.set_experiment_tag(experiment_id, key, value)
-        for name in old:
+        tags = client.get_experiment(experiment_id).tags
+        if tags.get(key) != value:
+            client.set_experiment_tag(experiment_id, key, value)
+        for name in surplus(tags, key):
             client.delete_experiment_tag(experiment_id, name)
-
-
-def installed(location: Location, client: MlflowClient | None, experiment_id: str) -> Mapping[str, str]:
-    """The tags of the experiment. Raises StoreError."""
-    with store_errors(location, "reading the views for MLflow's page"):
-        if location.database is not None:  # without the second that MLflow takes to import
-            with connect_sqlite(location.database) as connection:
-                return dict(connection.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?",
-                                               (int(experiment_id),)))
-        return dict((client or make_client(location)).get_experiment(experiment_id).tags)
 
 
 def surplus(tags: Mapping[str, str], newest: str) -> Sequence[str]:

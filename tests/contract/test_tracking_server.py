@@ -6,7 +6,6 @@ tests/requirements.lock.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -16,19 +15,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.config import Tracking
-from pipeline.result import ARTIFACTS
-from pipeline.track import location, view
-from pipeline.track.store import Store, open_store
-from pipeline.track.sync import send
+from pipeline.record.folder import SweepFolder
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import ARTIFACTS, TrialRecord
+from pipeline.track import location, opened, view
+from pipeline.track.push import Push, sync
 from tests.conftest import NOBODY, ROOT
-from tests.unit.test_track_store import BEGAN_MS, SWEEP, trial
+from tests.unit.test_track_push import BEGAN_MS, SWEEP, begun, put
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(600)]
 
@@ -146,81 +146,90 @@ def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def store(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """This machine's store on the server, with a spool of this test."""
+def push(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Push:
+    """This machine's way to the server, with records of this test."""
     monkeypatch.setattr(location, "PACKAGE", tmp_path / "lib" / "pipeline")
     monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "home"))
-    return open_store(Tracking(uri=server.uri))
+    return Push.open(Tracking(uri=server.uri))
 
 
-def timed_record(store: Store, result: Any) -> tuple[Any, float]:
+def meant(push: Push, sweep_id: str) -> SweepRecord:
+    """A sweep that is measured for this server."""
+    return replace(SWEEP, sweep_id=sweep_id, tags={**SWEEP.tags, "tracking_uri": push.location.shown,
+                                                   "tracking_experiment": "slackwater"})
+
+
+def timed(push: Push, folder: SweepFolder, trial: TrialRecord) -> tuple[str | None, float]:
     began = time.monotonic()
-    return store.record(result), time.monotonic() - began
+    return push.trial(folder, trial), time.monotonic() - began
 
 
 def test_a_server_that_goes_away_costs_no_trial_and_little_time_and_gets_all_of_it_later(
-        server: Server, store: Store, tmp_path: Path) -> None:
-    summary = dataclasses.replace(SWEEP, sweep_id="away-1")
-    store.record_sweep(summary)
-    results = [trial(tmp_path / f"t{order}", sweep_id="away-1", order=order, started_ms=BEGAN_MS + order * 1000,
-                     ended_ms=BEGAN_MS + order * 1000 + 900) for order in range(1, 6)]
-    assert store.record(results[0]).note is None
+        server: Server, push: Push, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sweep = meant(push, "away-1")
+    folder = begun(push.location.records, sweep)
+    assert push.sweep(folder, sweep) is None
+    trials = [put(folder, order=order, started_ms=BEGAN_MS + order * 1000, ended_ms=BEGAN_MS + order * 1000 + 900,
+                  turns={"stabilized/tree_rss_mib": {1: 180.5, 2: 190.25}, "as_found/tree_rss_mib": {0: 37.0}})
+              for order in range(1, 6)]
+    assert push.trial(folder, trials[0]) is None
     server.signal(signal.SIGSTOP)  # accepts, and says nothing
-    silent, took_s = timed_record(store, results[1])
-    assert silent.run_id is None and "slackwater sync" in silent.note
+    silent, took_s = timed(push, folder, trials[1])
+    assert "slackwater sync" in str(silent)
     assert took_s < 60, "MLflow alone waits for minutes"
     server.stop()
-    for result in results[2:4]:
-        gone, took_s = timed_record(store, result)
-        assert (gone.run_id, gone.note) == (None, None) and took_s < 30
-    assert store.record_sweep(dataclasses.replace(summary, status="finished", ended_ms=BEGAN_MS + 9000)).run_id is None
+    for trial in trials[2:4]:
+        gone, took_s = timed(push, folder, trial)
+        assert gone is None and took_s < 30
+    ended = replace(sweep, status="finished", ended_ms=BEGAN_MS + 9000, owner={})
+    folder.write(ended)
+    assert "wait in" in str(push.sweep(folder, ended))
     server.start()
 
-    later = open_store(Tracking(uri=server.uri))  # another process, after all of it
-    assert len(later.pending()) == 4
-    synced = send()  # what `slackwater sync` does: to the store it was measured for
+    later = Push.open(Tracking(uri=server.uri))  # another process, after all of it
+    assert later.pending(folder) == 4
+    synced = sync()  # what `slackwater sync` does: to the store it was measured for
     assert (synced.sent, list(synced.notes)) == (4, [])
-    assert (send().sent, later.pending()) == (0, [])
-    assert later.record(results[4]).note is None
-    records = later.trials("away-1")
-    assert [(record.order, record.started_ms, record.ended_ms) for record in records] == [
-        (result.order, result.started_ms, result.ended_ms) for result in results]
-    for record in records:
-        assert record.turns == {"stabilized/tree_rss_mib": {1: 180.5, 2: 190.25}, "as_found/tree_rss_mib": {0: 37.0}}
-        assert record.params["engine.args"] == ["--mlock", "a=b"]
-        assert len(later.series(record.run_id)["tree_rss_mib"]) == 300
-        listed = later._client.list_artifacts(record.run_id)
-        assert {item.path for item in listed} == set(ARTIFACTS)
-    sweep = later.find_sweep("away-1")
-    assert (sweep.status, sweep.started_ms, sweep.ended_ms) == ("finished", BEGAN_MS, BEGAN_MS + 9000)
-    assert not list(later.spool.root.rglob("result.json"))
+    assert (sync().sent, later.pending(folder)) == (0, 0)
+    runs = {run.data.tags["order"]: run for run in later.client.search_runs(
+        [later.experiment_id], "tags.sweep_id = 'away-1' AND tags.kind = 'trial'")}
+    assert [(runs[str(trial.order)].info.start_time, runs[str(trial.order)].info.end_time) for trial in trials] == [
+        (trial.started_ms, trial.ended_ms) for trial in trials]
+    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "another"))  # a colleague's machine
+    pulled = opened.sweeps(server.uri).subject("away-1")
+    assert [trial.to_json() for trial in pulled.trials] == [trial.to_json() for trial in trials]
+    for trial in pulled.trials:
+        assert len(later.client.get_metric_history(trial.run_id, "timeline/tree_anon_mib")) == 100
+        assert {item.path for item in later.client.list_artifacts(trial.run_id)} == {*ARTIFACTS, "result.json"}
+    assert (pulled.sweep.status, pulled.sweep.started_ms, pulled.sweep.ended_ms, pulled.sweep.origin) == (
+        "finished", BEGAN_MS, BEGAN_MS + 9000, "pulled")
 
 
-def test_what_was_half_sent_is_one_run_in_the_end(store: Store, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_half_pushed_is_one_run_in_the_end(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*args: object) -> None:
         raise ConnectionError("reset by peer")
 
+    folder = begun(push.location.records, meant(push, "half-1"))
+    trial = put(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_log_values", dies)
-        assert store.record(trial(tmp_path / "t", sweep_id="half-1")).run_id is None
-    assert store.sync().sent == 1
-    [record] = store.trials("half-1")
-    assert (record.verdict, record.metrics["stabilized/tree_rss_mib"]) == ("valid", 190.25)
+        patch.setattr(push, "_values", dies)
+        assert "reset by peer" in str(push.trial(folder, trial))
+    assert push.send(folder)[0] == 2
+    [run] = push.client.search_runs([push.experiment_id], "tags.sweep_id = 'half-1' AND tags.kind = 'trial'")
+    assert (run.data.tags["verdict"], run.data.metrics["stabilized/tree_rss_mib"]) == ("valid", 190.25)
 
 
-def test_a_sweep_on_a_server_has_its_view_there_and_ui_names_the_servers_page(
-        server: Server, store: Store, tmp_path: Path) -> None:
-    store.record(trial(tmp_path / "t", sweep_id="seen-1"))
-    ended = store.record_sweep(dataclasses.replace(SWEEP, sweep_id="seen-1", started_ms=BEGAN_MS + 10**6,
-                                                   status="finished", ended_ms=BEGAN_MS + 2 * 10**6))
-    assert ended.note is None
-    tags = store._client.get_experiment(store.experiment_id).tags
-    assert view.TAG + "slackwater-seen-1" in tags
+def test_a_sweep_on_a_server_has_its_view_there_and_ui_names_the_servers_page(server: Server, push: Push) -> None:
+    sweep = replace(meant(push, "seen-1"), status="finished", started_ms=BEGAN_MS + 10**6,
+                    ended_ms=BEGAN_MS + 2 * 10**6)
+    folder = begun(push.location.records, sweep)
+    put(folder)
+    assert push.sweep(folder, sweep) == "1 waiting results were sent." or push.pending(folder) == 0
+    assert view.TAG + "slackwater-seen-1" in push.client.get_experiment(push.experiment_id).tags
     done = subprocess.run([sys.executable, "-m", "pipeline", "ui", "--no-browser", "--store", server.uri], cwd=ROOT,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"{server.uri}/#/experiments/{store.experiment_id}/runs?" in done.stdout
+    assert f"{server.uri}/#/experiments/{push.experiment_id}/runs?" in done.stdout
     assert "viewStateShareKey=slackwater-" in done.stdout
 
 

@@ -287,6 +287,17 @@ def test_a_store_that_stays_away_is_said_once_and_at_the_sweeps_end_not_for_ever
     assert "summary and 4 of its trials wait" in str(ended)
 
 
+def test_in_a_ci_job_what_was_not_pushed_is_lost_and_said(push: Push, folder: SweepFolder,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder)
+    monkeypatch.delenv("CI", raising=False)
+    assert push.lost(folder) is None, "this machine keeps its folder, and `slackwater sync` sends it"
+    monkeypatch.setenv("CI", "true")
+    assert "2 results of this sweep are not in" in str(push.lost(folder))
+    push.send(folder)
+    assert push.lost(folder) is None
+
+
 def test_a_trial_half_pushed_is_completed_as_the_same_run(push: Push, folder: SweepFolder,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     push.sweep(folder, SWEEP)

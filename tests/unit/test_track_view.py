@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import sqlite3
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from typing import Any
 import pytest
 
 from pipeline.config import Tracking
-from pipeline.track import ui, view
-from pipeline.track.location import Location
+from pipeline.record.folder import SweepFolder
+from pipeline.record.sweep import SweepRecord
+from pipeline.track import opened, ui, view
 from pipeline.track.push import Push
-from pipeline.track.store import open_store
-from pipeline.track.summary import SweepSummary
 
 PLAN = {"cells": [{"cell": "oneshot num_ctx=1024", "overrides": ["mode=oneshot", "num_ctx=1024", "model=smollm2-135m"]},
                   {"cell": "oneshot num_ctx=4096", "overrides": ["mode=oneshot", "num_ctx=4096", "model=gguf"]}]}
 
 
 @pytest.fixture
-def place(empty_store: Path, tmp_path: Path) -> Location:
+def place(empty_store: Path, tmp_path: Path) -> Push:
     shutil.copy(empty_store / "mlflow.db", tmp_path / "mlflow.db")
-    return Push.open(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")).location
+    return Push.open(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"))
 
 
 def unpacked(value: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,8 +35,21 @@ def unpacked(value: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return envelope, json.loads(zlib.decompress(base64.b64decode(envelope["state"].removeprefix("deflate;"))))
 
 
-def views(place: Location) -> list[str]:
-    return sorted(key for key in view.installed(place, None, "1") if key.startswith(view.TAG))
+def tags(place: Push) -> dict[str, str]:
+    return dict(place.client.get_experiment("1").tags)
+
+
+def views(place: Push) -> list[str]:
+    return sorted(key for key in tags(place) if key.startswith(view.TAG))
+
+
+def begun(place: Push, sweep_id: str, **changes: Any) -> SweepFolder:
+    """A sweep whose record is in the store and in MLflow."""
+    sweep = SweepRecord(sweep_id, "", "Which?", "slackwater run", 4, 5, **changes)
+    folder = SweepFolder(place.location.records / "sweeps" / sweep_id)
+    folder.begin(sweep, PLAN)
+    assert place.sweep(folder, sweep) is None
+    return folder
 
 
 def test_the_installed_mlflow_still_speaks_of_views_as_they_are_written() -> None:
@@ -66,44 +77,42 @@ def test_a_view_fits_into_a_tag_also_on_postgresql() -> None:
     assert len(view.envelope("s" * 200, {"cells": cells}, {"valid": 60}, 5)) < 5000
 
 
-def test_a_sweep_has_one_view_however_often_it_is_written(place: Location) -> None:
+def test_a_sweep_has_one_view_however_often_it_is_written(place: Push) -> None:
     for _ in range(2):
-        view.install(place, None, "1", "gap-1", PLAN, {"valid": 4}, 5)
+        view.install(place.location, place.client, "1", "gap-1", PLAN, {"valid": 4}, 5)
     assert views(place) == ["mlflow.sharedViewState.slackwater-gap-1"]
 
 
-def test_views_do_not_pile_up_and_those_of_a_person_stay(place: Location) -> None:
-    with sqlite3.connect(place.database or "") as database:
-        database.execute("INSERT INTO experiment_tags VALUES ('mlflow.sharedViewState.mine', '{}', 1)")
+def test_views_do_not_pile_up_and_those_of_a_person_stay(place: Push) -> None:
+    place.client.set_experiment_tag("1", "mlflow.sharedViewState.mine", "{}")
     for began in range(view.KEPT + 3):
-        view.install(place, None, "1", f"gap-{began:02d}", PLAN, {"valid": 4}, began)
+        view.install(place.location, place.client, "1", f"gap-{began:02d}", PLAN, {"valid": 4}, began)
     kept = views(place)
     assert len(kept) == view.KEPT + 1
     assert "mlflow.sharedViewState.mine" in kept
     assert not any(key.endswith(("gap-00", "gap-01", "gap-02")) for key in kept)
 
 
-def test_a_sweep_that_has_ended_has_its_view_and_one_without_gets_it_when_the_page_is_opened(place: Location) -> None:
-    summary = SweepSummary("gap-1", "", "Which?", "slackwater run", 4, PLAN, 5)
-    store = open_store(Tracking(uri=place.uri))
-    store.record_sweep(summary)
-    assert views(place) == []
-    reading = open_store(Tracking(uri=place.uri), write=False)
-    page, note = ui._page(reading, reading.find_sweep("last"))
-    plain = "/#/experiments/1/runs?workflowType=machine_learning"
-    assert (page, note) == (f"{plain}&viewStateShareKey=slackwater-gap-1", "")
-    state = unpacked(view.installed(place, None, "1")[views(place)[0]])[1]
-    assert "params.`num_ctx`" in state["selectedColumns"]
-    store.record_sweep(SweepSummary("gap-2", "", "Which?", "slackwater run", 4, PLAN, 6, "finished", 9))
-    assert len(views(place)) == 2
+def test_a_sweep_has_its_view_from_its_start_and_gets_it_back_when_the_page_is_opened(place: Push) -> None:
+    folder = begun(place, "gap-1")
+    [key] = views(place)
+    record = opened.sweeps(place.location.uri).sweep("last")
+    assert ui._page(place.location, record) == (
+        "/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=slackwater-gap-1", "")
+    assert "params.`num_ctx`" in unpacked(tags(place)[key])[1]["selectedColumns"]
+    place.client.delete_experiment_tag("1", key)
+    ui._show_view(place.location, record)
+    assert views(place) == [key]
+    folder.write_pushed(place.location.shown, {}, experiment_id="")
+    page, note = ui._page(place.location, record)
+    assert "viewStateShareKey" not in page and "slackwater sync" in note
 
 
 def test_a_page_that_keeps_views_in_another_way_is_opened_plain_and_that_is_said(
-        place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_store(Tracking(uri=place.uri)).record_sweep(SweepSummary("gap-1", "", "Which?", "slackwater run", 4, PLAN, 5))
+        place: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(place, "gap-1")
     monkeypatch.setattr(view, "understood", lambda: False)
-    reading = open_store(Tracking(uri=place.uri), write=False)
-    page, note = ui._page(reading, reading.find_sweep("last"))
+    page, note = ui._page(place.location, opened.sweeps(place.location.uri).sweep("last"))
     assert page == "/#/experiments/1/runs?workflowType=machine_learning"
     assert "Group by the tag `cell`" in note
 
