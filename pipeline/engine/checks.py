@@ -7,6 +7,7 @@ each stands is said with it. What flags resolve to is knobs.py; what only one en
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,12 +42,18 @@ _ESTIMATE_ERROR = 2
 """KV cache and compute buffer may be so many times smaller than estimated (an architecture that we do not know)."""
 
 
-def check_context(header: Header | None, num_ctx: int, max_tokens: int) -> None:
+def newer_note(program: str, version: str, newest: tuple[int, ...]) -> list[str]:
+    """A note on a program that is newer than any that was checked; nothing for others."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:len(newest)]) <= newest:
+        return []
+    return [Reason("newer_engine", {"engine": program, "version": version, "newest": ".".join(map(str, newest))})]
+
+
+def check_context(trained: int | None, num_ctx: int, max_tokens: int) -> None:
     """Raises ConfigError if the context leaves no room for a prompt, or is longer than the model was trained for."""
     if max_tokens >= num_ctx:
         raise ConfigError(f"max_tokens={max_tokens} leaves no room for a prompt in num_ctx={num_ctx}. Choose fewer "
                           f"tokens or a larger context. {NOTHING_STARTED}")
-    trained = header.context_length if header else None
     if trained is not None and num_ctx > trained:
         raise ConfigError(Reason("num_ctx_too_long", {"n": num_ctx, "limit": trained}))
 

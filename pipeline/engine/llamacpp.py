@@ -76,7 +76,8 @@ class Engine(EngineBase):
             raise ConfigError(f"model={config.model.name} is a name that only Ollama knows, and engine=llamacpp needs "
                               f"a file: model=gguf model.path=FILE. {NOTHING_STARTED}")
         resolved = resolve(config.engine, config.infer_os, KNOBS, usable_cores(), config.knob, WORDS)
-        knobs, notes = resolved.settings, [*resolved.notes, *llamacpp_available.newer_note(), *process.left_out()]
+        newer = checks.newer_note("xllamacpp", llamacpp_available.version(), llamacpp_available.NEWEST_CHECKED)
+        knobs, notes = resolved.settings, [*resolved.notes, *newer, *process.left_out()]
         slots, n_ubatch = _number(knobs, "n_parallel"), _number(knobs, "n_ubatch")
         num_ctx, rounded = checks.context_in_force(config.num_ctx)
         notes += rounded
@@ -93,7 +94,7 @@ class Engine(EngineBase):
             checks.check_path(self._located)
             header = read_model(self._located)
             notes += checks.check_model(header, self._located, config, knobs)
-        checks.check_context(header, config.num_ctx, config.max_tokens)
+        checks.check_context(header.context_length if header else None, config.num_ctx, config.max_tokens)
         checks.check_batch(max(n_ubatch, _number(knobs, "n_batch")), num_ctx * slots)
         if header is not None:
             memory = checks.memory_need(header, num_ctx, slots, n_ubatch, str(knobs["cache_type_k"]),

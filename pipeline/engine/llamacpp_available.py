@@ -22,7 +22,6 @@ from pipeline.engine import llamacpp_server, process
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.errors import ConfigError, EngineUnusableError
 from pipeline.model.digest import cache_folder
-from pipeline.record.reason import Reason
 
 _ASK_LIMIT_S = 60.0
 NEWEST_CHECKED = (2026, 10, 11549)
@@ -54,15 +53,6 @@ def version() -> str:
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError("engine=llamacpp needs the package xllamacpp, which is not installed: pip install "
                           f"xllamacpp. {NOTHING_STARTED}") from error
-
-
-def newer_note() -> list[str]:
-    """A note on an xllamacpp that is newer than any that was checked; nothing for others."""
-    found = version()
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:3]) <= NEWEST_CHECKED:
-        return []
-    return [Reason("newer_engine", {
-        "engine": "xllamacpp", "version": found, "newest": ".".join(map(str, NEWEST_CHECKED))})]
 
 
 def libraries() -> list[Path]:

@@ -108,11 +108,11 @@ def test_a_file_cut_inside_its_vocabulary_is_truncated(tmp_path: Path) -> None:
 
 def test_a_context_longer_than_the_training_is_refused_with_the_maximum(tmp_path: Path) -> None:
     header = read_model(model(tmp_path, SMOLLM))
-    check_context(header, 8192, 64)
+    check_context(header.context_length, 8192, 64)
     with pytest.raises(ConfigError, match=r"num_ctx=8193 is more than the 8192 tokens .* num_ctx=8192 or less"):
-        check_context(header, 8193, 64)
+        check_context(header.context_length, 8193, 64)
     with pytest.raises(ConfigError, match=r"max_tokens=64 leaves no room for a prompt in num_ctx=64"):
-        check_context(header, 64, 64)
+        check_context(header.context_length, 64, 64)
 
 
 def test_the_memory_need_is_close_to_what_the_server_was_seen_to_hold(tmp_path: Path) -> None:

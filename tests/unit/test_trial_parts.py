@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import Config, Mode
+from pipeline.engine.checks import newer_note
 from pipeline.engine.ollama.server import _Watch
-from pipeline.engine.ollama.start import newer_note
+from pipeline.engine.ollama.start import NEWEST_CHECKED
 from pipeline.engine.waiting import NEVER
 from pipeline.meter import tree
 from pipeline.trial import UNDIVIDED, Trial
@@ -70,7 +71,7 @@ def test_the_end_of_a_load_that_the_log_does_not_tell_is_called_guessed(line: st
 @pytest.mark.parametrize(("version", "noted"), [("0.33.0", False), ("0.24.0", False), ("0.34.1", True), ("1.0", True),
                                                 ("0.0.0", False)])
 def test_a_version_newer_than_the_newest_one_checked_is_named(version: str, noted: bool) -> None:
-    found = newer_note(version)
+    found = newer_note("Ollama", version, NEWEST_CHECKED)
     assert bool(found) == noted
     assert all(note.startswith(f"Ollama {version} is newer than 0.33, the newest one checked") for note in found)
 

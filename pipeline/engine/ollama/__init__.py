@@ -21,11 +21,11 @@ from pipeline.engine.ollama.plan import check_cell, model_name, resolved_setting
 from pipeline.engine.ollama.processes import Host
 from pipeline.engine.ollama.server import OllamaServer
 from pipeline.engine.ollama.start import (
+    NEWEST_CHECKED,
     answering,
     desktop_note,
     find_binary,
     listen_address,
-    newer_note,
     program_files,
     require_supported,
     start_serve,
@@ -82,7 +82,8 @@ class Engine(EngineBase):
         require_supported(version, str(binary))
         listen_address(config.engine.url)
         resolved = resolved_settings(config, version)
-        settings, notes = resolved.settings, [*resolved.notes, *newer_note(version), *process.left_out()]
+        newer = checks.newer_note("Ollama", version, NEWEST_CHECKED)
+        settings, notes = resolved.settings, [*resolved.notes, *newer, *process.left_out()]
         header = self._header(notes)
         if header is not None:
             if len(header.files) > 1:

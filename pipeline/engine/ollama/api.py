@@ -21,10 +21,6 @@ class NoSuchModelError(EngineError):
     """The server does not have the model."""
 
 
-class UnreachableError(EngineError):
-    """Nothing that speaks HTTP is there, or it went away."""
-
-
 class Api:
     """One server, by its address. Not thread-safe."""
 
@@ -37,7 +33,7 @@ class Api:
         self._client.close()
 
     def version(self, limit_s: float = CONNECT_S) -> str:
-        """What /api/version says. Raises UnreachableError, or EngineError for something that is not Ollama."""
+        """What /api/version says. Raises BrokenError, or EngineError for something that is not Ollama."""
         answer = self._json("GET", "/api/version", None, limit_s)
         if not isinstance(answer.get("version"), str):
             raise self._not_ollama(f"/api/version said {json.dumps(answer)[:80]}")
@@ -58,7 +54,7 @@ class Api:
     def lines(self, path: str, body: Mapping[str, object], look: Look) -> Iterator[tuple[Mapping[str, Any], int]]:
         """One POST: the answer line by line, each with the time at which it arrived (`Client.lines`).
 
-        Raises EngineError (refused, error inside the stream), UnreachableError, whatever `look` raises."""
+        Raises EngineError (refused, error inside the stream), BrokenError, whatever `look` raises."""
         try:
             for line, t_ns in self._client.lines(self.url + path, body, look, kind="json"):
                 if line.strip():
@@ -113,8 +109,8 @@ class Api:
                                "them, or use engine=ollama, which starts a server of its own.")
         return EngineError(f"Ollama reported an error {where}: {said}")
 
-    def _unreachable(self, error: Exception) -> UnreachableError:
-        return UnreachableError(f"no answer from {self.url}: {error}. Expected an Ollama "
+    def _unreachable(self, error: Exception) -> BrokenError:
+        return BrokenError(f"no answer from {self.url}: {error}. Expected an Ollama "
                                 "server; check that it runs (`ollama serve`) and that the address is right.")
 
     def _not_ollama(self, seen: str) -> EngineError:

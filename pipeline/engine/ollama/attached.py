@@ -22,7 +22,7 @@ from pipeline.engine.ollama.api import Api, NoSuchModelError
 from pipeline.engine.ollama.plan import model_name, resolved_settings
 from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
 from pipeline.engine.ollama.server import OllamaServer
-from pipeline.engine.ollama.start import DESKTOP, newer_note, require_supported
+from pipeline.engine.ollama.start import DESKTOP, NEWEST_CHECKED, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import N_, _, sentence
 from pipeline.model.files import title
@@ -99,12 +99,12 @@ class Engine(EngineBase):
         found, more = self._as_found(resolved, self._environment())
         num_ctx, rounded = checks.context_in_force(config.num_ctx)
         ollama_settings.check(found, num_ctx)
-        checks.check_context(None, num_ctx, config.max_tokens)
-        self._check_trained()
+        checks.check_context(self._trained(), config.num_ctx, config.max_tokens)
         asked = {"model": str(self.model_path or self._name), "num_ctx": num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
         wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
-        return Plan(asked, (*resolved.notes, *newer_note(version), *rounded, *more, *_other_host(self._url)),
+        newer = checks.newer_note("Ollama", version, NEWEST_CHECKED)
+        return Plan(asked, (*resolved.notes, *newer, *rounded, *more, *_other_host(self._url)),
                     asks=(wants.format(url=self._url),), knobs=resolved.knobs)
 
     def start(self, log_path: Path) -> OllamaServer:
@@ -179,13 +179,10 @@ class Engine(EngineBase):
         pid = self._pid()
         return (process.environment_of(pid) or None) if pid else None
 
-    def _check_trained(self) -> None:
+    def _trained(self) -> int | None:
         info = self._show().get("model_info", {})
-        trained = next((value for key, value in info.items() if key.endswith(".context_length")), None)
-        if isinstance(trained, int) and self.config.num_ctx > trained:
-            raise ConfigError(f"num_ctx={self.config.num_ctx} is more than the {trained} tokens that {self._name} was "
-                              "trained for; the server would cut it silently. Choose "
-                              f"num_ctx={trained} or less. {NOTHING_STARTED}")
+        return next((value for key, value in info.items() if key.endswith(".context_length") and type(value) is int),
+                    None)
 
     def _as_found(self, resolved: Resolved,
                   environment: Mapping[str, str] | None) -> tuple[dict[str, Scalar], list[str]]:

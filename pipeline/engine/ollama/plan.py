@@ -64,7 +64,7 @@ def check_cell(config: Config, resolved: Resolved,
     Raises ConfigError."""
     settings = resolved.settings
     ollama_settings.check(settings, config.num_ctx)
-    checks.check_context(header, config.num_ctx, config.max_tokens)
+    checks.check_context(header.context_length if header else None, config.num_ctx, config.max_tokens)
     if int(settings.get("num_gpu", 0)) > 0 and not _has_gpu():
         raise refuse(resolved.chosen.get("num_gpu", "infer_os.gpu_acceleration=true"), config.engine.name,
                      "this machine has no GPU (nothing in /dev/nvidia*, /dev/kfd, /dev/dri); Ollama would take the "

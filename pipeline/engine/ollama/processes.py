@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.engine import process
+from pipeline.engine.waiting import children
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Host:
         A look is cheap and may miss a child whose starting thread ends at this moment; a thorough one does not."""
         if not self.pid:
             return None
-        below = [each.pid for each in _processes_below(self.pid)] if thorough else _children(self.pid)
+        below = [each.pid for each in _processes_below(self.pid)] if thorough else children(self.pid)
         return max((pid for pid in below if "--model" in process.command_line(pid)), key=_started, default=None)
 
 
@@ -69,16 +70,6 @@ def log_file(pid: int) -> Path | None:
         path = Path(f"/proc/{pid}/fd/2").readlink()
         return path if path.is_file() and os.access(path, os.R_OK) else None
     return None
-
-
-def _children(pid: int) -> list[int]:
-    """Direct children, from whichever thread they were started."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in (task / "children").read_text("utf-8").split()]
-    return found
 
 
 def _processes_below(pid: int) -> list[psutil.Process]:

@@ -15,9 +15,10 @@ from pipeline.config import Engine as EngineConfig
 from pipeline.engine import llamacpp_log, process
 from pipeline.engine.base import Buffer, Generation, LogCheck, OnEvent, Proof, Request, Scalar, Server
 from pipeline.engine.effective import in_force
+from pipeline.engine.http import BrokenError
 from pipeline.engine.ollama import log
 from pipeline.engine.ollama import settings as ollama_settings
-from pipeline.engine.ollama.api import Api, NoSuchModelError, UnreachableError
+from pipeline.engine.ollama.api import Api, NoSuchModelError
 from pipeline.engine.ollama.processes import Host, gone
 from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 from pipeline.engine.ollama.start import older
@@ -146,7 +147,7 @@ class OllamaServer(Server):
             for line, t_ns in self.api.lines("/api/generate", body, look):
                 watch.answered(t_ns)
                 on_line(line, t_ns)
-        except UnreachableError as error:
+        except BrokenError as error:
             raise self._died(watch.doing, error) from error
         except NoSuchModelError as error:
             raise EngineError(f"{error} (engine.pull=true fetches a missing model before the first trial.)") from error

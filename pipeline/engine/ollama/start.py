@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 
 from pipeline.config import Engine
 from pipeline.engine import process
+from pipeline.engine.http import BrokenError
 from pipeline.engine.knobs import NOTHING_STARTED
 from pipeline.engine.ollama import log
-from pipeline.engine.ollama.api import Api, UnreachableError
+from pipeline.engine.ollama.api import Api
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError
-from pipeline.record.reason import Reason
 
 DESKTOP = "http://127.0.0.1:11434"
 """Where an Ollama that somebody else runs is to be expected."""
@@ -67,14 +67,6 @@ def version_of(binary: Path) -> str:
 def older(version: str) -> bool:
     """Is it a server before 0.30, whose engine and log are others? A home-made build (0.0.0) counts as new."""
     return (0, 0) < _numbers(version) < (0, 30)
-
-
-def newer_note(version: str) -> list[str]:
-    """A note on a server that is newer than any that was checked; nothing for others."""
-    if _numbers(version) <= NEWEST_CHECKED:
-        return []
-    return [Reason("newer_engine", {
-        "engine": "Ollama", "version": version, "newest": ".".join(map(str, NEWEST_CHECKED))})]
 
 
 def require_supported(version: str, what: str) -> None:
@@ -146,7 +138,7 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
             api = api or Api(f"http://{listening[0]}")
             try:
                 require_supported(api.version(min(_ANSWER_S, limit_s)), api.url)
-            except UnreachableError:
+            except BrokenError:
                 time.sleep(_POLL_S)
                 continue
             return api
