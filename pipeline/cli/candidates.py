@@ -44,16 +44,13 @@ def offer(*sources: Callable[[Context, str], Iterable[Candidate]]) -> Callable[.
 
 
 def sweep_names(ctx: Context, word: str) -> Iterator[Candidate]:
-    """The sweeps of a store that is a file on this machine, the newest first; nothing of any other."""
+    """The sweeps whose records are on this machine, the newest first, by the names of their folders alone."""
+    from pipeline.record.find import Sweeps
     from pipeline.track.location import locate, named
-    from pipeline.track.source import SqlSource
 
     location = locate(named(ctx.params.get("store")))
     yield "last", ""
-    if location.database is not None and location.database.is_file():
-        found = SqlSource(location).runs({"kind": "sweep"}, values=False)
-        sweeps = {run.tags["sweep_id"]: run for run in found if "sweep_id" in run.tags}
-        yield from ((name, sweeps[name].tags.get("question", "")) for name in reversed(sweeps))
+    yield from ((name, "") for name in Sweeps(location.records, location.shown).ids())
 
 
 def metric_names(ctx: Context, word: str) -> Iterator[Candidate]:

@@ -120,6 +120,18 @@ def compare(a: str, b: str, fail_if: tuple[str, ...], undecided: str, allow_diff
                                 allow_different_work=allow_different_work, undecided_fails=undecided == "fail")
 
 
+@slackwater.command(
+    help=N_("let a sweep or a trial count nowhere any more"),
+    more=N_("SWEEP is an id, a prefix that only one sweep has, or last; SWEEP:ORDER is one\n"
+            "trial of it, by its number. It is only marked, and stays on the disk."),
+    params=[Words("what", "SWEEP[:ORDER]", shell_complete=offer(sweep_names)),
+            Flag("--undo", help=N_("bring it back")), Flag("--yes", help=N_("do not ask")), JSON, STORE])
+def delete(what: str, undo: bool, yes: bool, as_json: bool, store: str | None) -> int:
+    from pipeline.report import delete as page
+
+    return page.delete(what, undo, yes, as_json, store)
+
+
 @slackwater.command(help=N_("everything of a sweep in one file"),
                     params=[Words("sweep", "SWEEP", shell_complete=offer(sweep_names)), FILE, JSON, STORE])
 def export(sweep: str, file: Path, as_json: bool, store: str | None) -> int:

@@ -17,6 +17,7 @@ from pipeline.language import _
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.record.sweep import SweepRecord
     from pipeline.sweep.conversation import Conversation
     from pipeline.sweep.rerun import Again
     from pipeline.sweep.run import SweepRun
@@ -39,14 +40,12 @@ class Flags(NamedTuple):
 
 def resume(flags: Flags, sweep: str, uri: str | None) -> int:
     """`slackwater resume [SWEEP]`: the stored arguments again, in the folder they were given in."""
-    from pipeline.sweep.identity import FINAL
-    from pipeline.track.location import named
-    from pipeline.track.read import json_tag
-    from pipeline.track.store import open_store
+    from pipeline.record.trial import FINAL
+    from pipeline.track import opened
 
-    store = open_store(named(uri), write=False)
-    record = store.find_sweep(sweep)
-    this = f"{record.sweep_id}{store.location.option}"
+    sweeps = opened.sweeps(uri)
+    record = sweeps.sweep(sweep)
+    this = f"{record.sweep_id}{sweeps.option}"
     if "arguments" not in record.tags:
         raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
                             "imported. Start a new one with slackwater run.").format(sweep=record.sweep_id))
@@ -55,7 +54,7 @@ def resume(flags: Flags, sweep: str, uri: str | None) -> int:
         print(_("{sweep} is finished: all its trials are there. `slackwater rerun {named}` measures it again.").format(
             sweep=record.sweep_id, named=this))
         return 0
-    recorded: list[str] | None = json_tag(record.tags, "arguments")
+    recorded: list[str] | None = record.tag("arguments")
     if recorded is None:
         raise ConfigError(_("The command that started {sweep} was too long for its version of slackwater to keep. "
                             "Its trials are complete: `slackwater rerun {named}` measures it again.").format(
@@ -164,10 +163,19 @@ def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
         _print_plan(sweep, flags.as_json)
         return 0
     if sweep.trials and sweep.store is not None and sweep.summary is not None:
+        from pipeline.record.folder import TEXTS
         from pipeline.report import pages
+        from pipeline.track.opened import sweeps_of
+        from pipeline.track.store import kept_sweep
 
-        pages.finish(sweep.store, sweep.summary, list(sweep.trials.values()), sweep.run_ids, flags.as_json,
-                     sweep.notes)
+        store, summary = sweep.store, sweep.summary
+        sweeps = sweeps_of(store.location)
+
+        def push(record: SweepRecord) -> str | None:
+            texts = {name: text for name in TEXTS if (text := sweeps.folder(record.sweep_id).text(name)) is not None}
+            return store.record_sweep(replace(summary, answer=record.answer, texts=texts)).note
+
+        pages.finish(sweeps, kept_sweep(summary), push, flags.as_json, sweep.notes)
     if sweep.stopped:
         print(f"slackwater: {sweep.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
@@ -213,10 +221,10 @@ def _draw(*arguments: Any) -> None:
 def _measured(name: str, arguments: Sequence[str]) -> Again:
     """The cells that were measured before; says what differs since."""
     from pipeline.sweep.rerun import prepare
-    from pipeline.track.subject import find
+    from pipeline.track import opened
 
     uri = next((text.partition("=")[2] for text in arguments if text.startswith("tracking.uri=")), None)
-    again = prepare(find(name, json.loads(uri) if uri else None))
+    again = prepare(opened.subject(name, json.loads(uri) if uri else None))
     for note in again.notes:
         print(_("differs now: {note}").format(note=note), file=sys.stderr)
     return again

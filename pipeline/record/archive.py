@@ -154,13 +154,12 @@ def opened(path: Path) -> SweepFolder:
     return folder
 
 
-def take(path: Path, sweeps: Path, tags: Mapping[str, str]) -> tuple[SweepFolder, int]:
+def take(path: Path, sweeps: Path) -> tuple[SweepFolder, int]:
     """Put the file's sweep among those in the folder `sweeps`: the sweep, and how many of its trials were not there.
 
-    `tags`: of this store, OF_THE_STORE. Raises ConfigError (see `opened`; another sweep of that id) and StoreError."""
+    Raises ConfigError (see `opened`; another sweep of that id) and StoreError."""
     source = opened(path)
-    sweep = source.bare()
-    sweep = replace(sweep, origin="imported", owner={}, tags={**sweep.tags, **tags})
+    sweep = replace(source.bare(), origin="imported", owner={})
     target = SweepFolder(sweeps / sweep.sweep_id)
     if not target.path.is_dir():
         aside = sweeps / f".import-{sweep.sweep_id}-{os.getpid()}"

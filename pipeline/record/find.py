@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.record import archive, index
-from pipeline.record.folder import SWEEP, SWEEPS, SweepFolder
-from pipeline.record.index import Earlier
+from pipeline.language import _
+from pipeline.record import archive
+from pipeline.record.folder import SWEEP, SWEEPS, SweepFolder, counting
+from pipeline.record.index import LATEST, Earlier, Index
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 
+DATE = re.compile(r"\d{6}-\d{6}")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+_MANY = 1000
+"""Trials, from which on reading them takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,13 @@ class Subject:
     """What a command needs behind a sweep's id to mean that store."""
 
 
+def say_reading(done: int, of: int) -> None:
+    """On a terminal, in one line that goes again, where there are many; else nothing."""
+    if of >= _MANY and (done % 100 == 0 or done == of) and sys.stderr.isatty():
+        said = "" if done == of else _("trials read: {n} of {of}").format(n=done, of=of)
+        print(f"\r\033[K{said}", end="", file=sys.stderr, flush=True)
+
+
 class Sweeps:
     """The records of one store."""
 
@@ -49,31 +62,35 @@ class Sweeps:
         """`home`: the folder with sweeps/ in it. `shown`: the store as a user knows it, whose push notes name runs;
         `option` and `setting`: what stands behind a verb, and behind `run`, so that it means this store."""
         self.path, self.shown, self.option, self.setting = home / SWEEPS, shown, option, setting
+        self._index = Index(home / SWEEPS, say_reading)
 
     def ids(self) -> list[str]:
-        """Of all sweeps, from the folders' names alone."""
-        return sorted(path.name for path in self.path.iterdir()
-                      if not path.name.startswith(".") and path.is_dir()) if self.path.is_dir() else []
+        """Of all sweeps, from the folders' names alone; the newest first, by the date in them."""
+        found = [path.name for path in os.scandir(self.path) if not path.name.startswith(".") and path.is_dir()] \
+            if self.path.is_dir() else []
+        return sorted(found, key=lambda name: (DATE.findall(name)[-1:], name), reverse=True)
 
     def folder(self, sweep_id: str) -> SweepFolder:
         """Where that sweep lies or would lie."""
-        return SweepFolder(self.path / sweep_id)
+        return SweepFolder(self.path / sweep_id, say_reading)
 
     def all(self) -> list[SweepRecord]:
-        """Every sweep, the oldest first, with the verdicts of its trials."""
-        found = [replace(sweep, run_id=SweepFolder(sweep.folder).pushed(self.shown).get("", ""))
-                 for sweep in index.summaries(self.path)]
+        """Every sweep that the user did not delete, the oldest first, with the verdicts of its trials."""
+        found = [self._with_run(entry.sweep) for entry in self._index.entries() if not entry.is_deleted]
         return sorted(found, key=lambda sweep: (sweep.started_ms, sweep.sweep_id))
 
     def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
-        """What trials of these cells took and needed on this machine."""
-        return index.earlier(self.path, digests, host)
+        """What the latest trials of these cells that this host has measured took, failed ones left out."""
+        found = [one for entry in self._index.entries() if entry.sweep.tags.get("host") == host
+                 and not entry.is_deleted for one in entry.earlier if one.digest in set(digests)]
+        return found[-LATEST * max(1, len(digests)):]
 
     def sweep(self, name: str = "last") -> SweepRecord:
-        """By id, unambiguous prefix or `last`. Raises ConfigError that lists the candidates."""
-        if (self.path / name / SWEEP).is_file() and name in self.ids():
-            folder = self.folder(name)
-            return replace(folder.sweep(), run_id=folder.pushed(self.shown).get("", ""))
+        """By id, unambiguous prefix or `last`; one that was deleted by its whole id alone.
+
+        Raises ConfigError that lists the candidates, and StoreError."""
+        if "/" not in name and (self.path / name / SWEEP).is_file():
+            return self._with_run(self._index.entry(name).sweep)
         known = self.all()
         if not known:
             raise ConfigError(f"There is no sweep in {self.shown} yet. "
@@ -93,9 +110,15 @@ class Sweeps:
         """Those that count, in the order they ran, with their runs in this store. Raises StoreError."""
         return self._with_runs(self.folder(sweep_id), self.folder(sweep_id).trials())
 
-    def superseded(self, sweep_id: str) -> list[TrialRecord]:
-        """The other attempts. Raises StoreError."""
-        return self._with_runs(self.folder(sweep_id), self.folder(sweep_id).superseded())
+    def summary(self, sweep_id: str, metrics: Collection[str]) -> list[TrialRecord]:
+        """The same with at least these metrics: of a large sweep from the index. Raises StoreError."""
+        return self._with_runs(self.folder(sweep_id), self._index.trials(sweep_id, metrics))
+
+    def attempts(self, sweep_id: str) -> tuple[list[TrialRecord], list[TrialRecord]]:
+        """Those that count, and the other attempts with those that the user deleted. Raises StoreError."""
+        folder = self.folder(sweep_id)
+        counted, others = counting(folder.attempts(), folder.deleted())
+        return self._with_runs(folder, counted), self._with_runs(folder, others)
 
     def run(self, run_id: str) -> tuple[SweepFolder, str] | None:
         """The sweep and the trial folder's name ("": the sweep itself) that were pushed as this run."""
@@ -119,16 +142,19 @@ class Sweeps:
         else:
             sweep_name, _, cell = name.partition(":")
             sweep = self.sweep(sweep_name)
-            folder = SweepFolder(sweep.folder)
+            folder = self.folder(sweep.sweep_id)
         trials = self._with_runs(folder, folder.trials())
         if trial:
             one = self._with_runs(folder, [folder.attempt(trial)])
             return Subject(name, sweep, one, trials, folder.plan(), one[0].cell, name, self.shown, self.option)
         return replace(of_sweep(name, sweep, trials, folder.plan(), cell, self.shown), option=self.option)
 
+    def _with_run(self, sweep: SweepRecord) -> SweepRecord:
+        return replace(sweep, run_id=self.folder(sweep.sweep_id).pushed(self.shown).get("", ""))
+
     def _with_runs(self, folder: SweepFolder, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         runs = folder.pushed(self.shown)
-        return [replace(trial, run_id=runs.get(trial.name, "")) for trial in trials] if runs else list(trials)
+        return [replace(trial, run_id=runs.get(trial.folder.name, "")) for trial in trials] if runs else list(trials)
 
 
 def in_file(name: str) -> Subject | None:

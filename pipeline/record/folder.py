@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -35,18 +35,23 @@ from pipeline.text import printable, to_json
 
 SWEEPS = "sweeps"
 SWEEP, PLAN, NOTES, TRIALS, PUSHED = "sweep.json", "plan.json", "notes.json", "trials", "pushed"
+EVERYTHING = "*"
+"""Among the deleted: the whole sweep."""
 TEXTS = ("summary.json", "summary.txt", "report.html")
 """The files that are made from the others."""
 _PARTIAL = ".partial-"
 _TRIAL = re.compile(r"(\d+)-.*-r\d+(?:\.(\d+))?")
 
 
+Tell = Callable[[int, int], None]
+
+
 class SweepFolder:
     """One sweep on disk, or (for reading) inside an export's zip. Not thread-safe."""
 
-    def __init__(self, path: Any) -> None:
-        """`path`: a Path, or a zipfile.Path."""
-        self.path = path
+    def __init__(self, path: Any, tell: Tell | None = None) -> None:
+        """`path`: a Path, or a zipfile.Path. `tell`: hears how many trials of how many are read."""
+        self.path, self._tell = path, tell
 
     @property
     def sweep_id(self) -> str:
@@ -90,7 +95,13 @@ class SweepFolder:
 
     def attempts(self, names: Sequence[str] | None = None) -> list[TrialRecord]:
         """Every attempt of every trial, or of these. Raises StoreError for one that cannot be understood."""
-        return [self.attempt(name) for name in (self.names() if names is None else names)]
+        names = self.names() if names is None else names
+        found = []
+        for number, name in enumerate(names, start=1):
+            found.append(self.attempt(name))
+            if self._tell is not None:
+                self._tell(number, len(names))
+        return found
 
     def attempt(self, name: str) -> TrialRecord:
         """One attempt by its folder's name. Raises StoreError."""

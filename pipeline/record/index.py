@@ -1,4 +1,4 @@
-"""What the list of sweeps and the forecast ask of many records, kept beside them so that they need not all be read.
+"""What lists, pages and forecasts ask of many records, kept beside them so that they need not all be read again.
 
 One table; where it cannot be written it is done without. Nothing is known here that the records do not say.
 """
@@ -9,25 +9,29 @@ import contextlib
 import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.record.folder import TRIALS, SweepFolder
+from pipeline.record.folder import EVERYTHING, TRIALS, SweepFolder, Tell
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import FINAL, TrialRecord
+from pipeline.text import to_json
 
 FILE = ".index.db"
 CELL_DIGEST = "cell_digest"
 """Tag of a trial: what its cell was resolved to, so that a later sweep finds what the same cell took and needed."""
 _PEAK = "during_generation/tree_rss_peak_mib"
-_VERSION = "1"
+_VERSION = 2
 _RACY_NS = 2_000_000_000
 """A folder changed this recently may change again within its clock's tick, and is looked at again."""
-_LATEST = 20
+LATEST = 20
 """Trials per cell that a forecast is made from."""
+MANY = 200
+"""Trials of a sweep from which they are kept here too; fewer are read from their folders as fast."""
 
 
 @dataclass(frozen=True)
@@ -39,88 +43,156 @@ class Earlier:
     peak_mib: float | None
 
 
-def summaries(folder: Path) -> list[SweepRecord]:
-    """Every sweep under `folder` with what its trials came to, in no order; damaged ones are left out."""
-    return [sweep for sweep, _ in _all(folder)]
+@dataclass(frozen=True)
+class Entry:
+    """What is kept of a sweep."""
+
+    sweep: SweepRecord
+    """With what its trials came to."""
+    earlier: Sequence[Earlier]
+    is_deleted: bool
 
 
-def earlier(folder: Path, digests: Collection[str], host: str) -> Sequence[Earlier]:
-    """What the latest trials of these cells that this host has measured took, failed ones left out."""
-    found = [Earlier(digest, seconds, peak) for sweep, known in _all(folder) if sweep.tags.get("host") == host
-             for digest, seconds, peak in known if digest in set(digests)]
-    return found[-_LATEST * max(1, len(digests)):]
+class Index:
+    """Of the sweeps under a folder. Not thread-safe."""
 
+    def __init__(self, folder: Path, tell: Tell | None = None) -> None:
+        """`tell`: see SweepFolder."""
+        self._folder, self._tell = folder, tell
+        self._large: tuple[str, str, list[TrialRecord]] | None = None
 
-Known = list[tuple[str, float, float | None]]
-
-
-def _all(folder: Path) -> Iterator[tuple[SweepRecord, Known]]:
-    paths = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")] \
-        if folder.is_dir() else []
-    with _table(folder / FILE) as table:
-        kept: dict[str, tuple[str, str]] = {}
-        with contextlib.suppress(sqlite3.Error):
-            kept = {name: (stamp, text) for name, stamp, text in table.execute("SELECT id, stamp, text FROM sweeps")}
-        made: list[tuple[str, str, str]] = []
-        for path in paths:
-            stamp, settled = _stamp(path)
-            known = kept.get(path.name, ("", ""))
-            try:
-                document = json.loads(known[1]) if known[0] == stamp else _document(SweepFolder(path))
-                sweep = SweepFolder(path).bare() if document["running"] else SweepRecord.from_json(document["sweep"])
-            except (StoreError, ValueError, KeyError):
-                continue
-            if known[0] != stamp and settled:
-                made.append((path.name, stamp, json.dumps(document)))
-            yield sweep.at(path, document["trials"]), [tuple(each) for each in document["earlier"]]
-        with contextlib.suppress(sqlite3.Error):  # another process writes the same just now, or the disk is full
-            table.executemany("INSERT OR REPLACE INTO sweeps VALUES (?, ?, ?)", made)
+    def entries(self) -> list[Entry]:
+        """Of every sweep, in no order; damaged ones are left out."""
+        paths = [path for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")] \
+            if self._folder.is_dir() else []
+        found = []
+        with self._table() as table:
+            kept = {name: (stamp, text) for name, stamp, text in _ask(table, "SELECT id, stamp, text FROM sweeps")}
+            for path in paths:
+                with contextlib.suppress(StoreError, OSError, ValueError, KeyError):
+                    found.append(self._entry(table, path, kept.get(path.name)))
             gone = kept.keys() - {path.name for path in paths}
-            table.executemany("DELETE FROM sweeps WHERE id = ?", [(name,) for name in gone])
-            table.commit()
+            _write(table, "DELETE FROM sweeps WHERE id = ?", [(name,) for name in gone])
+        return found
+
+    def entry(self, name: str) -> Entry:
+        """Of one sweep. Raises StoreError for one that cannot be understood."""
+        with self._table() as table:
+            known = _ask(table, "SELECT stamp, text FROM sweeps WHERE id = ?", name)
+            return self._entry(table, self._folder / name, known[0] if known else None)
+
+    def trials(self, name: str, metrics: Collection[str]) -> list[TrialRecord]:
+        """A sweep's trials that count, with at least these metrics. Raises StoreError."""
+        path = self._folder / name
+        stamp, settled = _stamp(path)
+        with self._table() as table:
+            known = _ask(table, "SELECT trials FROM sweeps WHERE id = ? AND stamp = ?", name, stamp)
+            if known and known[0][0]:
+                document = json.loads(zlib.decompress(known[0][0]))
+                if set(metrics) <= set(document["metrics"]):
+                    return _unpacked(path, document)
+                metrics = {*metrics, *document["metrics"]}
+            trials = self._read(path, stamp)
+            if settled and len(trials) >= MANY:
+                self._entry(table, path, None)
+                packed = zlib.compress(to_json(_packed(trials, metrics)).encode(), 1)
+                _write(table, "UPDATE sweeps SET trials = ? WHERE id = ?", [(packed, name)])
+        return trials
+
+    def _read(self, path: Path, stamp: str) -> list[TrialRecord]:
+        """The trials that count; a large sweep's are remembered for the question that comes next."""
+        if self._large is not None and self._large[:2] == (path.name, stamp):
+            return self._large[2]
+        trials = SweepFolder(path, self._tell).trials()
+        if len(trials) >= MANY:
+            self._large = path.name, stamp, trials
+        return trials
+
+    def _entry(self, table: sqlite3.Connection, path: Path, known: tuple[str, str] | None) -> Entry:
+        stamp, settled = _stamp(path)
+        folder = SweepFolder(path)
+        document = json.loads(known[1]) if known is not None and known[0] == stamp else _document(
+            folder, self._read(path, stamp))
+        if settled and (known is None or known[0] != stamp):
+            _write(table, "INSERT OR REPLACE INTO sweeps (id, stamp, text) VALUES (?, ?, ?)",
+                   [(path.name, stamp, to_json(document))])
+        sweep = folder.bare() if document["running"] else SweepRecord.from_json(document["sweep"])
+        return Entry(sweep.at(path, document["trials"]), [Earlier(*each) for each in document["earlier"]],
+                     document["deleted"])
+
+    @contextlib.contextmanager
+    def _table(self) -> Iterator[sqlite3.Connection]:
+        """The table, or an empty one in memory where the file cannot be had."""
+        for place in (str(self._folder / FILE), ":memory:"):
+            try:
+                connection = sqlite3.connect(place, timeout=1)
+                if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                    connection.execute("DROP TABLE IF EXISTS sweeps")
+                    connection.execute("CREATE TABLE sweeps (id TEXT PRIMARY KEY, stamp TEXT, text TEXT, trials BLOB)")
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+                    connection.commit()
+                break
+            except sqlite3.Error:
+                continue
+        try:
+            yield connection
+            with contextlib.suppress(sqlite3.Error):
+                connection.commit()
+        finally:
+            connection.close()
 
 
-def _document(folder: SweepFolder) -> dict[str, Any]:
-    trials = folder.trials()
+def _ask(table: sqlite3.Connection, query: str, *values: str) -> list[Any]:
+    with contextlib.suppress(sqlite3.Error):
+        return table.execute(query, values).fetchall()
+    return []
+
+
+def _write(table: sqlite3.Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Another process may write the same just now, or the disk be full: then it is not kept."""
+    with contextlib.suppress(sqlite3.Error):
+        table.executemany(statement, rows)
+
+
+def _document(folder: SweepFolder, trials: Sequence[TrialRecord]) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for trial in trials:
         counts[trial.verdict] = counts.get(trial.verdict, 0) + 1
     sweep = folder.bare()
     return {"sweep": sweep.to_json(), "running": sweep.status == "running", "trials": counts,
-            "earlier": list(_took(trials))}
+            "deleted": EVERYTHING in folder.deleted(), "earlier": list(_took(trials))}
 
 
 def _took(trials: Iterable[TrialRecord]) -> Iterator[tuple[str, float, float | None]]:
-    by_cell: Mapping[str, list[TrialRecord]] = {}
+    by_cell: dict[str, list[TrialRecord]] = {}
     for trial in trials:
         if trial.verdict in FINAL and (digest := trial.tags.get(CELL_DIGEST)):
-            by_cell.setdefault(digest, []).append(trial)  # type: ignore[attr-defined]
+            by_cell.setdefault(digest, []).append(trial)
     for digest, same in by_cell.items():
-        for trial in same[-_LATEST:]:
+        for trial in same[-LATEST:]:
             yield digest, (trial.ended_ms - trial.started_ms) / 1000, trial.value(_PEAK)
+
+
+def _packed(trials: Sequence[TrialRecord], metrics: Collection[str]) -> dict[str, Any]:
+    """Trials of one cell share their config, which is most of what is kept of them."""
+    shared: dict[str, int] = {}
+
+    def part(values: Mapping[str, Any]) -> int:
+        return shared.setdefault(to_json(values), len(shared))
+
+    rows = [[trial.folder.name, part(trial.params), part(trial.settings), {
+        **trial.to_dict(), "params": {}, "settings": {},
+        "metrics": {name: turns for name, turns in trial.turns.items() if name in metrics}}] for trial in trials]
+    return {"metrics": sorted(metrics), "trials": rows, "shared": [json.loads(text) for text in shared]}
+
+
+def _unpacked(path: Path, document: Mapping[str, Any]) -> list[TrialRecord]:
+    shared = document["shared"]
+    return [TrialRecord.from_dict(row | {"params": shared[params], "settings": shared[settings]}).at(
+        path / TRIALS / name) for name, params, settings, row in document["trials"]]
 
 
 def _stamp(path: Path) -> tuple[str, bool]:
     """What changes whenever a trial or a file of the sweep is added or replaced; and whether that was long ago."""
     times = [folder.stat().st_mtime_ns for folder in (path, path / TRIALS) if folder.is_dir()]
     return "-".join(map(str, times)), time.time_ns() - max(times, default=0) > _RACY_NS
-
-
-@contextlib.contextmanager
-def _table(file: Path) -> Iterator[sqlite3.Connection]:
-    """The table, or an empty one in memory where the file cannot be had."""
-    for place in (str(file), ":memory:"):
-        try:
-            connection = sqlite3.connect(place, timeout=1)
-            if connection.execute("PRAGMA user_version").fetchone()[0] != int(_VERSION):
-                connection.execute("DROP TABLE IF EXISTS sweeps")
-                connection.execute("CREATE TABLE sweeps (id TEXT PRIMARY KEY, stamp TEXT, text TEXT)")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.commit()
-            break
-        except sqlite3.Error:
-            continue
-    try:
-        yield connection
-    finally:
-        connection.close()

@@ -107,13 +107,17 @@ class TrialRecord:
 
     def to_json(self) -> str:
         """result.json; `from_json` is its inverse."""
+        return to_json(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a value; `from_dict` is its inverse."""
         document = {name: value for name, value in vars(self).items() if name in _KEPT}
         document["metrics"] = document.pop("turns")
         document["reasons"] = [reason.to_dict() for reason in self.reasons]
         document["notes"] = [reason.to_dict() for reason in self.notes]
         document["suspect_phases"] = {phase: [reason.to_dict() for reason in reasons]
                                       for phase, reasons in self.suspect_phases.items()}
-        return to_json({"schema_version": SCHEMA_VERSION, **document})
+        return {"schema_version": SCHEMA_VERSION, **document}
 
     @classmethod
     def from_json(cls, text: str | bytes) -> TrialRecord:

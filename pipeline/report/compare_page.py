@@ -16,6 +16,7 @@ from rich.text import Text
 from pipeline.errors import ConfigError
 from pipeline.language import N_, _, sentence, worded
 from pipeline.machine import HARDWARE
+from pipeline.record.find import Subject
 from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION, plain
 from pipeline.report.sweep_page import EFFECTS
@@ -28,7 +29,7 @@ from pipeline.stats.gate import Judged
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
 from pipeline.stats.trials import Trial, methods, valid
 from pipeline.text import print_json
-from pipeline.track.subject import Subject, find
+from pipeline.track import opened
 
 METRICS = tuple(dict.fromkeys((*EFFECT_METRICS, *UNIFIED_METRICS)))
 JUDGED_BY = N_("A limit on a change is judged by the whole interval beside it: failed if all of it is beyond the "
@@ -96,7 +97,7 @@ def compare(name_a: str, name_b: str, *, uri: str | None, limits: Sequence[str],
     """Print B against A; 1 if a limit was broken, 3 if one is undecided and that fails, else 0.
 
     Raises ConfigError and StoreError."""
-    found = gather(find(name_a, uri), find(name_b, uri), limits, allow_different_work)
+    found = gather(opened.subject(name_a, uri), opened.subject(name_b, uri), limits, allow_different_work)
     if as_json:
         print_json(document(found))
     else:

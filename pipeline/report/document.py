@@ -6,12 +6,13 @@ Also the analysis that every report shares, computed once. What the page looks l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from statistics import median
 from typing import Any
 
 from pipeline.record.reason import codes_of
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.arms import refused
 from pipeline.stats.context import ContextUse, context_use
 from pipeline.stats.drift import Drift, drift
@@ -104,8 +105,11 @@ def analyse(trials: Sequence[Trial]) -> Analysis:
                      if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None], context_use(trials), methods(trials))
 
 
-def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[str, Any]:
-    """One sweep as a JSON-ready value: schema_version, sweep, trials, cells, gap, effects."""
+def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, superseded: Sequence[TrialRecord] = (),
+             deleted: Collection[str] = ()) -> dict[str, Any]:
+    """One sweep as a JSON-ready value: schema_version, sweep, trials, cells, gap, effects.
+
+    `superseded`: attempts that do not count, since a further one does or the user deleted them (`deleted`: names)."""
     facts = asdict(sweep)
     facts.update(facts.pop("extra"))
     found: dict[str, Any] = plain({
@@ -131,6 +135,8 @@ def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis) -> dict[
     })
     # not through plain(): ten thousand trials hold millions of numbers, and _trial gives plain ones
     found["trials"] = [_trial(trial) for trial in sorted(trials, key=lambda t: t.order)]
+    found["superseded"] = [{**_trial(trial), "attempt": trial.attempt, "deleted": trial.name in deleted}
+                           for trial in superseded]
     return found
 
 

@@ -6,7 +6,7 @@ What the numbers are is document.py's, how they look sweep_page.py's; nothing is
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,22 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.errors import StoreError
 from pipeline.language import N_, _, worded
+from pipeline.record.find import Sweeps
+from pipeline.record.folder import EVERYTHING, SweepFolder, place_of
 from pipeline.record.reason import as_reason, with_code
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import SCHEMA_VERSION, Analysis, Sweep, analyse, document, runs_document
 from pipeline.report.runs_page import print_runs as render_runs
 from pipeline.report.sweep_page import print_sweep as render_sweep
 from pipeline.report.terminal_lines import paragraph
-from pipeline.result import TrialResult
 from pipeline.stats.arms import text_of
-from pipeline.stats.trials import WARM_UP, Trial, counted
+from pipeline.stats.trials import WARM_UP
 from pipeline.text import print_json, to_json
-from pipeline.track.location import named
-from pipeline.track.read import SweepRecord, TrialRecord, json_tag
-from pipeline.track.store import Store, open_store
-from pipeline.track.summary import SweepSummary
+from pipeline.track import opened
 
 NEXT = (("slackwater show", N_("this page again")), ("slackwater report", N_("the full report, one file")),
         ("slackwater ui", N_("every trial, side by side")))
@@ -39,10 +38,10 @@ NEXT = (("slackwater show", N_("this page again")), ("slackwater report", N_("th
 MACHINE = ("host", "kernel", "cpu", "cores_usable", "memory_total", "revision")
 
 
-def _next(store: Store, sweep_id: str = "") -> list[tuple[str, str]]:
+def _next(sweeps: Sweeps, sweep_id: str = "") -> list[tuple[str, str]]:
     """NEXT as it means this store, and this sweep if it is not the last."""
     named = f" {sweep_id}" if sweep_id else ""
-    return [(f"{command}{named}{store.location.option}", purpose) for command, purpose in NEXT]
+    return [(f"{command}{named}{sweeps.option}", purpose) for command, purpose in NEXT]
 
 
 def _subject(trials: Sequence[Any]) -> dict[str, Any]:
@@ -58,20 +57,12 @@ def _subject(trials: Sequence[Any]) -> dict[str, Any]:
 
 
 def sweep_of_record(record: SweepRecord, trials: Sequence[TrialRecord]) -> Sweep:
-    """A sweep as the store has it."""
+    """A sweep as its record has it."""
     return Sweep(sweep_id=record.sweep_id, question=record.question, name=record.experiment, status=record.status,
                  started_ms=record.started_ms, ended_ms=record.ended_ms, trials_planned=record.planned_trials,
                  trials_finished=sum(n for verdict, n in record.trials.items() if verdict != WARM_UP),
-                 trials_valid=record.trials.get("valid", 0), run_id=record.run_id or "", command=record.command,
+                 trials_valid=record.trials.get("valid", 0), run_id=record.run_id, command=record.command,
                  extra={key: record.tags[key] for key in MACHINE if key in record.tags}, **_subject(trials))
-
-
-def _sweep_of_summary(summary: SweepSummary, trials: Sequence[Trial]) -> Sweep:
-    valid = sum(trial.verdict == "valid" for trial in trials)
-    return Sweep(sweep_id=summary.sweep_id, question=summary.question, name=summary.experiment, status=summary.status,
-                 started_ms=summary.started_ms, ended_ms=summary.ended_ms, trials_planned=summary.planned_trials,
-                 trials_finished=len(counted(trials)), trials_valid=valid, command=summary.command,
-                 extra={key: summary.tags[key] for key in MACHINE if key in summary.tags}, **_subject(trials))
 
 
 def _skipped(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -83,75 +74,95 @@ def _listed(skipped: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     return [{"cell": cell, "reason": reason, "reason_code": as_reason(reason).to_dict()} for cell, reason in skipped]
 
 
-def finish(store: Store, summary: SweepSummary, results: Sequence[TrialResult], run_ids: Mapping[int, str],
-           as_json: bool, notes: Sequence[str]) -> None:
-    """The page of a sweep just run, printed and kept with its summary run as summary.json and summary.txt."""
-    trials = store.trials_and(summary.sweep_id, results, run_ids)
-    sweep, analysis = _sweep_of_summary(summary, trials), analyse(trials)
-    skipped = _skipped(summary.plan)
-    summary = replace(summary, answer=answer(analysis))
-    whole = document(sweep, trials, analysis)
+def finish(sweeps: Sweeps, record: SweepRecord, push: Callable[[SweepRecord], str | None], as_json: bool,
+           notes: Sequence[str]) -> None:
+    """The page of a sweep that has ended: made from its records, kept beside them as summary.json, summary.txt and
+    report.html, and printed.
+
+    `record`: how it ended, which is written with its answer. `push` then sends it to MLflow, and returns a note if it
+    could not. Raises StoreError if the disk does not take it."""
+    sweep_id, found = record.sweep_id, sweeps.sweep(record.sweep_id)
+    folder, record = sweeps.folder(sweep_id), record.at(found.folder, found.trials, found.run_id)
+    trials, superseded = sweeps.attempts(sweep_id)
+    sweep, analysis = sweep_of_record(record, trials), analyse(trials)
+    skipped = _skipped(folder.plan())
+    whole = document(sweep, trials, analysis, superseded, folder.deleted())
     whole["sweep"]["skipped"] = _listed(skipped)
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
-    render_sweep(recorder, sweep, analysis, _next(store), skipped)
-    texts = {"summary.json": to_json(whole, indent=2), "summary.txt": recorder.export_text()}
-    made, why_not = _made(store, sweep, trials, analysis, summary)
-    try:
-        recorded = store.record_sweep(replace(summary, texts={**texts, **made}))
-    except StoreError as error:
-        if not made:
-            raise
-        made, why_not = {}, str(error)  # the disk may take the summary that did not take the report
-        recorded = store.record_sweep(replace(summary, texts=texts))
+    render_sweep(recorder, sweep, analysis, _next(sweeps), skipped)
+    folder.write_text("summary.json", to_json(whole, indent=2))
+    folder.write_text("summary.txt", recorder.export_text())
+    made, why_not = _report(folder, sweeps, sweep, trials, analysis, record)
+    record = replace(record, answer=answer(analysis))
+    folder.write(record)
+    note = push(record)
     if as_json:
         print_json(whole)
         return
     console = Console(highlight=False)
-    render_sweep(console, sweep, analysis, _next(store), skipped)
-    if made and recorded.run_id is not None:
-        from pipeline.report.html.write import place
-
-        paragraph(console, Text(_("The report: {place}").format(place=place(store, recorded.run_id))))
-    for note in dict.fromkeys([*notes, *filter(None, (recorded.note, why_not))]):
-        paragraph(console, Text(_("note: {note}").format(note=worded(note))))
+    render_sweep(console, sweep, analysis, _next(sweeps), skipped)
+    if made is not None:
+        paragraph(console, Text(_("The report: {place}").format(place=made)))
+    for each in dict.fromkeys([*notes, *filter(None, (note, why_not))]):
+        paragraph(console, Text(_("note: {note}").format(note=worded(each))))
 
 
-def _made(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analysis,
-          summary: SweepSummary) -> tuple[dict[str, str], str]:
-    """The report as an artifact of the summary run, and why there is none. No fault of it may cost a sweep its page."""
-    from pipeline.report.html.write import ARTIFACT, report_of
+def _report(folder: SweepFolder, sweeps: Sweeps, sweep: Sweep, trials: Sequence[TrialRecord], analysis: Analysis,
+            record: SweepRecord) -> tuple[Path | None, str]:
+    """The report beside the records, and why there is none. No fault of it may cost a sweep its page."""
+    from pipeline.report.html.write import FILE, report_of
 
     try:
-        return {ARTIFACT: report_of(store, sweep, trials, analysis, summary.plan, summary.tags)}, ""
+        folder.write_text(FILE, report_of(sweeps, sweep, trials, analysis, folder.plan(), record.tags))
     except Exception as error:  # noqa: BLE001
-        return {}, _("The report was not made: {error}. `slackwater report{store}` tries again.").format(
-            error=f"{type(error).__name__}: {error}", store=store.location.option)
+        return None, _("The report was not made: {error}. `slackwater report{store}` tries again.").format(
+            error=f"{type(error).__name__}: {error}", store=sweeps.option)
+    return folder.path / FILE, ""
 
 
 def show(name: str, as_json: bool, uri: str | None) -> None:
-    """Print a sweep from the store. Raises ConfigError for a name that fits none or several."""
-    store = open_store(named(uri), write=False)
-    record = store.find_sweep(name)
-    asked = json_tag(record.tags, "question_metrics") or []
-    trials = store.trials(record.sweep_id, None if as_json else wording.SHOWN | set(asked))
-    sweep, analysis = sweep_of_record(record, trials), analyse(trials)
+    """Print a sweep of the store. Raises ConfigError for a name that fits none or several."""
+    sweeps = opened.sweeps(uri)
+    record = sweeps.sweep(name)
     if as_json:
-        print_json(document(sweep, trials, analysis))
-    else:
-        other = "" if record.sweep_id == store.find_sweep().sweep_id else record.sweep_id
-        render_sweep(Console(highlight=False), sweep, analysis, _next(store, other)[1:])
+        print_json(_document(sweeps, record))
+        return
+    folder = sweeps.folder(record.sweep_id)
+    trials = sweeps.summary(record.sweep_id, wording.SHOWN | set(record.tag("question_metrics") or []))
+    other = "" if name == "last" or record.sweep_id == sweeps.sweep().sweep_id else record.sweep_id
+    render_sweep(Console(highlight=False), sweep_of_record(record, trials), analyse(trials), _next(sweeps, other)[1:],
+                 missing=[*_deleted(sweeps, folder)])
+
+
+def _deleted(sweeps: Sweeps, folder: SweepFolder) -> Iterator[str]:
+    """What the user took out, here and in MLflow."""
+    marked = folder.deleted()
+    undo = f"slackwater delete {folder.sweep_id}{{}} --undo{sweeps.option}"
+    if EVERYTHING in marked:
+        yield _("This sweep was deleted. `{command}` brings it back.").format(command=undo.format(""))
+    if orders := sorted({place_of(name)[0] for name in marked - {EVERYTHING}}):
+        yield _("Deleted, and in nothing below: {trials}. `{command}` brings one back.").format(
+            trials=wording.n_of(len(orders), N_("{n} trial"), N_("{n} trials")), command=undo.format(f":{orders[0]}"))
+    if gone := [name for name in folder.push_note(sweeps.shown).get("deleted", ()) if name]:
+        yield _("In MLflow the runs of these trials were deleted; here they count: {trials}.").format(
+            trials=_(", ").join(str(place_of(name)[0]) for name in gone))
+
+
+def _document(sweeps: Sweeps, record: SweepRecord) -> dict[str, Any]:
+    trials, superseded = sweeps.attempts(record.sweep_id)
+    return document(sweep_of_record(record, trials), trials, analyse(trials), superseded,
+                    sweeps.folder(record.sweep_id).deleted())
 
 
 def report(name: str, target: Path | None, uri: str | None, as_json: bool) -> int:
     """Write a sweep's report and say where; 0. Raises ConfigError (no such sweep, no writing there) and StoreError."""
-    from pipeline.report.html.gather import plan_of
     from pipeline.report.html.write import report_of, write_whole
 
-    store = open_store(named(uri), write=False)
-    record = store.find_sweep(name)
-    trials = store.trials(record.sweep_id)
-    text = report_of(store, sweep_of_record(record, trials), trials, analyse(trials),
-                     plan_of(store, record.run_id, record.artifact_uri), record.tags)
+    sweeps = opened.sweeps(uri)
+    record = sweeps.sweep(name)
+    trials = sweeps.trials(record.sweep_id)
+    text = report_of(sweeps, sweep_of_record(record, trials), trials, analyse(trials),
+                     sweeps.folder(record.sweep_id).plan(), record.tags)
     path = target or Path(f"{record.sweep_id}.html")
     content = text.encode(errors="backslashreplace")
     write_whole(path, content)
@@ -166,17 +177,13 @@ def report(name: str, target: Path | None, uri: str | None, as_json: bool) -> in
 
 def runs(as_json: bool, uri: str | None) -> None:
     """Print the list of sweeps, the newest first."""
-    store = open_store(named(uri), write=False)
-    records = store.sweeps()[::-1]
-    sweeps = [sweep_of_record(record, []) for record in records]
+    sweeps = opened.sweeps(uri)
+    records = sweeps.all()[::-1]
+    listed = [sweep_of_record(record, []) for record in records]
     if as_json:
-        last = None
-        if records:
-            trials = store.trials(records[0].sweep_id)
-            last = document(sweep_of_record(records[0], trials), trials, analyse(trials))
-        print_json(runs_document(sweeps, last))
+        print_json(runs_document(listed, _document(sweeps, sweeps.sweep(records[0].sweep_id)) if records else None))
     else:
-        render_runs(Console(highlight=False), sweeps)
+        render_runs(Console(highlight=False), listed)
 
 
 def _arms(cells: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[list[str], dict[str, Any]]]:

@@ -44,12 +44,15 @@ _SIDE_BY_SIDE = 110
 
 
 def print_sweep(console: Console, sweep: Sweep, analysis: Analysis, commands: Sequence[tuple[str, str]] = (),
-                skipped: Sequence[tuple[str, str]] = ()) -> None:
+                skipped: Sequence[tuple[str, str]] = (), missing: Sequence[str] = ()) -> None:
     """The page at the end of a sweep: question, subject, phases, gap, effects, answer, next commands.
 
-    `commands` are (command, what it is for, in English); `skipped` are (cell, why it was not run).
+    `commands` are (command, what it is for, in English); `skipped` are (cell, why it was not run); `missing` says
+    which trials the user took out, a sentence each.
     """
     paragraph(console, Text(sweep.question or _("What was measured"), style="bold"))
+    for sentence in missing:
+        paragraph(console, Text(sentence, style="yellow"))
     pack(console, subject(sweep, analysis).split(_DOT), _DOT, "dim")
     if mixed := wording.mixed(analysis.methods):
         paragraph(console, Text(_("Careful: {finding}.").format(finding=mixed), style="yellow"))

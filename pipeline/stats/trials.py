@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pipeline.result import TrialResult
 from pipeline.stats.measures import phase_of
@@ -138,7 +138,10 @@ def last_turn(trials: Iterable[Trial]) -> int:
     return max((turn for trial in trials for by_turn in trial.turns.values() for turn in by_turn), default=1) or 1
 
 
-def valid(trials: Iterable[Trial]) -> list[Trial]:
+Given = TypeVar("Given", bound=Trial)
+
+
+def valid(trials: Iterable[Given]) -> list[Given]:
     """Those that may enter a comparison."""
     return [trial for trial in trials if trial.verdict == "valid"]
 

@@ -21,14 +21,13 @@ from pipeline.errors import ConfigError
 from pipeline.language import N_, sentence
 from pipeline.model.files import title
 from pipeline.outcome import flatten
-from pipeline.result import METHOD
+from pipeline.record.find import Subject
+from pipeline.record.trial import METHOD, TrialRecord
 from pipeline.stats.trials import methods
 from pipeline.sweep.composed import typed
 from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.messages import is_open, is_setting
 from pipeline.sweep.overrides import grammar
-from pipeline.track.read import TrialRecord
-from pipeline.track.subject import Subject
 
 NOT_OF_THE_CELL = ("place.", "tracking.", "lang")
 """Where a trial stood in its sweep, and where its results went: both are new."""
@@ -84,7 +83,7 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
     """Overrides that compose to the trial's config today, that config, and notes on settings that are new since.
 
     `alone`: overrides in place of the sweep's design, for a cell without its sweep."""
-    logged, whole = _logged(trial, subject)
+    logged, whole = _logged(trial)
     for key in ("model.path", "engine.binary", "prompt.file"):
         if isinstance(path := logged.get(key), str):
             logged[key] = str(Path(str(subject.plan.get("cwd", ""))) / path)  # relative to where it was started
@@ -118,9 +117,9 @@ def _compose_as(trial: TrialRecord, subject: Subject, planned: Sequence[str],
     return overrides, config, notes
 
 
-def _logged(trial: TrialRecord, subject: Subject) -> tuple[dict[str, Any], bool]:
+def _logged(trial: TrialRecord) -> tuple[dict[str, Any], bool]:
     """The trial's config, flattened, and whether it is whole: params leave out what is longer than MLflow takes."""
-    text = subject.artifact(trial, "config.yaml")
+    text = trial.artifact("config.yaml")
     if text is None:
         return _own(trial.params), False
     from yaml import YAMLError, safe_load  # type: ignore[import-untyped]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.record.find import Sweeps
-from pipeline.track.location import locate, named
+from pipeline.record.find import Subject, Sweeps, in_file
+from pipeline.track.location import Location, locate, named
 from pipeline.track.pull import Fetched
 
 
@@ -13,7 +13,19 @@ def sweeps(uri: str | None) -> Sweeps:
     Of a server that the environment names this machine's own records are meant, unless there are none: nothing is
     asked of it then. Raises StoreError."""
     location = locate(named(uri))
-    own = Sweeps(location.records, location.shown, location.option, location.setting)
+    own = sweeps_of(location)
     if location.database is None and uri is None and own.ids():
         return own
     return Fetched(location)
+
+
+def sweeps_of(location: Location) -> Sweeps:
+    """What this machine has measured for that store."""
+    return Sweeps(location.records, location.shown, location.option, location.setting)
+
+
+def subject(name: str, uri: str | None) -> Subject:
+    """SWEEP, SWEEP:CELL, RUN, FILE or FILE:CELL, where SWEEP is an id, a prefix or `last` and RUN an MLflow run id.
+
+    A file that is there wins. Raises ConfigError (nothing of that name, no trial in it) and StoreError."""
+    return in_file(name) or sweeps(uri).subject(name)

@@ -157,8 +157,8 @@ class Store:
         path = self.spool.put_sweep(summary)
         folder = self._folder(summary.sweep_id)
         if not folder.path.is_dir():
-            folder.begin(_as_sweep(summary), summary.plan)
-        folder.write(_as_sweep(summary))
+            folder.begin(kept_sweep(summary), summary.plan)
+        folder.write(kept_sweep(summary))
         for name, text in summary.texts.items():
             folder.write_text(name, text)
         try:
@@ -240,7 +240,7 @@ class Store:
                 "mlflow.source.type": "LOCAL", "mlflow.source.name": "slackwater",
                 "mlflow.source.git.commit": summary.tags.get("revision", ""),
                 "mlflow.note.content": describe_sweep(
-                    _as_sweep(summary), summary.texts.get("summary.txt"),
+                    kept_sweep(summary), summary.texts.get("summary.txt"),
                     next((name for name in summary.texts if name.endswith(".html")), None)),
             }
             name = names.sweep_name(summary.sweep_id, summary.experiment)
@@ -365,7 +365,8 @@ def _as_record(result: TrialResult) -> KeptTrial:
     return KeptTrial.from_dict(document)
 
 
-def _as_sweep(summary: SweepSummary) -> KeptSweep:
+def kept_sweep(summary: SweepSummary) -> KeptSweep:
+    """The record of it."""
     owner = owner_tags() if summary.status == "running" else {}
     return replace(KeptSweep.from_json(summary.to_json()), owner=owner, tags={**owner_tags(), **summary.tags})
 

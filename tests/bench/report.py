@@ -1,6 +1,6 @@
 """How long does `slackwater report` take, and how large is it? `python -m tests.bench.report`.
 
-Fills stores with made-up trials as bench `scale` does, gives each trial a timeline of 20 s at 100 Hz and the papers of
+Writes sweeps of made-up trials as bench `scale` does, gives each trial a timeline of 20 s at 100 Hz and the papers of
 a real one, and runs the command. The promise: 100 trials in 5 s and 6 MB, 1,000 in 30 s.
 """
 
@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import Tracking
 from pipeline.meter.timeline import write_parquet
 from pipeline.phases import MIB, Mark, ProcessRows, Timeline
-from pipeline.track.store import open_store
+from pipeline.record.folder import SWEEPS, TRIALS
 from tests.bench.scale import fill
 
 PROMISES = ((100, 5.0), (1000, 30.0))
@@ -53,13 +52,12 @@ def papers(folder: Path) -> list[Path]:
 def measure(folder: Path, trials: int) -> tuple[float, int]:
     """Seconds of the whole command, the best of three, and bytes of the file."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    fill(folder / "mlflow.db", trials, 20, open_store(Tracking(uri=uri)).experiment_id)
+    sweep = folder / SWEEPS / "scale-1"
+    fill(sweep, "scale-1", trials)
     made = folder / "papers"
     made.mkdir()
     kept = papers(made)
-    for order in range(1, trials + 1):
-        target = folder / "artifacts" / f"{order:032x}" / "artifacts"
-        target.mkdir(parents=True)
+    for target in (sweep / TRIALS).iterdir():
         for path in kept:
             (target / path.name).hardlink_to(path)
     report = folder / "report.html"

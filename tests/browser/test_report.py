@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import language
 from pipeline.report.html.contents import CellMaterial, Material
+from tests.unit.made_records import said
 from tests.unit.test_report_html import CELLS, HOSTILE, SECTIONS, curve, four_cells, rendered
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -123,7 +124,7 @@ def test_in_print_pictures_are_wide_on_white_and_nothing_is_clickable(
 def test_hostile_text_stays_text(opened: Opener, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     cells = {name: CellMaterial(1, [curve(1)], 1, response=HOSTILE * 100) for name in CELLS}
-    path.write_text(rendered([replace(one, notes=[HOSTILE]) for one in four_cells()], Material(cells),
+    path.write_text(rendered([replace(one, notes=[said(HOSTILE)]) for one in four_cells()], Material(cells),
                              question=HOSTILE, command=HOSTILE)[0])
     found = opened(path)
     assert "<script>alert(1)</script>" in found.page.inner_text("h1")

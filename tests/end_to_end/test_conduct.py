@@ -85,7 +85,7 @@ class Program:
         monkeypatch.setattr("pipeline.sweep.job.Trial", lambda *arguments: type("T", (), {"run": run_trial})())
         monkeypatch.setattr("pipeline.sweep.job.result_of", result_of)
         monkeypatch.setattr("pipeline.sweep.conduct.tell_concerns", lambda run, rate_hz: [])
-        monkeypatch.setattr("pipeline.report.pages._made", lambda *arguments: ({}, ""))
+        monkeypatch.setattr("pipeline.report.pages._report", lambda *arguments: (None, ""))
 
     def run(self, *words: str, verb: str = "run") -> tuple[int, str]:
         """Exit code, and all that was said."""

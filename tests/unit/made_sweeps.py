@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pipeline.result import ARTIFACTS, TrialResult
-from pipeline.track import archive
+from pipeline.result import TrialResult
 from pipeline.track.summary import SweepSummary
 
 HEADLINE = "stabilized/tree_rss_mib"
@@ -47,11 +45,3 @@ def summary(sweep: str = "tide-1", began_ms: int = BEGAN_MS, **machine: str) -> 
     return SweepSummary(sweep, "tide", "Does the tide turn?", "slackwater run experiment=tide", 4,
                         {"cells": [], "shuffle_seed": 42}, began_ms, "finished", began_ms + 60_000,
                         texts={"summary.txt": "It turns."}, tags={**MACHINE, **machine})
-
-
-def export(path: Path, trials: Sequence[TrialResult], sweep: SweepSummary | None = None) -> Path:
-    """The trials as one file, each with every artifact."""
-    sweep = sweep or summary(trials[0].sweep_id)
-    files = {name: f"this is {name}".encode() for name in ARTIFACTS}
-    archive.write(path, sweep, [(one, files) for one in trials])
-    return path

@@ -11,32 +11,32 @@ from scipy.stats import ttest_ind
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError
+from pipeline.record.find import Subject, in_file
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import METHOD, TrialRecord
 from pipeline.report import compare_page
 from pipeline.report.compare_page import Comparison, gather
-from pipeline.result import METHOD, TrialResult
 from pipeline.stats import gate
 from pipeline.stats.between import Change, match
 from pipeline.stats.differing import differences, other_work
-from pipeline.track.archive import record_of
-from pipeline.track.read import TrialRecord
-from pipeline.track.subject import find
-from pipeline.track.summary import SweepSummary
-from tests.unit.made_sweeps import BEGAN_MS, HEADLINE, cell, export, summary, trial
+from tests.unit.made_records import BEGAN_MS, HEADLINE, cell, export, sweep, trial
 
 LATER_MS = BEGAN_MS + 86_400_000
 
 
-def files(folder: Path, a: list[TrialResult], b: list[TrialResult], later: SweepSummary | None = None) -> list[str]:
+def files(folder: Path, a: list[TrialRecord], b: list[TrialRecord], later: SweepRecord | None = None) -> list[str]:
     return [str(export(folder / "a", a)),
-            str(export(folder / "b", b, later or summary(b[0].sweep_id, LATER_MS, kernel="6.2")))]
+            str(export(folder / "b", b, later or sweep(b[0].sweep_id, LATER_MS, kernel="6.2")))]
 
 
 def compared(names: list[str], *limits: str, different: bool = False) -> Comparison:
     return gather(find(names[0]), find(names[1]), limits, different)
 
 
-def as_trial(result: TrialResult) -> TrialRecord:
-    return record_of("r", result)
+def find(name: str) -> Subject:
+    found = in_file(name)
+    assert found is not None
+    return found
 
 
 def headline(found: Comparison) -> list[Change]:
@@ -89,16 +89,16 @@ def test_a_shared_reference_cell_takes_the_day_out(tmp_path: Path) -> None:
 def test_cells_are_matched_by_name_then_by_mode_and_flags() -> None:
     a = [trial("oneshot-off", 1, 1.0), trial("oneshot-on", 1, 1.0), trial("interactive-off", 1, 1.0)]
     b = [trial("oneshot-off", 1, 1.0), trial("oneshot-on-num_ctx=8", 1, 1.0), trial("oneshot-npu", 1, 1.0)]
-    pairs, only_a, only_b = match(list(map(as_trial, a)), list(map(as_trial, b)))
+    pairs, only_a, only_b = match(a, b)
     assert pairs == [("oneshot-off", "oneshot-off")]
     assert set(only_a) == {"oneshot-on", "interactive-off"} and set(only_b) == {"oneshot-on-num_ctx=8", "oneshot-npu"}
-    assert match([as_trial(a[1])], [as_trial(b[2])])[0] == [("oneshot-on", "oneshot-npu")]
+    assert match([a[1]], [b[2]])[0] == [("oneshot-on", "oneshot-npu")]
 
 
 def test_only_what_differs_is_listed_and_a_path_is_nothing_where_the_digest_agrees() -> None:
-    a = [as_trial(one) for one in cell("oneshot-off", [1, 2], model__path="/a/m.gguf", num_ctx=512)]
-    b = [as_trial(one) for one in cell("oneshot-off", [1, 2], model__path="/b/m.gguf", num_ctx=1024, version="1.1",
-                                       settings={"model": "/b/m.gguf", "n_threads": 2})]
+    a = cell("oneshot-off", [1, 2], model__path="/a/m.gguf", num_ctx=512)
+    b = cell("oneshot-off", [1, 2], model__path="/b/m.gguf", num_ctx=1024, version="1.1",
+             settings={"model": "/b/m.gguf", "n_threads": 2})
     listed = [(d.group, d.key, d.a, d.b) for d in differences(a, b, {"host": "x"}, {"host": "y", "boot_id": "7"})]
     assert listed == [("config", "num_ctx", "512", "1024"), ("engine", "engine_version", "1.0", "1.1"),
                       ("engine", "settings.n_threads", "not recorded", "2"), ("machine", "host", "x", "y")]
@@ -113,11 +113,10 @@ def test_other_models_and_other_work_are_refused_unless_asked_for(tmp_path: Path
     assert compared(names, different=True).other_work.startswith("the models differ")
     longer = {"during_generation/prompt_tokens": {1: 500.0}}
     a, b = cell("oneshot-off", [1, 2]), cell("oneshot-off", [1, 2], metrics=longer, num_ctx=1024)
-    assert other_work(list(map(as_trial, a)), list(map(as_trial, b))) == (
-        "the work differs: 12 against 500 prompt tokens at turn 1")
+    assert other_work(a, b) == "the work differs: 12 against 500 prompt tokens at turn 1"
     asked = {"design__factor": ["num_ctx"]}
     a, b = cell("oneshot-off", [1, 2], **asked), cell("oneshot-off", [1, 2], metrics=longer, num_ctx=1024, **asked)
-    assert other_work(list(map(as_trial, a)), list(map(as_trial, b))) == ""
+    assert other_work(a, b) == ""
 
 
 def test_what_makes_no_comparison_is_one_error_with_a_way_out(tmp_path: Path) -> None:
@@ -251,7 +250,7 @@ def test_another_processor_leaves_a_change_undecided_and_another_kernel_does_not
     limit = f"{HEADLINE} > +20%"
     assert compared(files(tmp_path, a, b), limit).gates[0].outcome == "passed"
     (tmp_path / "elsewhere").mkdir()
-    names = files(tmp_path / "elsewhere", a, b, summary("tide-2", LATER_MS, cores_usable="8"))
+    names = files(tmp_path / "elsewhere", a, b, sweep("tide-2", LATER_MS, cores_usable="8"))
     judged = compared(names, limit).gates[0]
     assert (judged.outcome, judged.why) == (
         "undecided", "A and B ran on different machines (cores_usable: 4 → 8)")

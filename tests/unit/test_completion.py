@@ -17,7 +17,6 @@ from pipeline.cli.completion import SCRIPTS
 from pipeline.cli.completion import offered as candidates
 from pipeline.config import CONF_DIR, GROUPS
 from pipeline.errors import ConfigError
-from pipeline.track.location import Location
 from tests.conftest import ROOT
 from tests.terminal import Terminal
 
@@ -87,28 +86,15 @@ def test_the_words_offered_for_a_setting_are_those_that_the_schema_takes() -> No
             GROUPS[group](**({"name": "precision"} if group == "stop" else {}), **{name: "something else"})
 
 
-def test_sweeps_of_the_local_store_are_offered_the_newest_first(
+def test_sweeps_are_offered_by_the_names_of_their_folders_the_newest_first(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipeline.track.location
-    from pipeline.track.source import Run, SqlSource
-
-    asked = []
-
-    def runs(self: SqlSource, tags: dict[str, str], **rest: object) -> list[Run]:
-        asked.append(tags)
-        return [Run(f"r{n}", "", "FINISHED", 0, 0, "", tags={"sweep_id": f"gap-{n}", "question": "Why?"})
-                for n in (1, 2)]
-
-    database = tmp_path / "mlflow.db"
-    database.touch()
-    monkeypatch.setattr(pipeline.track.location, "locate",
-                        lambda tracking: Location("sqlite:///x", "x", tmp_path, database, tmp_path))
-    monkeypatch.setattr(SqlSource, "runs", runs)
-    assert candidates(slackwater, "slackwater show ") == [("last", ""), ("gap-2", "Why?"), ("gap-1", "Why?")]
-    assert offered("slackwater compare gap-1 gap") == ["gap-2", "gap-1"]
-    assert asked == [{"kind": "sweep"}] * 2
-    database.unlink()
+    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path))
     assert offered("slackwater show ") == ["last"]
+    for name in ("gap-261125-120000", "tide-261126-090000", "gap-261126-100000", ".partial"):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+    assert offered("slackwater show ") == ["last", "gap-261126-100000", "tide-261126-090000", "gap-261125-120000"]
+    assert offered("slackwater compare gap-261126-100000 gap") == ["gap-261126-100000", "gap-261125-120000"]
+    assert offered(f"slackwater show --store sqlite:///{tmp_path}/sweeps/mlflow.db ") == ["last"]
 
 
 def test_files_are_offered_where_a_file_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,12 @@ from pipeline.config import Config, Meter, Tracking
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten
 from pipeline.stats.differing import differences
-from pipeline.stats.trials import Measured
 from pipeline.sweep import identity
 from pipeline.sweep.cells import Cell, check_cells
 from pipeline.sweep.design import load_design
 from pipeline.track.read import SweepRecord, TrialRecord
 from pipeline.track.store import Store, open_store
-from tests.unit.made_sweeps import trial
+from tests.unit import made_records
 from tests.unit.test_rerun import composed
 
 ORDER = [[0, 1], [1, 0]]
@@ -101,7 +100,7 @@ def test_a_key_that_one_side_lacks_is_at_its_default_when_two_sweeps_are_compare
     before = {key: value for key, value in flat.items() if key not in ("knob", "settle.range_pct")}
 
     def found(**changes: Any) -> list[str]:
-        one, other = (Measured(replace(trial("oneshot-off", 1, 1.0), params=params), "")
+        one, other = (replace(made_records.trial("oneshot-off", 1, 1.0), params=params)
                       for params in (before, {**flat, **changes}))
         return [difference.key for difference in differences([one], [other], {}, {})]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.record.trial import TrialRecord
 from pipeline.report.answer import answer
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.html.findings import costs, effects_table
@@ -19,16 +20,15 @@ from pipeline.stats.arms import effect_groups, refused
 from pipeline.stats.drift import drift
 from pipeline.stats.stopping import effect_precision
 from pipeline.stats.summary import EffectRow, effects
-from pipeline.stats.trials import Measured, Trial
-from tests.unit.made_sweeps import HEADLINE, trial
+from tests.unit.made_records import HEADLINE, trial
 
 SAVED = {"f16": 0.0, "q8_0": -20.0, "q4_0": -32.0}
 
 
 def made(cells: Sequence[tuple[str, str, Mapping[str, Any]]], values: Mapping[str, float], *, blocks: int = 5,
-         swept: Mapping[str, Sequence[Any]] | None = None) -> list[Trial]:
+         swept: Mapping[str, Sequence[Any]] | None = None) -> list[TrialRecord]:
     """Trials of cells (mode, flag or off, knobs): 200 MiB and what each knob's value adds, and 0.1 MiB of noise."""
-    found: list[Trial] = []
+    found: list[TrialRecord] = []
     for mode, flag, knobs in cells:
         name = "-".join([mode, flag, *(f"{knob}={value}" for knob, value in knobs.items())])
         for block in range(1, blocks + 1):
@@ -38,17 +38,17 @@ def made(cells: Sequence[tuple[str, str, Mapping[str, Any]]], values: Mapping[st
             params = {**one.params, "infer_os.quantization": flag == "quantization"}
             tags = {**one.tags, **({"swept_knobs": json.dumps({f"knob.{k}": v for k, v in swept.items()})}
                                    if swept else {})}
-            found.append(Measured(replace(one, cell=name, params=params, tags=tags, order=len(found) + 1), ""))
+            found.append(replace(one, cell=name, params=params, tags=tags, order=len(found) + 1))
     return found
 
 
-def cache_types(*modes: str, tagged: bool = True) -> list[Trial]:
+def cache_types(*modes: str, tagged: bool = True) -> list[TrialRecord]:
     values = ["f16", "q8_0", "q4_0"]
     return made([(mode, "off", {"cache_type": value}) for mode in modes or ("oneshot",) for value in values], SAVED,
                 swept={"cache_type": values} if tagged else None)
 
 
-def headline(trials: Sequence[Trial]) -> list[EffectRow]:
+def headline(trials: Sequence[TrialRecord]) -> list[EffectRow]:
     return [row for row in effects(trials) if row.metric == HEADLINE]
 
 
@@ -93,10 +93,8 @@ def test_a_switch_is_written_in_small_letters() -> None:
 
 
 def test_arms_that_did_other_work_are_not_compared_and_that_is_said() -> None:
-    def other(one: Trial) -> Trial:
-        result = one.result  # type: ignore[attr-defined]
-        metrics = {**result.metrics, "during_generation/prompt_tokens": {1: 99.0}}
-        return Measured(replace(result, metrics=metrics), "")
+    def other(one: TrialRecord) -> TrialRecord:
+        return replace(one, turns={**one.turns, "during_generation/prompt_tokens": {1: 99.0}})
 
     trials = [other(one) if "q8_0" in one.cell else one for one in cache_types()]
     assert [row.flag for row in headline(trials)] == ["cache_type=q4_0"]

@@ -18,12 +18,12 @@ from pipeline.engine.base import Generation
 from pipeline.errors import ConfigError, EngineError
 from pipeline.outcome import verdict_of
 from pipeline.prompts import Cut, Recorded, Seeded, fit
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.context import context_use
-from pipeline.stats.trials import Measured
 from pipeline.sweep import identity, lengths
 from pipeline.sweep.cells import check_cells, refuse_other_work
 from pipeline.trial import Record
-from tests.unit import made_sweeps
+from tests.unit import made_records
 from tests.unit.test_rerun import composed
 
 INSTRUCTION = "prompt.templates={en: 'Instruction: {prompt} Answer:'}"
@@ -235,9 +235,9 @@ def test_a_trial_whose_server_counts_another_length_is_suspect() -> None:
 
 
 def test_a_page_says_when_too_little_of_the_context_was_used_for_a_question_about_the_cache() -> None:
-    def trial(num_ctx: int, prompt: float) -> Measured:
-        return Measured(made_sweeps.trial(f"oneshot-{num_ctx}", 1, 200.0, num_ctx=num_ctx, metrics={
-            "during_generation/prompt_tokens": {1: prompt}, "during_generation/output_tokens": {1: 3.0}}), "")
+    def trial(num_ctx: int, prompt: float) -> TrialRecord:
+        return made_records.trial(f"oneshot-{num_ctx}", 1, 200.0, num_ctx=num_ctx, metrics={
+            "during_generation/prompt_tokens": {1: prompt}, "during_generation/output_tokens": {1: 3.0}})
 
     little = context_use([trial(2048, 1800), trial(8192, 14)])
     assert little is not None and little.note.startswith("17 of 8192 tokens of the context were used: what a filled")

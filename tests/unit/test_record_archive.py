@@ -37,7 +37,7 @@ def filled(home: Path) -> SweepFolder:
 
 
 def taken(path: Path, home: Path) -> tuple[SweepFolder, int]:
-    return archive.take(path, home / SWEEPS, {"tracking_uri": "here"})
+    return archive.take(path, home / SWEEPS)
 
 
 def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
         assert one.artifact("timeline.parquet") == other.artifact("timeline.parquet")
         assert other.artifact("server.log") == (one.artifact("server.log") or b"").replace(b":secret@", b":***@")
     read = there.sweep()
-    assert (read.origin, read.owner, read.tags["tracking_uri"], read.tags["host"]) == (
-        "imported", {}, "here", "harbour")
+    assert (read.origin, read.owner, read.tags["host"]) == ("imported", {}, "harbour")
+    assert "tracking_uri" not in read.tags
     assert there.plan() == here.plan() and there.text("summary.txt") == "It turns."
     archive.write(there, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes(), "the same sweep is the same file"

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.record import index
-from pipeline.record.find import Sweeps
+from pipeline.record.find import Sweeps, say_reading
 from pipeline.record.folder import SweepFolder
 from pipeline.record.owner import owner_tags
 from pipeline.record.reason import Reason
@@ -89,7 +89,7 @@ def test_a_sweep_whose_owner_died_is_interrupted(folder: SweepFolder) -> None:
 
 
 def test_a_sweep_of_that_name_is_never_begun_twice(folder: SweepFolder) -> None:
-    with pytest.raises(StoreError, match="there already"):
+    with pytest.raises(StoreError, match="already exists"):
         folder.begin(SWEEP, {})
 
 
@@ -144,3 +144,34 @@ def test_without_a_place_for_the_index_it_is_done_without(folder: SweepFolder, t
     folder.put(trial())
     (tmp_path / "sweeps" / ".index.db").mkdir()
     assert [sweep.trials for sweep in Sweeps(tmp_path, "here").all()] == [{"valid": 1}]
+
+
+def test_a_large_sweep_is_read_from_the_index_with_the_metrics_of_a_page(
+        folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "MANY", 2)
+    made = [folder.put(trial(order, turns={"a/b_mib": {1: order, 2: order + 0.5}, "c/d_mib": {0: 1 / 3}}))
+            for order in (1, 2)]
+    old = 1_700_000_000_000_000_000
+    for path in (folder.path / "trials", folder.path):
+        os.utime(path, ns=(old, old))
+    sweeps = Sweeps(tmp_path, "here")
+    assert sweeps.summary(SWEEP.sweep_id, {"a/b_mib"}) == made
+    monkeypatch.setattr(SweepFolder, "attempt", None)  # from here on the index alone can answer
+    again = Sweeps(tmp_path, "here")
+    assert again.sweep("last").trials == {"valid": 2}
+    found = again.summary(SWEEP.sweep_id, {"a/b_mib"})
+    assert [one.turns for one in found] == [{"a/b_mib": {1: order, 2: order + 0.5}} for order in (1, 2)]
+    assert [replace(one, turns={}) for one in found] == [replace(one, turns={}) for one in made]
+    with pytest.raises(TypeError):
+        again.summary(SWEEP.sweep_id, {"a/b_mib", "c/d_mib"})
+
+
+def test_reading_many_trials_is_said_on_a_terminal_and_nowhere_else(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    say_reading(100, 5000)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    for done in (1, 100, 5000):
+        say_reading(done, 5000)
+    say_reading(100, 500)
+    assert capsys.readouterr().err == "\r\033[Ktrials read: 100 of 5000\r\033[K"

@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import types
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +18,12 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.meter.timeline import write_parquet
 from pipeline.phases import MIB, Mark, ProcessRows, Timeline
+from pipeline.record.folder import SweepFolder
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
 from pipeline.report import pages
 from pipeline.report.document import Sweep, analyse
 from pipeline.report.html import write
@@ -33,11 +33,8 @@ from pipeline.report.html.gather import MOST_OVERLAID, gather
 from pipeline.report.html.render import render
 from pipeline.report.html.svg import Scale, columns_of, wrap
 from pipeline.report.html.timelines import Drawn, drawn
-from pipeline.result import TrialResult
-from pipeline.stats.trials import Measured, Trial
-from pipeline.track.exchange import import_sweep
-from pipeline.track.store import open_store
-from tests.unit.made_sweeps import HEADLINE, cell, export, summary, trial
+from pipeline.stats.trials import Trial
+from tests.unit.made_records import HEADLINE, cell, record, said, sweep, sweeps, trial
 from tests.unit.test_stats_designs import plan
 
 SECTIONS = ["answer", "phases", "where", "timelines", "costs", "validity", "method", "again"]
@@ -85,14 +82,9 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def measured(results: Sequence[TrialResult]) -> list[Trial]:
-    return [Measured(one, f"run-{one.order}") for one in results]
-
-
-def rendered(results: Sequence[TrialResult], material: Material | None = None, **changes: Any) -> tuple[str, Page]:
-    trials = measured(results)
-    sweep = Sweep(**{"sweep_id": "tide-1", "question": "Does the tide turn?", "name": "tide", **changes})
-    text = render(sweep, trials, analyse(trials), material)
+def rendered(results: Sequence[TrialRecord], material: Material | None = None, **changes: Any) -> tuple[str, Page]:
+    shown = Sweep(**{"sweep_id": "tide-1", "question": "Does the tide turn?", "name": "tide", **changes})
+    text = render(shown, results, analyse(results), material)
     return text, Page(text)
 
 
@@ -105,15 +97,15 @@ def phases(level: float) -> dict[str, dict[int, float]]:
             "engine/unexplained_mib": {0: 2.0}, "sampler/samples": {0: 500.0}}
 
 
-def four_cells(repetitions: int = 3) -> list[TrialResult]:
+def four_cells(repetitions: int = 3) -> list[TrialRecord]:
     """Flags save 20 MiB in both modes; the modes need the same."""
-    made: list[TrialResult] = []
+    made: list[TrialRecord] = []
     for name in CELLS:
         level = 180.0 if name.endswith("on") else 200.0
         for block in range(1, repetitions + 1):
             one = trial(name, block, level + 0.01 * block, metrics=phases(level + 0.01 * block))
             if name.startswith("interactive"):
-                one = replace(one, metrics={**one.metrics, "as_found/tree_rss_mib": {0: 20.0}})
+                one = replace(one, turns={**one.turns, "as_found/tree_rss_mib": {0: 20.0}})
             made.append(replace(one, order=len(made) + 1))
     return made
 
@@ -143,7 +135,7 @@ def test_every_state_has_all_sections_one_heading_and_whole_elements(state: str)
     results = {"none": [], "one": [trial("oneshot-off", 1, 200.0)], "many": long, "four": four_cells(),
                "failed": [trial("oneshot-off", n, 1.0, verdict="failed", metrics={HEADLINE: {}}) for n in (1, 2)],
                "one cell": cell("oneshot-off", [200.0, 201.0, 202.0]), "running": cell("oneshot-off", [200.0]),
-               "no shared metric": [replace(one, metrics={}) for one in four_cells()]}[state]
+               "no shared metric": [replace(one, turns={}) for one in four_cells()]}[state]
     changes: dict[str, Any] = {"status": "interrupted", "trials_planned": 6} if state == "running" else {}
     _text, seen = rendered(results, **changes)
     assert [one["id"] for one in seen.named("section") if one.get("id") in SECTIONS] == SECTIONS
@@ -180,7 +172,7 @@ def test_memory_against_the_context_has_its_line_and_its_levels() -> None:
 
 
 def test_a_server_that_grows_has_its_growth_on_the_first_screen() -> None:
-    results = [replace(one, metrics={**one.metrics, HEADLINE: {1: 200.0, 2: 203.5, 3: 207.0, 4: 210.5}})
+    results = [replace(one, turns={**one.turns, HEADLINE: {1: 200.0, 2: 203.5, 3: 207.0, 4: 210.5}})
                for one in cell("interactive-off", [200.0, 200.0, 200.0])]
     _text, seen = rendered(results)
     assert "Nothing is compared" not in seen.text
@@ -188,7 +180,7 @@ def test_a_server_that_grows_has_its_growth_on_the_first_screen() -> None:
 
 
 def test_what_others_wrote_is_shown_and_never_obeyed() -> None:
-    results = [replace(one, cell=f"{one.cell} {HOSTILE}", reasons=[HOSTILE], notes=[HOSTILE],
+    results = [replace(one, cell=f"{one.cell} {HOSTILE}", reasons=[said(HOSTILE)], notes=[said(HOSTILE)],
                        verdict="suspect" if one.order == 1 else "valid", tags={**one.tags, "model": HOSTILE})
                for one in four_cells()]
     proof = dict.fromkeys(("knob", "asked", "effective", "source"), HOSTILE) | {"arrived": None, "state": "confirmed"}
@@ -211,7 +203,7 @@ def test_what_others_wrote_is_shown_and_never_obeyed() -> None:
 def test_a_megabyte_of_an_answer_is_cut_with_a_word() -> None:
     results = four_cells()
     material = Material({CELLS[0]: CellMaterial(1, response="tide " * 200_000)}, notes=["x" * 1_000_000])
-    results = [replace(one, notes=["y" * 1_000_000]) for one in results]
+    results = [replace(one, notes=[said("y" * 1_000_000)]) for one in results]
     text, seen = rendered(results, material, question="z" * 1_000_000)
     assert "(cut: 1,000,000 characters in all)" in seen.text
     assert len(text) < 400_000 + 8 * LONGEST
@@ -320,79 +312,78 @@ def test_a_spike_of_one_sample_survives_and_the_kernels_peak_stands_where_it_was
         drawn(3, replace(timeline, t_ns=timeline.t_ns[:0]), marks)
 
 
-class Elsewhere:
-    """A store that has nothing and keeps what it is given; `full` is a disk that takes no report."""
-
-    def __init__(self, trials: list[Trial], full: bool = False) -> None:
-        self.location = types.SimpleNamespace(artifacts=None, shown="elsewhere", is_server=False, option="")
-        self.kept: list[Any] = []
-        self.found, self.full = trials, full
-
-    def trials_and(self, *_given: object) -> list[Trial]:
-        return self.found
-
-    def series(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        raise StoreError("away")
-
-    def record_sweep(self, one: Any) -> Any:
-        if self.full and "report.html" in one.texts:
-            raise StoreError("no space left on the device")
-        self.kept.append(one)
-        return types.SimpleNamespace(run_id="r1", note=None)
-
-
-def test_timelines_come_from_the_folder_of_a_trial_that_waits_and_from_the_chart_where_that_is_lost(
-        tmp_path: Path) -> None:
-    results = [replace(one, folder=str(tmp_path / str(one.order)),
-                       series={"tree_anon_mib": [(0, 1.0), (1000, 90.0)]}) for one in four_cells(repetitions=20)]
-    for one in results[:20]:
-        write_timeline(Path(one.folder))
-    (Path(results[0].folder) / "provenance.json").write_text("[not json")
-    found = gather(Elsewhere([]), measured(results), CELLS, {}, {})  # type: ignore[arg-type]
+def test_timelines_come_from_the_folder_of_a_trial_and_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    write_timeline(tmp_path / "files")
+    drawn_of = {"timeline.parquet": (tmp_path / "files" / "timeline.parquet").read_bytes(),
+                "provenance.json": b"[not json"}
+    made = four_cells(repetitions=20)
+    folder = record(tmp_path, made[:20], files=drawn_of)
+    for one in made[20:]:
+        folder.put(one)
+    found = gather(sweeps(tmp_path), folder.trials(), CELLS, {}, {})
     first, second = found.cells[CELLS[0]], found.cells[CELLS[1]]
     assert len(first.timelines) == MOST_OVERLAID
     assert first.trials_with_timeline == 20
     assert all(one.peaks for one in first.timelines)
-    assert second.timelines[0].phases == () and float(second.timelines[0].total.max()) == 90.0
-    (Path(results[1].folder) / "timeline.parquet").write_bytes(b"cut off")
-    again = gather(Elsewhere([]), measured(results[1:2]), CELLS[:1], {}, {})  # type: ignore[arg-type]
-    assert again.cells[CELLS[0]].timelines[0].phases == ()
+    assert second.timelines == [] and second.missing == "the timeline of this trial is not in the store"
+    damaged = folder.trials()[1]
+    (damaged.folder / "timeline.parquet").chmod(0o644)
+    (damaged.folder / "timeline.parquet").write_bytes(b"cut off")
+    again = gather(sweeps(tmp_path), [damaged], CELLS[:1], {}, {})
+    assert again.cells[CELLS[0]].timelines == []
     assert "trial 2" in again.notes[0]
+
+
+def finished(home: Path, notes: Sequence[str] = ()) -> tuple[SweepFolder, list[SweepRecord]]:
+    """A sweep as it stands when its last trial has ended, and what was pushed when its page was made."""
+    folder = record(home, four_cells(), replace(sweep(), status="running", ended_ms=None))
+    pushed: list[SweepRecord] = []
+    pages.finish(sweeps(home), sweep(), lambda one: pushed.append(one), False, notes)
+    return folder, pushed
 
 
 @pytest.mark.parametrize("fault", ["disk", "drawing"])
 def test_a_report_that_cannot_be_made_costs_a_note_and_not_the_sweep(
-        fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(*_given: object) -> str:
         raise ZeroDivisionError("a picture of nothing")
 
+    def full(self: SweepFolder, name: str, text: str) -> None:
+        if name == "report.html":
+            raise StoreError("no space left on the device")
+        written(self, name, text)
+
+    written = SweepFolder.write_text
     if fault == "drawing":
         monkeypatch.setattr(write, "render", broken)
-    store = Elsewhere(measured(four_cells()), full=fault == "disk")
-    pages.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
-    [kept] = store.kept
-    assert sorted(kept.texts) == ["summary.json", "summary.txt"]
-    said = " ".join(capsys.readouterr().out.split())
-    assert ("no space left" if fault == "disk" else "a picture of nothing") in said
-    assert "The flags save 20.0 MiB" in said
+    else:
+        monkeypatch.setattr(SweepFolder, "write_text", full)
+    folder, _pushed = finished(tmp_path)
+    assert folder.text("report.html") is None and folder.text("summary.json") is not None
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("no space left" if fault == "disk" else "a picture of nothing") in told
+    assert "The flags save 20.0 MiB" in told
 
 
-def test_a_sweep_that_ends_leaves_its_report_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
-    store = Elsewhere(measured(four_cells()))
-    pages.finish(store, summary(), four_cells(), {}, False, [])  # type: ignore[arg-type]
-    assert "The flags save 20.0 MiB" in Page(store.kept[0].texts["report.html"]).text
-    assert "report.html of run r1 in elsewhere" in " ".join(capsys.readouterr().out.split())
+def test_a_sweep_that_ends_leaves_its_page_and_report_beside_its_records_and_then_goes_to_mlflow(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, [pushed] = finished(tmp_path, ["a note of the run"])
+    assert "The flags save 20.0 MiB" in Page(folder.text("report.html") or "").text
+    assert "The flags save 20.0 MiB" in " ".join((folder.text("summary.txt") or "").split())
+    assert len(json.loads(folder.text("summary.json") or "")["trials"]) == 12
+    kept = folder.sweep()
+    assert (kept.status, kept.trials) == ("finished", {"valid": 12})
+    assert kept.answer == pushed.answer and "The flags save 20.0 MiB" in kept.answer
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: a note of the run" in told and f"report:{folder.path}/report.html" in "".join(told.split())
 
 
 @pytest.fixture
-def stored(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a store with a sweep whose timelines cannot be read."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(empty_store, tmp_path / "store")
-    uri = f"sqlite:///{tmp_path}/store/mlflow.db"
-    made = [replace(one, series={"tree_anon_mib": [(0, 1.0), (1000, 90.0)]}) for one in four_cells()]
-    import_sweep(export(tmp_path / "sweep.zip", made), open_store(Tracking(uri=uri)))
-    return uri
+    record(tmp_path / "store", four_cells(), files={"timeline.parquet": b"cut off"})
+    return f"sqlite:///{tmp_path}/store/mlflow.db"
 
 
 def test_the_verb_writes_a_file_and_says_which(stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,7 +391,6 @@ def test_the_verb_writes_a_file_and_says_which(stored: str, tmp_path: Path, caps
     assert "tide-1.html" in capsys.readouterr().out
     seen = Page((tmp_path / "tide-1.html").read_text(encoding="utf-8"))
     assert "The flags save 20.0 MiB" in seen.text
-    assert "from the store's chart: no phases are known" in seen.text
     assert "trial 1:" in seen.text.partition("Not readable for this report")[2]
     assert main(["report", "--store", stored, "-o", "again.html", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -415,4 +405,4 @@ def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing_behind(
         said = capsys.readouterr().err
         assert target in said and "report -o FILE" in said
     assert main(["report", "ebb", "--store", stored]) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "sweep.zip"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]

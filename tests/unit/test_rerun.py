@@ -15,15 +15,13 @@ from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten, infer_os_label
-from pipeline.result import METHOD
+from pipeline.record.find import Subject
+from pipeline.record.trial import METHOD
 from pipeline.sweep.composed import typed
 from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.overrides import grammar
 from pipeline.sweep.rerun import Again, prepare
-from pipeline.track.archive import record_of
-from pipeline.track.read import SweepRecord
-from pipeline.track.subject import Subject
-from tests.unit.made_sweeps import summary, trial
+from tests.unit.made_records import sweep, trial
 
 
 @functools.cache
@@ -31,28 +29,38 @@ def composed(*overrides: str) -> Config:
     return typed(compose(overrides))
 
 
+class Kept:
+    """A trial's folder with one file; `text` None: without."""
+
+    def __init__(self, text: bytes | None, name: str = "") -> None:
+        self.text, self.name = text, name
+
+    def __truediv__(self, name: str) -> Kept:
+        return Kept(self.text, name)
+
+    def is_file(self) -> bool:
+        return self.text is not None and self.name == "config.yaml"
+
+    def read_bytes(self) -> bytes | None:
+        return self.text
+
+
 def logged(configs: Mapping[str, Config], *, cell: str = "", run_id: str = "", planned: Sequence[Sequence[str]] = (),
            change: str = "", whole: bool = True, machine: Mapping[str, str] | None = None) -> Subject:
     """A sweep that ran these cells, as a store gives it; `change` is YAML that was in every config then."""
     trials = []
-    texts = {}
     for order, (name, config) in enumerate(configs.items(), start=1):
         made = trial(name, 1, 1.0, order=order)
         known = {key: text for key, text in load_engine(config).provenance().items() if key in made.tags}
-        made = replace(made, params=flatten(config), infer_os=infer_os_label(config.infer_os), tags=known,
-                       method=METHOD)
-        trials.append(record_of(str(order), made))
         tree = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config))),
                                OmegaConf.create(change))
-        texts[order] = OmegaConf.to_yaml(tree).encode()
-    one = summary()
-    sweep = SweepRecord("s", one.sweep_id, "mode_gap", one.question, "", "finished", 2, {}, 0, 1,
-                        tags={**provenance.facts(), **(machine or {})})
+        trials.append(replace(made, params=flatten(config), infer_os=infer_os_label(config.infer_os), tags=known,
+                              method=METHOD, folder=Kept(OmegaConf.to_yaml(tree).encode() if whole else None)))
+    measured = replace(sweep(), experiment="mode_gap", tags={**provenance.facts(), **(machine or {})})
     plan = {"cells": [{"cell": name, "overrides": list(each)}
                       for name, each in zip(configs, planned or [[]] * len(configs), strict=True)], "cwd": "/then"}
     chosen = [record for record in trials if cell in ("", record.cell)]
-    return Subject("last", sweep, chosen, trials, plan, cell, run_id, "a store",
-                   lambda record, name: texts[record.order] if whole and name == "config.yaml" else None)
+    return Subject("last", measured, chosen, trials, plan, cell, run_id, "a store")
 
 
 def again(found: Again) -> dict[str, Config]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import main, run_commands
+from pipeline.cli import main
 from pipeline.config import Tracking
 from pipeline.errors import ConfigError, StoreError
 from pipeline.record.owner import owner_tags
@@ -246,21 +246,6 @@ def test_records_say_what_was_measured(store: Store, tmp_path: Path) -> None:
     assert second.suspect_phases == {"decode": ["a: b", "c"], "load": ["d"]}
 
 
-def test_a_sweep_is_found_by_prefix_and_candidates_are_listed(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="experiment=mode_gap"):
-        store.find_sweep("last")
-    for number in (1, 2):
-        store.record_sweep(dataclasses.replace(SWEEP, sweep_id=f"gap-{number}", started_ms=BEGAN_MS + number))
-    store.record(trial(tmp_path / "t", sweep_id="orphan-9"))
-    assert store.find_sweep("gap-1").sweep_id == "gap-1"
-    assert store.find_sweep("orp").run_id is None
-    assert store.find_sweep("last").sweep_id == "orphan-9"
-    with pytest.raises(ConfigError, match=r"2 sweeps(.|\n)*gap-2(.|\n)*gap-1"):
-        store.find_sweep("gap")
-    with pytest.raises(ConfigError, match=r"'nope'(.|\n)*gap-1"):
-        store.find_sweep("nope")
-
-
 def test_a_store_that_fails_costs_no_trial_and_sync_sends_it_once(store: Store, tmp_path: Path) -> None:
     database = store.location.database
     assert database is not None
@@ -425,26 +410,6 @@ def test_a_printed_command_means_the_store_that_it_speaks_of(store: Store, tmp_p
         assert all(shlex.split(command.split("   ")[0])[-2:] == ["--store", uri] for command in commands)
     with pytest.raises(ConfigError, match="slackwater runs --store"):
         other.find_sweep("nosuch")
-
-
-def test_a_finished_sweep_that_has_lost_a_trial_is_measured_to_the_end(
-        store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [store.record(trial(tmp_path / "t", order=order)).run_id for order in (1, 2)]
-    store.record_sweep(dataclasses.replace(SWEEP, status="finished", ended_ms=BEGAN_MS + 9, planned_trials=2,
-                                           tags={"arguments": '["mode=oneshot"]', "cwd": str(tmp_path)}))
-    measured: list[list[str]] = []
-
-    def measure(flags: object, words: list[str], *rest: object) -> int:
-        measured.append(words)
-        return 0
-
-    monkeypatch.setattr(run_commands, "measure", measure)
-    assert main(["resume"]) == 0
-    assert "all its trials are there" in capsys.readouterr().out and not measured
-    mlflow_client(store).delete_run(str(runs[0]))
-    assert main(["resume"]) == 0
-    assert "all its trials are there" not in capsys.readouterr().out
-    assert measured == [["mode=oneshot"]]
 
 
 def test_reading_an_sqlite_store_does_not_load_mlflow(store: Store, tmp_path: Path) -> None:

@@ -136,8 +136,6 @@ def timelines(analysis: Analysis, material: Material) -> tuple[list[Plot], list[
         note = _("trial {order} in colour").format(order=first.order)
         if others:
             note += "; " + _("{n} others as lines, of {all} valid").format(n=len(others), all=kept.trials_with_timeline)
-        if not first.phases:
-            note += "; " + _("from the store's chart: no phases are known")
         plots.append(Plot(f"timeline-{index}", label, described, picture, None,
                           [_timeline_table(label, kept)] if first.phases else [], note))
     return plots, missing

@@ -68,21 +68,6 @@ def drawn(order: int, timeline: Timeline, marks: Sequence[Mark]) -> Drawn:
                  [peak for peak in peaks if peak[1] > 0], (int(timeline.t_ns[-1]) - t0_ns) / 1e9)
 
 
-def of_series(order: int, series: Mapping[str, Sequence[tuple[int, float]]]) -> Drawn:
-    """From the few points that the store keeps of every trial, where its timeline is missing: no phases, no peaks.
-
-    Raises ValueError without them."""
-    known = {name: series.get(f"tree_{name}_mib", ()) for name in PARTS}
-    times = np.array(sorted({t_ms for points in known.values() for t_ms, _value in points}), dtype=np.float64)
-    if not len(times):
-        raise ValueError("the store has no chart of this trial")
-    parts = {name: np.interp(times, [t_ms for t_ms, _mib in points], [mib for _ms, mib in points]) if points
-             else np.zeros(len(times)) for name, points in known.items()}
-    kept = highest(np.asarray(sum(parts.values())), POINTS)
-    return Drawn(order, times[kept] / 1000, {name: values[kept] for name, values in parts.items()},
-                 end=float(times[-1]) / 1000)
-
-
 def timeline_plot(shown: Drawn, others: Sequence[Drawn], highest_mib: float, end_s: float, key: str, title: str,
                   description: str) -> Markup:
     """`shown` stacked by its parts with its phases and peaks, `others` as lines; one picture for every width."""

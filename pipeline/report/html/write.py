@@ -13,30 +13,21 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.language import _
+from pipeline.record.find import Sweeps
+from pipeline.record.trial import TrialRecord
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.gather import gather
 from pipeline.report.html.render import render
-from pipeline.stats.trials import Trial
-from pipeline.track.store import Store
 
-ARTIFACT = "report.html"
-"""Its name in the sweep's summary run; MLflow's UI shows it there."""
+FILE = "report.html"
+"""Its name beside the records, and among the artifacts of the sweep's run in MLflow, whose UI shows it there."""
 
 
-def report_of(store: Store, sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, plan: Mapping[str, Any],
-              tags: Mapping[str, str]) -> str:
-    """The report of trials that are read already; `plan` and `tags` are the summary run's."""
+def report_of(sweeps: Sweeps, sweep: Sweep, trials: Sequence[TrialRecord], analysis: Analysis,
+              plan: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """The report of trials that are read already; `plan` and `tags` are the sweep's."""
     return render(sweep, trials, analysis,
-                  gather(store, trials, [cell.cell for cell in analysis.cells], plan, tags))
-
-
-def place(store: Store, run_id: str) -> str:
-    """Where a user finds the report of a summary run: a file of this machine, or a run of a server."""
-    if store.location.artifacts is not None:
-        path = store.location.artifacts / run_id / "artifacts" / ARTIFACT
-        if path.is_file():
-            return str(path)
-    return _("{file} of run {run} in {store}").format(file=ARTIFACT, run=run_id, store=store.location.shown)
+                  gather(sweeps, trials, [cell.cell for cell in analysis.cells], plan, tags))
 
 
 def write_whole(path: Path, content: bytes) -> None:
