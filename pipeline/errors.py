@@ -13,9 +13,6 @@ A message has up to three parts: what was seen, what was expected, what to do. A
 own use; what it lets out is one of them. Nothing else lives here but `innermost`, which reads a library's error.
 """
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, and after SIGTERM while a sweep runs."""
-
 
 class SlackwaterError(Exception):
     """Base of every error that is not a bug; printed without a stack trace."""

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline import interrupt
 from pipeline.clear import clear_caches, clear_program
 from pipeline.config import Config
 from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, LogCheck, Proof, Request, Server
 from pipeline.errors import EngineError, MeterError, PromptTooLongError, SlackwaterError
-from pipeline.interrupt import held_back
 from pipeline.meter import tree
 from pipeline.meter.base import Available, Found, Meter, Target, find_all
 from pipeline.meter.model_file import Eviction
@@ -244,7 +244,7 @@ class Trial:
 
     def end(self) -> None:
         """The server's own end. Ctrl-C waits meanwhile: an orderly end is bounded, an orphan is not."""
-        with held_back() as held, self.spend("stop"):
+        with interrupt.held_back() as held, self.spend("stop"):
             try:
                 self.sampler.unfollow()
             except MeterError as error:
@@ -279,6 +279,7 @@ class Trial:
         return self.server
 
     def enter(self, stage: Stage, turn: int = 0) -> None:
+        interrupt.check()
         self.listener.on_event(StageEntered(stage, turn, self.config.mode.turns))
 
     @contextmanager

@@ -55,7 +55,7 @@ class OneSweepAtATime(LoadScopeScheduling):  # type: ignore[misc]
         file = nodeid.partition("::")[0]
         if file.startswith("tests/browser/"):
             return "browser"  # they share a store, and a sweep of their own machine
-        apart = ("bad_input", "resume", "experiments", "conduct")  # these have a machine lock of their own
+        apart = ("bad_input", "resume", "experiments", "conduct", "signals")  # these have a machine lock of their own
         return "sweeps" if file.startswith("tests/end_to_end/") and not any(name in file for name in apart) else file
 
 

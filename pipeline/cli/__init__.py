@@ -1,84 +1,23 @@
-"""Commands: one verb each. Parses words, calls the rooms, prints what report/ renders, maps errors to exit codes."""
+"""Commands: one verb each. Parses words, calls the rooms, prints what report/ renders, maps errors to exit codes.
+
+Here is the program's outermost line alone, light enough that a signal is taken from the first moment on.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from click.exceptions import Exit
-
-from pipeline import language
-from pipeline.cli.commands import slackwater
-from pipeline.errors import INTERRUPTED, ConfigError, SlackwaterError
-from pipeline.language import _
-from pipeline.text import open_terminal
+from pipeline import interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    open_terminal()
     try:
-        code = _command(words)
-        sys.stdout.flush()
-        return code
-    except SlackwaterError as error:
-        return _complain(error)
+        with interrupt.listening(is_program=arguments is None):
+            from pipeline.cli.program import run
+
+            code = run(list(sys.argv[1:] if arguments is None else arguments))
+            return interrupt.exit_code() if interrupt.came() else code
     except KeyboardInterrupt:
-        _flush()
-        return INTERRUPTED
-    except (BrokenPipeError, SystemExit) as error:
-        # rich makes an exit of a broken pipe
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
-            raise
-        _say_no_more()
-        return 0
-    except Exception as error:
-        from pipeline.cli.system_errors import refused
-
-        told = refused(error)
-        if told is None:
-            raise
-        return _complain(told)
-
-
-def _complain(error: SlackwaterError) -> int:
-    _flush()
-    said = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    print(f"slackwater: {language.harmless(language.worded(said))}", file=sys.stderr)
-    return error.exit_code
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _say_no_more()
-
-
-def _say_no_more() -> None:
-    """The reader of our pipe went away (| head), or stdout's disk is full: nothing can be said there, also at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _command(words: list[str]) -> int:
-    lang, words = _language(words)
-    if not sys.platform.startswith("linux"):
-        raise ConfigError(_("slackwater runs on Linux only for now; this is {platform}.").format(platform=sys.platform))
-    try:
-        with slackwater.make_context("slackwater", words, obj=lang) as context:
-            return slackwater.invoke(context) or 0
-    except Exit as end:
-        return end.exit_code
-
-
-def _language(words: list[str]) -> tuple[str | None, list[str]]:
-    """What `lang=` asks for, and the other words; from here on that is spoken, else $SLACKWATER_LANG, else English."""
-    asked = [word.partition("=")[2] for word in words if word.startswith("lang=")]
-    language.speak(language.ENGLISH)  # whatever the last command of this process spoke
-    if not asked and language.wished() not in language.languages():
-        raise ConfigError(_("{variable}={name} is not known. Languages: {known}.").format(
-            variable=language.VARIABLE, name=language.wished(), known=", ".join(language.languages())))
-    language.speak(asked[-1] if asked else language.wished())
-    return (asked[-1] if asked else None), [word for word in words if not word.startswith("lang=")]
+        return interrupt.exit_code()

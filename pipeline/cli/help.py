@@ -58,7 +58,7 @@ def page(verbs: Sequence[tuple[str, str, str]]) -> str:
         "",
         _("Exit codes: 0 as asked; 1 something failed while measuring, or a --fail-if limit\n"
           "was broken; 2 wrong input, nothing was measured; 3 a limit is undecided;\n"
-          "130 interrupted."),
+          "130 interrupted (143 by SIGTERM)."),
         ""))
 
 

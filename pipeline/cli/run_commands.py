@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import INTERRUPTED, ConfigError, SlackwaterError
+from pipeline import interrupt
+from pipeline.errors import ConfigError, SlackwaterError
 from pipeline.language import _
 
 if TYPE_CHECKING:
@@ -97,7 +96,6 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
     from pipeline.sweep.model_words import with_files
     from pipeline.sweep.run import CURRENT, Asked, SweepRun
 
-    terminate: Any = signal.signal(signal.SIGTERM, _interrupt)
     sweep = SweepRun()
     current = CURRENT.set(sweep)
     try:
@@ -121,6 +119,7 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
             raise KeyboardInterrupt from error  # nobody reads on (| head): the sweep was cut short
         raise
     except Exception as error:
+        interrupt.check()  # what a library made of it
         told = refused(error)
         if told is not None:
             told.exit_code = 1 if sweep.trials else 2
@@ -130,11 +129,6 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
         raise explain(error) from error
     finally:
         CURRENT.reset(current)
-        signal.signal(signal.SIGTERM, terminate)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _is_bug(error: Exception) -> bool:
@@ -159,7 +153,7 @@ def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
         interrupted = True
     if sweep.asked.dry_run:
         if interrupted:
-            return INTERRUPTED
+            return interrupt.exit_code()
         _print_plan(sweep, flags.as_json)
         return 0
     if sweep.trials and sweep.store is not None and sweep.summary is not None:
@@ -183,7 +177,7 @@ def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
         print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater "
                                  "resume{store}` goes on.").format(n=len(sweep.trials), store=option),
               file=sys.stderr)
-        return INTERRUPTED
+        return interrupt.exit_code()
     return 1 if sweep.failed else 0
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.interrupt import ended_by_ctrl_c
 from pipeline.language import _, harmless, worded
 from pipeline.progress import (
     Event,
@@ -153,14 +154,11 @@ class Chat:
         self._end_line()
         self._write("> " if self._person else "")
         ahead = not self._person or bool(self._waiting or select.select([self._stdin], [], [], 0)[0])
-        try:
+        with ended_by_ctrl_c():
             while not self._waiting and not self._ended:
                 if select.select([self._stdin], [], [], POLL_S)[0]:
                     self._take()
                 meanwhile.idle()
-        except KeyboardInterrupt:
-            self._write("\n")
-            return None
         if not self._waiting:
             self._write("\n" if self._person else "")
             return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.interrupt import ended_by_ctrl_c
 from pipeline.language import _, worded
 from pipeline.meter.sampler import Sampler
 from pipeline.meter.watch import Second, Watch, document, find_process, watch
@@ -41,7 +42,7 @@ def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
             if can_redraw(console):
                 region = Region(console, lambda width: _second(shown[-1], spark, width) if shown else [], every_s=None)
                 stack.callback(region.close)
-            stack.enter_context(suppress(KeyboardInterrupt))  # as asked: the summary follows
+            stack.enter_context(ended_by_ctrl_c())  # the summary follows
             while seconds is None or time.monotonic_ns() - begin < seconds * 1e9:
                 time.sleep(1.0)
                 second = running.tick(since)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.engine import process
 from pipeline.errors import ConfigError, StoreError
+from pipeline.interrupt import ended_by_ctrl_c
 from pipeline.language import _
 from pipeline.record.folder import SweepFolder
 from pipeline.record.sweep import SweepRecord
@@ -98,17 +99,17 @@ def _serve(location: Location, record: SweepRecord | None, page: str, port: int,
     # dies with us, however we end
     child = process.start([sys.executable, str(program), str(port)], environment=environment, log_path=log)
     try:
-        _wait_until_it_answers(root, child)
-        _show_view(replace(location, uri=root, database=None), record)
-        if browser and _has_desktop():
-            _open(root + page)
-        while (ended := child.wait(3600)) is None:
-            pass
-        raise StoreError(_("MLflow's server ended: {how}. Its log is {log}.").format(how=ended, log=log))
-    except KeyboardInterrupt:
-        return 0
+        with ended_by_ctrl_c():
+            _wait_until_it_answers(root, child)
+            _show_view(replace(location, uri=root, database=None), record)
+            if browser and _has_desktop():
+                _open(root + page)
+            while (ended := child.wait(3600)) is None:
+                pass
+            raise StoreError(_("MLflow's server ended: {how}. Its log is {log}.").format(how=ended, log=log))
     finally:
         child.end(5)
+    return 0
 
 
 def _wait_until_it_answers(root: str, child: process.Child) -> None:

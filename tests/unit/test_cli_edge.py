@@ -15,7 +15,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pipeline import cli, engine
+from pipeline import engine
+from pipeline.cli import main, program
 from pipeline.cli.system_errors import refused
 from pipeline.errors import ConfigError, StoreError
 from pipeline.meter import base
@@ -83,8 +84,8 @@ def test_what_the_machine_refuses_is_named_with_what_to_do(error: Exception, sai
     def fails(words: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_command", fails)
-    assert cli.main([]) == 2
+    monkeypatch.setattr(program, "_command", fails)
+    assert main([]) == 2
     assert capsys.readouterr().err.startswith("slackwater: ")
 
 
@@ -94,9 +95,9 @@ def test_a_bug_keeps_its_trace(error: Exception, monkeypatch: pytest.MonkeyPatch
     def fails(words: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_command", fails)
+    monkeypatch.setattr(program, "_command", fails)
     with pytest.raises(type(error)):
-        cli.main([])
+        main([])
 
 
 def test_a_lock_that_cannot_be_opened_is_one_line_and_another_users_still_locks(
