@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from pipeline import lock
+
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
 _DAC_READ_SEARCH = 2
@@ -35,6 +37,7 @@ def pytest_configure() -> None:
     ignored SIGINT, which programs that tests start would inherit, and a terminal may be dumb."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["TERM"] = "xterm-256color"
+    os.environ[lock.VARIABLE] = f"-test-{os.getpid()}"  # whoever sweeps here meanwhile is no test's business
     for name in (*_OF_A_TERMINAL, *_OF_A_PERSON):
         os.environ.pop(name, None)
 
@@ -49,13 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class OneSweepAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """Two workers: files that run sweeps go to one of them (a machine takes one at a time); a file stays whole."""
+    """Two workers: files that run sweeps go to one of them (two would disturb each other); a file stays whole."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         if file.startswith("tests/browser/"):
             return "browser"  # they share a store, and a sweep of their own machine
-        apart = ("bad_input", "resume", "experiments", "conduct", "signals")  # these have a machine lock of their own
+        apart = ("bad_input", "resume", "experiments", "conduct", "signals")  # these measure nothing
         return "sweeps" if file.startswith("tests/end_to_end/") and not any(name in file for name in apart) else file
 
 

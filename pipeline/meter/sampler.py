@@ -6,6 +6,7 @@ memory is not in the measured tree. Phase metrics are computed in pipeline/phase
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -197,7 +198,8 @@ class Sampler:
             return
         if process.poll() is None:
             process.kill()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that hangs keeps even a killed process
+            process.wait(_ANSWER_LIMIT_S)
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None and not pipe.closed:
                 try:

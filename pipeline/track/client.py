@@ -6,14 +6,13 @@ The only place that imports mlflow; lazily, since that takes over a second and 1
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import lock
 from pipeline.errors import SlackwaterError, StoreError
 from pipeline.track.location import Location
 
@@ -80,29 +79,19 @@ def make_client(location: Location) -> MlflowClient:
 
 @contextlib.contextmanager
 def first_use(location: Location) -> Iterator[None]:
-    """One process of this machine at a time; a killed one lets go (flock(2))."""
-    with exclusive(location.home / ".store.lock"):
+    """One process of this machine at a time."""
+    with lock.on_file(location.home / ".store.lock", StoreError):
         yield
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """One process of this user on this machine at a time: two would push or fetch the same trial twice."""
-    with exclusive(Path(tempfile.gettempdir()) / f"slackwater-track-{os.getuid()}.lock"):
-        yield
+    def busy(owner: str) -> StoreError:
+        return StoreError(f"Another process ({owner}) sends or fetches results, and was not done with it while we "
+                          f"waited (at most {lock.LIMIT_S:g} s). Try again when it is.")
 
-
-@contextlib.contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
-    """Hold the lock file's flock; waits for whoever holds it."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("ab")
-    except OSError as error:
-        raise StoreError(f"The lock {lock} cannot be opened: {error.strerror}. Make it and its folder writable for "
-                         "this user, or name another folder: SLACKWATER_HOME=FOLDER.") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.on_machine(f"track-{os.getuid()}", lock.LIMIT_S, busy):
         yield
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline import lock
 from pipeline.errors import StoreError
 from pipeline.record.owner import is_alive, owner_tags
 from pipeline.result import TrialResult
-from pipeline.track.client import exclusive
 from pipeline.track.summary import SweepSummary
 
 _RESULT = "result.json"
@@ -149,7 +149,7 @@ class Spool:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time sends from the spool: two would log one trial twice."""
-        with exclusive(self.root.parent / ".spool.lock"):
+        with lock.on_file(self.root.parent / ".spool.lock", StoreError):
             yield
 
     def _sweep(self, sweep_id: str) -> Path:

@@ -254,7 +254,6 @@ def test_a_prompt_longer_than_the_context_is_found_at_the_first_load_with_the_se
         "max_tokens=4",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
         cwd=tmp_path,
-        TMPDIR=str(tmp_path),  # a machine lock of its own: other tests sweep meanwhile
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -270,7 +269,6 @@ def test_an_engine_that_cannot_run_on_this_machine_ends_the_sweep_at_its_first_t
     broken = tmp_path / "engine.py"
     broken.write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     monkeypatch.setattr(llamacpp_available, "program", lambda: [sys.executable, str(broken)])
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["slackwater"])
     monkeypatch.chdir(tmp_path)
     store = f"sqlite:///{tmp_path}/mlflow.db"

@@ -113,7 +113,6 @@ def program(tmp_path: Path, empty_store: Path, model_file: Path, monkeypatch: py
     shutil.copytree(empty_store, tmp_path / "store")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["slackwater"])
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a machine lock of its own
     return Program(tmp_path / "store", monkeypatch, capsys)
 
 

@@ -26,7 +26,7 @@ def test_typed_at_a_terminal(store: Path, model_file: Path) -> None:
     uri = f"sqlite:///{store}/mlflow.db"
     command = [sys.executable, "-m", "pipeline", "run", "mode=interactive", "mode.source=stdin", "max_tokens=12",
                "num_ctx=512", "settle.window_s=0.5", "meter.rate_hz=20", f"tracking.uri={uri}"]
-    with Terminal(command, 80, 60, TMPDIR=str(store)) as terminal:
+    with Terminal(command, 80, 60) as terminal:
         terminal.wait_for("/quit (or Ctrl-D)")
         terminal.wait_for(lambda: terminal.rows[-1] == ">")
         terminal.type("The sea\n")

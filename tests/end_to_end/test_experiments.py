@@ -60,10 +60,9 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has not run anything yet, in a folder and with a machine lock of its own."""
+    """A process that has not run anything yet, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["slackwater"])
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("pipeline.report.timeline_plot.write_png", lambda *arguments: None)
     monkeypatch.setattr("pipeline.sweep.conduct.tell_concerns", lambda run, rate_hz: [])
 

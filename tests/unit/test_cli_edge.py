@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -18,12 +17,10 @@ import pytest
 from pipeline import engine
 from pipeline.cli import main, program
 from pipeline.cli.system_errors import refused
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError
 from pipeline.meter import base
 from pipeline.progress import Fetching, Notice, Waiting
 from pipeline.report.live import Waits
-from pipeline.sweep import lock
-from pipeline.track.client import exclusive
 from tests.conftest import ROOT
 
 
@@ -98,36 +95,6 @@ def test_a_bug_keeps_its_trace(error: Exception, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(program, "_command", fails)
     with pytest.raises(type(error)):
         main([])
-
-
-def test_a_lock_that_cannot_be_opened_is_one_line_and_another_users_still_locks(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """os.open is asked, since root may open everything."""
-    real = os.open
-    allowed = {os.O_RDONLY}
-
-    def refusing(path: str | Path, flags: int, mode: int = 0o777) -> int:
-        if flags not in allowed:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path, flags, mode)
-
-    path = tmp_path / "it's a lock"
-    path.touch()
-    monkeypatch.setattr(lock, "lock_file", lambda: path)
-    monkeypatch.setattr(os, "open", refusing)
-
-    def fails(kind: type[Exception], held: AbstractContextManager[None], said: str) -> None:
-        with pytest.raises(kind, match=said), held:
-            pass
-
-    with lock.machine_lock("fail", print):
-        fails(ConfigError, lock.machine_lock("fail", print), "another sweep runs")
-    allowed.clear()
-    fails(ConfigError, lock.machine_lock("fail", print),
-          r"it's a lock, cannot be opened: Permission denied\..*chmod a\+r '/.*TMPDIR")
-    monkeypatch.undo()
-    (tmp_path / "file").touch()
-    fails(StoreError, exclusive(tmp_path / "file" / ".lock"), r"The lock .*\.lock cannot be opened: File exists")
 
 
 def test_who_asks_for_silence_is_told_whom_the_sweep_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
