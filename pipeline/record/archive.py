@@ -25,7 +25,7 @@ from typing import Any
 from pipeline.errors import ConfigError, StoreError
 from pipeline.record.folder import SWEEP, TEXTS, TRIALS, SweepFolder, place_of
 from pipeline.record.sweep import SweepRecord
-from pipeline.record.trial import ARTIFACTS, RESULT, TrialRecord, safe
+from pipeline.record.trial import ARTIFACTS, RESULT, TrialRecord, masked, safe
 from pipeline.text import to_json
 
 FORMAT = "slackwater sweep"
@@ -39,7 +39,6 @@ _MEMBER = re.compile(rf"README\.txt|trials\.csv|sweep\.json|plan(-\d+)?\.json|no
                      rf"|trials/[\w.+=\-]{{1,120}}/(result\.json|{_ARTIFACTS})", re.ASCII)
 _BINARY = ("timeline.parquet", "timeline.png", "response.txt")
 """Taken as they are; of all others passwords are masked."""
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s\"']*):[^/@\s\"']*@")
 _CHUNK = 1 << 20
 _LARGEST = 1 << 30
 """Bytes of one member; a real one is a few MB."""
@@ -115,7 +114,7 @@ def write(folder: SweepFolder, path: Path) -> SweepRecord:
 
 def _private(content: bytes) -> bytes:
     """Without passwords in addresses: the file is passed on."""
-    return _PASSWORD.sub(r"\1:***@", content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    return masked(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
 
 
 def _table(trials: Sequence[TrialRecord]) -> bytes:

@@ -30,7 +30,7 @@ from typing import Any
 from pipeline.errors import StoreError
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
-from pipeline.record.trial import FINAL, RESULT, TrialRecord, safe, trial_name
+from pipeline.record.trial import FINAL, RESULT, TrialRecord, masked, safe, trial_name
 from pipeline.text import printable, to_json
 
 SWEEPS = "sweeps"
@@ -188,6 +188,8 @@ class SweepFolder:
         """Make a trial durable, with what lies in `staged` (renamed if `stage` made it, else copied); returns it with
         its attempt and folder. Raises StoreError (disk full, …)."""
         record = replace(record, attempt=self._next(record.order))
+        if isinstance(uri := record.params.get("tracking.uri"), str):
+            record = replace(record, params={**record.params, "tracking.uri": masked(uri)})
         final = Path(self.path / TRIALS / record.name)
         with _disk_errors(final):
             folder = staged

@@ -155,6 +155,11 @@ class TrialRecord:
         return replace(self, folder=folder, run_id=run_id)
 
 
+def masked(text: str) -> str:
+    """Without the passwords of the addresses in it: what is kept may be passed on."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
 def trial_name(order: int, cell: str, repetition: int, attempt: int = 1) -> str:
     """Of a trial's folder. The cell is cut to 80 characters: 255 is the limit of a name."""
     return f"{order:04d}-{safe(cell)}-r{repetition}" + (f".{attempt}" if attempt > 1 else "")
@@ -165,6 +170,7 @@ def safe(text: str) -> str:
     return re.sub(r"[^\w.\-+]", "_", text, flags=re.ASCII)[:80].lstrip(".") or "_"
 
 
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s\"']*):[^/@\s\"']*@")
 _KEPT = [name for name in TrialRecord.__dataclass_fields__ if name not in ("run_id", "folder")]
 _KINDS = {"sweep_id": str, "cell": str, "mode": str, "infer_os": str, "repetition": int, "block": int, "order": int,
           "started_ms": int, "ended_ms": int, "method": int, "attempt": int, "params": Mapping, "settings": Mapping,

@@ -175,3 +175,10 @@ def test_reading_many_trials_is_said_on_a_terminal_and_nowhere_else(
         say_reading(done, 5000)
     say_reading(100, 500)
     assert capsys.readouterr().err == "\r\033[Ktrials read: 100 of 5000\r\033[K"
+
+
+def test_the_password_of_the_store_is_not_kept(folder: SweepFolder) -> None:
+    put = folder.put(trial(params={"tracking.uri": "postgresql://me:secret@host/db"}))
+    assert folder.trials() == [put]
+    assert put.params == {"tracking.uri": "postgresql://me:***@host/db"}
+    assert b"secret" not in (put.folder / "result.json").read_bytes()
