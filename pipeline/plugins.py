@@ -140,6 +140,11 @@ def installed() -> list[Installed]:
     return found
 
 
+def packages() -> list[str]:
+    """The names of the packages that bring plug-ins."""
+    return sorted({point.dist.name for point in _entry_points(tuple(sys.path)) if point.dist})
+
+
 def config_folders() -> Sequence[Path]:
     """The folder `conf` of each package that brings a plug-in: its config files stand there as ours do in conf/.
 

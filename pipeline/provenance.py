@@ -14,13 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline import machine
+from pipeline.plugins import packages
 
 PACKAGES = ("slackwater", "hydra-core", "omegaconf", "mlflow", "xllamacpp", "psutil", "numpy", "pyarrow")
 
 
-def _package_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Version by package: those that decide what is measured, and every one that brings a plug-in."""
     found = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *packages()):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -46,8 +48,8 @@ def _revision() -> str:
 @functools.cache
 def facts() -> Mapping[str, str]:
     """This machine and this program, as strings; the same for every trial of a process."""
-    packages = {f"package.{name}": found for name, found in _package_versions().items()}
-    return {**machine.facts(), "revision": _revision(), **packages}
+    versions = {f"package.{name}": found for name, found in package_versions().items()}
+    return {**machine.facts(), "revision": _revision(), **versions}
 
 
 _COMMAND = "SLACKWATER_COMMAND"

@@ -18,6 +18,7 @@ from pipeline.engine import engines, load_engine
 from pipeline.errors import ConfigError
 from pipeline.meter.base import Absent, Available, find_all
 from pipeline.plugins import ENGINES, Installed, installed
+from pipeline.provenance import package_versions
 from pipeline.settle.base import load_rule
 from pipeline.sweep.cells import check_cells
 from pipeline.sweep.composed import typed
@@ -125,6 +126,10 @@ def test_asking_for_one_that_breaks_is_an_error_with_its_cause(override: str, sa
     if override.startswith("engine"):
         with pytest.raises(ConfigError, match=said):
             load_engine(config(override))
+
+
+def test_its_version_is_recorded_with_every_number() -> None:
+    assert package_versions()["tidal"] == "1.0"
 
 
 def test_the_doctor_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
