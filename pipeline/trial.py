@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline import interrupt
 from pipeline.clear import clear_caches, clear_program
 from pipeline.config import Config
+from pipeline.engine import process
 from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, LogCheck, Proof, Request, Server
 from pipeline.errors import EngineError, MeterError, PromptTooLongError, SlackwaterError
 from pipeline.meter import tree
@@ -107,6 +108,7 @@ class Trial:
     def run(self) -> Record:
         """All stages. Never raises what a trial can suffer: a failure or Ctrl-C ends it early and is in the record."""
         try:
+            process.guarded()  # before anything is measured
             self.before = snapshot(own_pids=self.own)
             self.clear()
             self.start()
@@ -249,8 +251,11 @@ class Trial:
                 self.sampler.unfollow()
             except MeterError as error:
                 self.record.error = self.record.error or error
-            if self.server is not None:
-                self.server.stop()
+            try:
+                if self.server is not None:
+                    self.server.stop()
+            except EngineError as error:
+                self.record.error = self.record.error or error
         self.record.interrupted = self.record.interrupted or held.came
 
     # What a source of prompts may ask for while it waits (prompts.Meanwhile)

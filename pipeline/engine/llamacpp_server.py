@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost memory
@@ -134,6 +135,7 @@ def borrow(said: str, folder: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Entry point."""
     libraries, *arguments = arguments
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler waits for ever while C code runs
     try:
         import xllamacpp  # type: ignore[import-untyped]
     except ImportError as error:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline import interrupt
+from pipeline.engine import guard
 from pipeline.errors import EngineError
 from pipeline.record.reason import Reason
 
@@ -38,6 +40,13 @@ except OSError as error:
     os._exit(127)
 """
 _NOT_RUN = 127
+
+HURRY_S = 2.0
+"""How long a server may take to end once a user has interrupted."""
+KILLED_LIMIT_S = 10.0
+
+_STARTED: set[psutil.Process] = set()
+"""What this process has started here."""
 
 # What a server may see of our environment: the rest (LLAMA_ARG_*, OLLAMA_*, OMP_*, MALLOC_*, PYTHON*, proxies)
 # would change what is measured without standing in any config.
@@ -66,11 +75,13 @@ def left_out() -> list[str]:
 class Child:
     """A program that we started, the leader of its own session. Not thread-safe."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path, mark: str) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], log_path: Path, mark: str,
+                 before: Collection[psutil.Process]) -> None:
         self._popen, self._mark = popen, mark
         self._ended_by_us = False
         self._oom_kills = _oom_kills()
         self._seen: dict[int, psutil.Process] = {}
+        self._before = before
         self.pid = popen.pid
         self.log_path = log_path
 
@@ -122,32 +133,57 @@ class Child:
 
     def descendants(self) -> list[psutil.Process]:
         """Its living children and theirs, also those that left its session and whose parent has ended."""
+        roots = [*_marked(self._mark), *self._adopted()]
         with contextlib.suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self.pid).children(recursive=True):
-                self._seen[process.pid] = process
-        for process in _marked(self._mark):
-            if process.pid != self.pid:
-                self._seen[process.pid] = process
+            roots.append(psutil.Process(self.pid))
+        for root in roots:
+            self._seen[root.pid] = root
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._seen.update({process.pid: process for process in root.children(recursive=True)})
         # `is_running` compares start times, so that a reused PID is never taken for ours.
-        self._seen = {pid: process for pid, process in self._seen.items() if process.is_running()}
+        self._seen = {pid: process for pid, process in self._seen.items() if process.is_running() and pid != self.pid}
         return list(self._seen.values())
 
+    def _adopted(self) -> list[psutil.Process]:
+        """What was re-parented to us since it was started: children of ours that are not in our session, and that we
+        did not start. The mark may be missing there: a program can be started with an empty environment."""
+        found = []
+        for process in psutil.Process().children():
+            with contextlib.suppress(ProcessLookupError):
+                if process not in self._before and process not in _STARTED and os.getsid(process.pid) != os.getsid(0):
+                    found.append(process)
+        return found
+
     def end(self, limit_s: float) -> None:
-        """SIGTERM to all of it, SIGKILL to what is left after `limit_s`; returns when all of it is reaped."""
-        below = self.descendants()
+        """SIGTERM to it, SIGKILL to what is left of all of it after `limit_s`; returns when all of it is reaped.
+
+        A user who interrupts waits HURRY_S for it. Raises EngineError if even a killed process does not end."""
+        self.descendants()  # seen while their parents live
+        began = time.monotonic()
         if self._popen.poll() is None:
             self._ended_by_us = True
             self._popen.terminate()
+        while self._popen.poll() is None and time.monotonic() - began < (
+                min(limit_s, HURRY_S) if interrupt.came() else limit_s):
+            time.sleep(0.005)
+        began = time.monotonic()
+        while (below := self.descendants()) or self._popen.poll() is None:
+            if time.monotonic() - began > KILLED_LIMIT_S:
+                raise EngineError(f"Process {(below[0] if below else self).pid} was killed and has not ended in "
+                                  f"{KILLED_LIMIT_S:g} s: the kernel holds it, since a disk or a driver does not "
+                                  "answer (see dmesg).")
+            for process in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self._popen.kill()  # nothing where it has ended
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(limit_s)
-        below = list({process.pid: process for process in (*below, *self.descendants())}.values())
-        for process in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        if self._popen.poll() is None:
-            self._popen.kill()
-            self._popen.wait()
-        psutil.wait_procs(below, timeout=limit_s)  # those that were re-parented to us are reaped by it
+                self._popen.wait(0.2)
+            psutil.wait_procs(below, timeout=0.2)  # those that were re-parented to us are reaped by it
+
+
+def guarded() -> None:
+    """What our servers leave is ended also if we are killed; call it before anything is measured."""
+    guard.keep(_MARK)
 
 
 def start(
@@ -161,6 +197,8 @@ def start(
     """
     # Grandchildren whose parent died come to us instead of to init, so that they can be found and reaped.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guarded()
+    before = frozenset(psutil.Process().children())
     # A first program arms the signal and then becomes `command`: a preexec_fn is unsafe where threads run.
     armed = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
     # Descendants inherit the environment, so that none of them can get lost, whatever session it moves to.
@@ -173,7 +211,9 @@ def start(
             )
     except OSError as error:
         raise EngineError(f"{command[0]} could not be started: {error.strerror} ({error.filename}).") from error
-    return Child(popen, log_path, mark)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _STARTED.add(psutil.Process(popen.pid))
+    return Child(popen, log_path, mark, before)
 
 
 def command_line(pid: int) -> list[str]:

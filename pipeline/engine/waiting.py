@@ -1,8 +1,8 @@
 """When a wait for a server has lasted too long: one rule for every wait of a trial, on every engine.
 
 A wait goes on while something moves: a token, a byte loaded, a line in the log, or 0.1 core used by the server's
-processes. It ends when none of these moved for the wait's limit, or at the outer limit of the whole trial. How an
-engine asks its server, and what it does about a wait that is over, is the engine's.
+processes. It ends when none of these moved for the wait's limit, at the outer limit of the whole trial, or when a
+process is stopped. How an engine asks its server, and what it does about a wait that is over, is the engine's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ BUSY_CORES = 0.1
 LOOK_S = 1.0
 """CPU is read this often at the most; a reading costs some 0.2 ms."""
 SIGNS_S = 0.1
+
+STOPPED_S = 1.5
+"""A process that is stopped (SIGSTOP; state T) answers nothing, and is waited for so long only."""
 
 BLIND_FACTOR = 5
 """Where no process can be looked into, only its answer counts, and it may be silent for this many limits."""
@@ -52,7 +55,7 @@ class Wait:
         self.limit_s = limit_s if pid else limit_s * BLIND_FACTOR
         self.look_s = min(LOOK_S, self.limit_s / 4)
         """Seconds between two readings of CPU time."""
-        self._last = self._looked = self._read = time.monotonic()
+        self._last = self._looked = self._read = self._running = time.monotonic()
         self._seen, self._used = signs(), cpu_seconds(pid)
         self.reason = ""
         """Why it is over; "" while it is not."""
@@ -75,6 +78,8 @@ class Wait:
             if now >= self.outer.at_s:
                 self.reason = (f"was still busy during {self.doing} when the trial had lasted {self.outer.said}, its "
                                "outer limit")
+            elif now - self._running > STOPPED_S:
+                self.reason = f"was stopped (SIGSTOP) during {self.doing}: process {self._pid}, or one below it"
             elif now - self._last > self.limit_s:
                 self.reason = f"made no progress during {self.doing}: {missing} for {self._stalled()}"
         return self.reason
@@ -89,6 +94,8 @@ class Wait:
             busy_s = sum(seconds - self._used.get(pid, 0.0) for pid, seconds in used.items())
             if busy_s >= BUSY_CORES * (now - self._read):
                 self._last = now
+            if not any(map(_is_stopped, used)):
+                self._running = now
             self._used, self._read = used, now
 
     def _stalled(self) -> str:
@@ -97,6 +104,12 @@ class Wait:
                     f"{self.setting} if this machine is that slow")
         return (f"{self.limit_s:g} s ({BLIND_FACTOR} × {self.setting}={self._asked_s:g}: its processes cannot be seen "
                 f"from here, so that only its answer counts). Raise {self.setting} if that machine is so slow")
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def cpu_seconds(root: int) -> dict[int, float]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline import interrupt
 from pipeline.engine import process
 from pipeline.errors import EngineError
 
@@ -21,6 +23,8 @@ SLEEP = "import time; time.sleep(60)"
 # A server whose child leaves another behind in a session of its own, and a server that ignores SIGTERM.
 STRAY = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)"
 FAMILY = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STRAY!r}]); print('up', flush=True); {SLEEP}"
+LOST = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True, env={{}})"
+EMPTIED = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LOST!r}]); print('up', flush=True); {SLEEP}"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); {SLEEP}"
 
 
@@ -104,6 +108,49 @@ def test_ending_takes_strays_in_other_sessions_along_and_reaps_them(start: Calla
     assert not psutil.pid_exists(child.pid)
 
 
+def test_a_grandchild_with_an_emptied_environment_is_found_and_ended_and_helpers_are_not(
+        start: Callable[[str], process.Child]) -> None:
+    helper = subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True)  # as the sampler is
+    child = start(EMPTIED)
+    until(lambda: "up" in child.log())
+    other = start(SLEEP)
+    beside = subprocess.Popen([sys.executable, "-c", SLEEP])
+    (stray,) = child.descendants()
+    assert stray.ppid() == os.getpid()
+    child.end(5.0)
+    assert gone(stray.pid) and gone(child.pid)
+    assert helper.poll() is None and beside.poll() is None and other.ended() is None
+    for each in (helper, beside):
+        each.kill()
+        each.wait()
+
+
+def test_a_process_that_even_a_kill_does_not_end_is_named_and_not_awaited_for_ever(
+        start: Callable[[str], process.Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that the kernel holds in state D."""
+    child = start(f"print('up', flush=True); {SLEEP}")
+    until(lambda: "up" in child.log())
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "KILLED_LIMIT_S", 0.2)
+        patched.setattr(child._popen, "terminate", lambda: None)
+        patched.setattr(child._popen, "kill", lambda: None)
+        with pytest.raises(EngineError, match=f"Process {child.pid} was killed and has not ended in 0.2 s"):
+            child.end(0.1)
+
+
+def test_a_user_who_interrupts_waits_two_seconds_for_a_server_and_not_its_limit(
+        start: Callable[[str], process.Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start(STUBBORN)
+    until(lambda: "up" in child.log())
+    monkeypatch.setattr(process, "HURRY_S", 0.3)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with interrupt.listening(is_program=False), interrupt.held_back():
+        child.end(30.0)
+    assert time.monotonic() - began < 10
+    interrupt._came.clear()
+
+
 def test_what_ignores_sigterm_is_killed_after_the_limit(start: Callable[[str], process.Child]) -> None:
     child = start(STUBBORN)
     until(lambda: "up" in child.log())
@@ -126,6 +173,27 @@ def test_the_death_of_the_orchestrator_takes_the_server_along(tmp_path: Path) ->
         until(lambda: "time.sleep(60)" in " ".join(process.command_line(pid)[-1:]))
         orchestrator.kill()
     until(lambda: gone(pid))
+
+
+def test_a_server_deaf_to_sigterm_and_its_child_end_when_the_orchestrator_is_killed(tmp_path: Path) -> None:
+    """As Ollama is started: the kernel's SIGTERM is to make it end its own."""
+    deaf = ("import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], env={{}}); "
+            f"print(child.pid, flush=True); {SLEEP}")
+    code = ("import signal, sys, time; from pathlib import Path; from pipeline.engine import guard, process\n"
+            "guard.GRACE_S = 0.2\n"
+            "child = process.start([sys.executable, '-c', sys.argv[2]], environment=process.clean_environment(),\n"
+            "                      log_path=Path(sys.argv[1]), death_signal=signal.SIGTERM)\n"
+            "print(child.pid, flush=True); time.sleep(60)")
+    log = tmp_path / "log"
+    with subprocess.Popen([sys.executable, "-c", code, str(log), deaf], stdout=subprocess.PIPE, text=True,
+                          cwd=ROOT) as orchestrator:
+        assert orchestrator.stdout is not None
+        pids = [int(orchestrator.stdout.readline())]
+        until(lambda: log.read_text().endswith("\n"))
+        pids.append(int(log.read_text()))
+        orchestrator.kill()
+    until(lambda: all(map(gone, pids)))
 
 
 def test_mapped_files_are_told_from_read_ones(start: Callable[[str], process.Child], tmp_path: Path) -> None:

@@ -62,6 +62,15 @@ def test_a_server_that_sleeps_is_given_up_at_the_limit(running: list[subprocess.
     assert 0.4 <= time.monotonic() - began < 2.0
 
 
+def test_a_server_that_is_stopped_is_given_up_within_two_seconds(running: list[subprocess.Popen[bytes]]) -> None:
+    pid = run(BUSY, running)
+    wait = Wait("generation", 60.0, "engine.no_progress_s", pid)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert outlived(wait, 10.0) == f"was stopped (SIGSTOP) during generation: process {pid}, or one below it"
+    assert time.monotonic() - began < 2.5
+
+
 def test_tokens_and_loaded_bytes_are_progress_without_any_cpu(running: list[subprocess.Popen[bytes]]) -> None:
     pid, loaded = run(IDLE, running), [0]
     wait = Wait("load", 0.4, "engine.no_progress_s", pid, signs=lambda: loaded[0])
