@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-TIMES = 30 if os.environ.get("CI") or os.environ.get("SLACKWATER_TEST_ALL") else 5
+EVERYTHING = bool(os.environ.get("CI") or os.environ.get("SLACKWATER_TEST_ALL"))
 
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
@@ -38,9 +38,10 @@ def until_it_listens(process: subprocess.Popen[str]) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("words", [("run", "mode=oneshot,interactive", "--dry-run"), ("show",)], ids=" ".join)
+@pytest.mark.parametrize(("words", "times"), [
+    (("run", "mode=oneshot", "--dry-run"), 30 if EVERYTHING else 3), (("show",), 30 if EVERYTHING else 2)])
 def test_a_signal_at_any_instant_is_the_end_with_its_exit_code_and_no_trace(
-        words: tuple[str, ...], store_of_3c8a73e: Path, model_file: Path) -> None:
+        words: tuple[str, ...], times: int, store_of_3c8a73e: Path, model_file: Path) -> None:
     home = store_of_3c8a73e
     whole = start(home, *words)
     until_it_listens(whole)
@@ -50,7 +51,7 @@ def test_a_signal_at_any_instant_is_the_end_with_its_exit_code_and_no_trace(
     assert whole.returncode == 0, said
     drawn, seed = random.Random(), random.SystemRandom().randrange(2**32)
     drawn.seed(seed)
-    for _ in range(TIMES):
+    for _ in range(times):
         number, after_s = drawn.choice((signal.SIGINT, signal.SIGTERM)), drawn.uniform(0, lasts_s)
         process = start(home, *words)
         until_it_listens(process)
