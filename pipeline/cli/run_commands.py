@@ -138,17 +138,16 @@ def _is_bug(error: Exception) -> bool:
 
 
 def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
-    import tempfile
-
     from pipeline.report.live import Progress, Waits
+    from pipeline.scratch import scratch
     from pipeline.sweep.hydra_app import run_hydra
 
     sweep.listener = Waits() if flags.as_json or flags.quiet else Progress(verbose=flags.verbose)
     interrupted = False
     try:
         # Hydra insists on a folder of its own
-        with tempfile.TemporaryDirectory(prefix="slackwater-") as folder:
-            run_hydra(arguments, Path(folder))
+        with scratch() as folder:
+            run_hydra(arguments, folder)
     except KeyboardInterrupt:
         interrupted = True
     if sweep.asked.dry_run:

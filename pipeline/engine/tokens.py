@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.config import Config
 from pipeline.engine.base import EngineBase, Request, Scalar
 from pipeline.engine.llamacpp import LlamaServer
 from pipeline.model import gguf_file
+from pipeline.scratch import scratch
 
 Count = Callable[[str], int]
 """Tokens of a prompt, template of the server and special tokens included. Raises EngineError."""
@@ -36,9 +36,9 @@ _SETTINGS: dict[str, Scalar] = {
 @contextlib.contextmanager
 def by_file(path: Path, config: Config) -> Iterator[Count]:
     """Counts with a GGUF file's tokenizer. Raises ConfigError: no GGUF; EngineError: a tokenizer that is not usable."""
-    with tempfile.TemporaryDirectory(prefix="slackwater-tokens-") as folder:
-        vocabulary = write_vocabulary(path, Path(folder) / "vocabulary.gguf")
-        server = LlamaServer(config, {"model": str(vocabulary), **_SETTINGS}, vocabulary, Path(folder) / "server.log")
+    with scratch() as folder:
+        vocabulary = write_vocabulary(path, folder / "vocabulary.gguf")
+        server = LlamaServer(config, {"model": str(vocabulary), **_SETTINGS}, vocabulary, folder / "server.log")
         try:
             yield lambda prompt: server.tokens(prompt, config.engine.raw)
         finally:
@@ -48,8 +48,8 @@ def by_file(path: Path, config: Config) -> Iterator[Count]:
 @contextlib.contextmanager
 def by_server(engine: EngineBase) -> Iterator[Count]:
     """Counts by requests for one token to a server of the cell, which is started for it. Raises EngineError."""
-    with tempfile.TemporaryDirectory(prefix="slackwater-tokens-") as folder:
-        server = engine.start(Path(folder) / "server.log")
+    with scratch() as folder:
+        server = engine.start(folder / "server.log")
         try:
             yield lambda prompt: server.generate(
                 Request(prompt=prompt, max_tokens=1, seed=engine.config.seed, raw=engine.config.engine.raw),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from pipeline.meter.sampler_program import parse_status
 from pipeline.meter.system import Disturbance, disturbance, read_system, snapshot
 from pipeline.meter.tree import members, reset_peaks
 from pipeline.phases import MIB
+from pipeline.scratch import scratch
 
 NEIGHBOURS_SHOWN = 8
 NOT_IN_KERNEL = N_("not in this kernel")
@@ -282,8 +282,7 @@ def _about_sampler(report: SamplerReport | MeterError, rate_hz: float) -> list[C
 
 def _try_sampler(rate_hz: float, seconds: float = 0.6) -> SamplerReport | MeterError:
     try:
-        with (tempfile.TemporaryDirectory(prefix="slackwater-") as folder,
-              Sampler(Path(folder), rate_hz, 0.2) as sampler):
+        with scratch() as folder, Sampler(folder, rate_hz, 0.2) as sampler:
             sampler.follow(os.getpid())
             time.sleep(seconds)
             return sampler.stop()

@@ -6,7 +6,6 @@ The live picture is drawn in the report room; here are the values.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pipeline.meter.sampler import Sampler, lost_slots, process_cpu_ns
 from pipeline.meter.tree import members, read_peaks, read_tree, reset_peaks
 from pipeline.metrics import KINDS
 from pipeline.phases import MIB, Peaks, Span, Timeline, joint_peak
+from pipeline.scratch import scratch
 
 SCHEMA_VERSION = 1
 UNSEEN = N_("A child that has detached from this process is not counted: the process is not ours, so the kernel hands "
@@ -160,8 +160,7 @@ def watch(pid: int, seconds: float, rate_hz: float = 100.0,
     """Measure for `seconds` or until the process ends; returns the document of `slackwater watch --json`.
 
     Raises MeterError if there is no such process, or the sampler died."""
-    with (tempfile.TemporaryDirectory(prefix="slackwater-") as folder,
-          Sampler(Path(folder), rate_hz, 0.2) as sampler):
+    with scratch() as folder, Sampler(folder, rate_hz, 0.2) as sampler:
         running = Watch(pid, sampler)
         end = running.begin_ns + round(seconds * 1e9)
         since = running.begin_ns

@@ -5,6 +5,7 @@ Listens to `pipeline.progress` events and remembers what it needs to draw. It me
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections import defaultdict, deque
@@ -101,6 +102,8 @@ class Progress:
         self._last: TrialResult | None = None
         self._durations: dict[str, list[float]] = defaultdict(list)
         self._region: Region | None = None
+        self._shown = self
+        self._freeze()
 
     def __enter__(self) -> Progress:
         return self
@@ -117,6 +120,17 @@ class Progress:
 
     def on_event(self, event: Event) -> None:
         """Take one event; drawing happens a few times a second in the region's thread."""
+        self._learn(event)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """What is drawn from now on: a copy that nothing changes while another thread draws it."""
+        shown = copy.copy(self)
+        shown._shown, shown._spark = shown, self._spark.copy()
+        shown._durations = defaultdict(list, {cell: [*taken] for cell, taken in self._durations.items()})
+        self._shown = shown
+
+    def _learn(self, event: Event) -> None:
         match event:
             case Fetching():
                 self._fetch(event)
@@ -124,6 +138,7 @@ class Progress:
                 self._say(Text(text))
             case SweepStarted():
                 self._started, self._finished = event, event.done
+                self._freeze()
                 if can_redraw(self._console) and not self._quiet:
                     self._region = Region(self._console, self.lines, self._every_s)
             case TrialStarted():
@@ -148,6 +163,7 @@ class Progress:
         if self._quiet:
             return
         text.plain = harmless(text.plain)
+        self._freeze()  # the lines below it are drawn with it
         self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def _fetch(self, event: Fetching) -> None:
@@ -204,7 +220,8 @@ class Progress:
 
     def lines(self, width: int) -> Sequence[Text]:
         """The region: four lines, whatever is known so far, made for so many columns."""
-        return [self._line_sweep(width), self._line_stage(), self._line_memory(width), self._line_last()]
+        shown = self._shown
+        return [shown._line_sweep(width), shown._line_stage(), shown._line_memory(width), shown._line_last()]
 
     def _line_sweep(self, width: int) -> Text:
         sweep, trial, left = self._started, self._trial, self.left_s()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +17,7 @@ from pipeline.report.answer import together
 from pipeline.report.live import sparkline
 from pipeline.report.region import Region, can_redraw
 from pipeline.report.terminal_lines import paragraph, row
+from pipeline.scratch import scratch
 from pipeline.text import print_json
 
 
@@ -32,7 +31,7 @@ def watch_process(wanted: str, seconds: float | None, as_json: bool) -> int:
         return 0
     console = Console(highlight=False)
     spark: deque[float] = deque(maxlen=max(10, console.width - 20))
-    with (tempfile.TemporaryDirectory(prefix="slackwater-") as folder, Sampler(Path(folder), 100.0, 0.2) as sampler):
+    with scratch() as folder, Sampler(folder, 100.0, 0.2) as sampler:
         running = Watch(pid, sampler)
         begin = since = running.begin_ns
         row(console, Text(_("process {pid}   Ctrl-C ends it").format(pid=pid), style="dim"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
@@ -137,6 +140,32 @@ def test_time_left_of_the_first_trial_comes_from_earlier_sweeps() -> None:
     progress = Progress(Console(file=io.StringIO()), 4, clock=Clock())
     progress.on_event(SweepStarted("s1", "", ORDER, 4, ORDER, expected_trial_s=7.0))
     assert progress.left_s() == 28.0
+
+
+def test_it_draws_while_its_numbers_change_in_another_thread() -> None:
+    """The live display died once when a cell was new in the moment it was drawn."""
+    progress, drawn, ended = Progress(Console(file=io.StringIO())), list[int](), threading.Event()
+    progress.on_event(STARTED)
+
+    def draw() -> None:
+        while not ended.is_set():
+            drawn.append(len(screen(progress, 80)))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor() as pool:
+            drawing = pool.submit(draw)
+            for order in range(400):
+                progress.on_event(TrialStarted(order, f"cell{order}", 1, 1))
+                progress.on_event(TrialFinished(result(f"cell{order}", order)))
+                progress.on_event(Reading(order * MIB, 0, 0, 0, 0, order * 10**9))
+            ended.set()
+            drawing.result(30)
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+    assert set(drawn) == {4}
 
 
 def test_a_sparkline_starts_at_zero() -> None:

@@ -6,7 +6,6 @@ Only when engine.pull=true asks for it. The registry is Ollama's own affair; no 
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.engine.ollama.api import Api
 from pipeline.engine.ollama.start import answering, start_serve
 from pipeline.errors import ConfigError, EngineError
 from pipeline.model.digest import Progress
+from pipeline.scratch import scratch
 
 _STALL_S = 120.0
 
@@ -31,8 +31,8 @@ def pull(binary: Path, name: str, config: Engine, progress: Progress) -> None:
     folder = model_store.own_store()
     folder.mkdir(parents=True, exist_ok=True)
     extra = {each: os.environ[each] for each in _FOR_THE_REGISTRY if each in os.environ}
-    with tempfile.TemporaryDirectory(prefix="slackwater-pull-") as scratch:
-        child = start_serve(binary, Path(scratch), folder, Path(scratch, "server.log"), "127.0.0.1:0", extra)
+    with scratch() as home:
+        child = start_serve(binary, home, folder, home / "server.log", "127.0.0.1:0", extra)
         try:
             _pull(answering(child, config.start_limit_s), name, progress)
         except EngineError as error:
