@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import lock
 from pipeline.errors import SlackwaterError, StoreError
@@ -30,13 +30,17 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
+BUSY_S = 2.0
+"""How long a database that another program has locked is awaited; its trials wait in the records then."""
+
 
 def prepare() -> None:
     """Settings that MLflow reads at import; what the user has set stays."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # its traces of what it then raises, which we say in a line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
@@ -70,6 +74,7 @@ def make_client(location: Location) -> MlflowClient:
 
         if location.database is not None:
             _make_whole(location.database)
+            _make_impatient()
         with _no_stray_folders(location):
             client = MlflowClient(location.uri)
             # the constructor is lazy for a server: ask something
@@ -108,6 +113,19 @@ def _make_whole(database: Path) -> None:
     utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
     engine.dispose()
     unfinished.replace(database)
+
+
+def _make_impatient() -> None:
+    """MLflow waits 20 s for a database that another program has locked, in C code that hears no Ctrl-C."""
+    import sqlalchemy
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", _shorter, retval=True)
+
+
+def _shorter(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> tuple[str, Any]:
+    if statement.startswith("PRAGMA busy_timeout"):
+        statement = f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}"
+    return statement, parameters
 
 
 @contextlib.contextmanager

@@ -27,8 +27,9 @@ class OnTheDefaultModel(EngineContract):
     switched = ("infer_os=on",)
     says: ClassVar[Mapping[str, str]] = {
         "killed": "ended during generation: killed by signal 9",
-        "frozen": "made no progress during generation: no token for 1 s",
-        "frozen at load": "made no progress during load", "dead": "ended during load: killed by signal 9"}
+        "frozen": r"made no progress during generation: no token for 1 s|was stopped \(SIGSTOP\) during generation",
+        "frozen at load": r"made no progress during load|was stopped \(SIGSTOP\) during load",
+        "dead": "ended during load: killed by signal 9"}
 
     def test_a_started_server_has_not_mapped_the_weights(self, engine: EngineBase, start: Start) -> None:
         assert engine.model_path is not None
