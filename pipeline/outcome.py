@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from pipeline.config import Config, InferOs, Stop
 from pipeline.defaults import flags_on, leaves
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.engine.knobs import as_text
-from pipeline.errors import EngineUnusableError, PromptTooLongError
+from pipeline.machine import HARDWARE
 from pipeline.meter.base import Available
 from pipeline.meter.sampler import SamplerReport
-from pipeline.meter.timeline import downsample, write_parquet
+from pipeline.meter.timeline import write_parquet
 from pipeline.metrics import INTERVALS, MOMENTS
 from pipeline.model.files import title
 from pipeline.phases import (
@@ -44,7 +44,7 @@ from pipeline.phases import (
     release_metrics,
 )
 from pipeline.record.reason import INTERRUPTED, Reason, as_reason, of_error
-from pipeline.result import METHOD, TrialResult, Verdict
+from pipeline.record.trial import METHOD, TrialRecord, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
 from pipeline.text import printable, to_json
 from pipeline.trial import Record
@@ -75,7 +75,14 @@ in by them), nor those by which the tree grows (`phases.read_back`)."""
 STALL_PCT = 1.0
 """Share of a trial in which some task waited for memory (PSI), above which a note says so."""
 
-DrawTimeline = Callable[[Path, Timeline, Sequence[Mark], str], None]
+ERROR_KIND = "error"
+"""The tag of a failed trial that says which kind of error ended it (errors.py)."""
+
+DIGITS = 9
+"""Significant digits of a metric that are kept: a byte of a GiB, and below what any clock or counter here resolves."""
+
+MACHINE = ("host", "boot_id", "kernel", *HARDWARE, "memory_total")
+"""What of the machine that measured stands with every trial: with whose numbers its own compare."""
 
 
 def infer_os_label(flags: InferOs) -> str:
@@ -279,7 +286,7 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
     """Verdict, its reasons, and notes. Suspect is what touches the number of the question: a reason that concerns the
     whole trial, or a phase of a question metric that is suspect. A busy neighbour and lost slots are notes."""
     if record.interrupted:
-        return "failed", [Reason(INTERRUPTED)], []
+        return "interrupted", [Reason(INTERRUPTED)], []
     if record.error is not None:
         return "failed", [of_error(record.error)], []
     reasons, notes = list[Reason](), list[Reason]()
@@ -343,34 +350,33 @@ class Sampled:
 
 
 def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBase, plan: Plan, folder: Path,
-              started_ms: int, ended_ms: int, draw: DrawTimeline | None) -> TrialResult:
-    """The trial's result, its artifacts written into `folder`; whatever was measured before a failure is in it."""
-    timeline = sampled.timeline
-    metrics = metrics_of(record, timeline, sampled.report, config, sampled.processes)
+              started_ms: int, ended_ms: int) -> TrialRecord:
+    """The trial as it is kept, its artifacts written into `folder`; what was measured before a failure is in it."""
+    metrics = metrics_of(record, sampled.timeline, sampled.report, config, sampled.processes)
     metrics |= {f"plan/{component}_mib": {0: held / MIB} for component, held in plan.memory.items()}
     verdict, reasons, notes = verdict_of(record, metrics, sampled.report, config)
-    provided = {**provenance.facts(), **engine.provenance()}
+    here = provenance.facts()
+    provided = {**here, **engine.provenance()}
     place = config.place
-    _write_artifacts(record, sampled, config, plan, folder, provided, draw)
-    origin = record.spans[0].start_ns if record.spans else 0
-    label, called = infer_os_label(config.infer_os), {"model.name": title(config.model)}
-    return TrialResult(
+    _write_artifacts(record, sampled, config, plan, folder, provided)
+    called = {"model.name": title(config.model)}
+    return TrialRecord(
         sweep_id=place.sweep_id, cell=place.cell, repetition=place.repetition, block=place.block, order=place.order,
-        mode=config.mode.name, infer_os=label, verdict=verdict, reasons=reasons,
-        notes=[*map(as_reason, plan.notes), *notes], started_ms=started_ms, ended_ms=ended_ms,
-        params=flatten(config) | called, settings=dict(plan.settings), metrics=metrics,
-        suspect_phases=suspect_phases_of(record, metrics, config),
-        series=downsample(timeline, origin, config.tracking.timeline_points) if config.tracking.timeline_points else {},
+        mode=config.mode.name, infer_os=infer_os_label(config.infer_os), verdict=verdict,
+        reasons=tuple(reasons), notes=(*map(as_reason, plan.notes), *notes), started_ms=started_ms,
+        ended_ms=ended_ms, params=flatten(config) | called, settings=dict(plan.settings),
+        turns={name: {turn: float(f"{value:.{DIGITS}g}") for turn, value in turns.items()}
+               for name, turns in metrics.items()},
+        suspect_phases=suspect_phases_of(record, metrics, config), method=METHOD,
         tags={"engine": config.engine.name, "model": called["model.name"],
               **({"swept_knobs": place.swept_knobs} if place.swept_knobs else {}),
               **({"knobs": ", ".join(f"{name}={as_text(value)}" for name, value in config.knob.items())}
                  if config.knob else {}),
               **({"typed": f"{len(record.generations)} prompts"} if config.mode.source == "stdin" else {}),
               **({"prompt_digest": _digest_of(record.prompts)} if config.mode.source == "recorded" else {}),
-              **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided}},
-        folder=str(folder), method=METHOD,
-        extra={"interrupted": record.interrupted, "prompt_too_long": isinstance(record.error, PromptTooLongError),
-               "engine_unusable": isinstance(record.error, EngineUnusableError)},
+              **({ERROR_KIND: type(record.error).__name__} if record.error is not None else {}),
+              **{key: provided[key] for key in ("engine_version", "model_digest") if key in provided},
+              **{key: here[key] for key in MACHINE if key in here}},
     )
 
 
@@ -380,7 +386,7 @@ def _digest_of(prompts: Mapping[int, str]) -> str:
 
 
 def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Plan, folder: Path,
-                     provided: Mapping[str, str], draw: DrawTimeline | None) -> None:
+                     provided: Mapping[str, str]) -> None:
     shown = OmegaConf.structured(config)
     if config.tracking.uri is not None:
         shown.tracking.uri = provenance.without_password(config.tracking.uri)
@@ -404,6 +410,3 @@ def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Pla
     (folder / "server.log").touch()
     if len(sampled.timeline.t_ns):
         write_parquet(folder / "timeline.parquet", sampled.timeline, record.marks, sampled.processes)
-        if draw is not None:
-            draw(folder / "timeline.png", sampled.timeline, record.marks,
-                 f"{config.place.cell} r{config.place.repetition}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pipeline.result import TrialResult
+from pipeline.record.trial import TrialRecord
 
 Stage = Literal["clear", "start", "load", "measure", "generate", "settle", "release"]
 
@@ -125,7 +125,7 @@ class TurnMeasured:
 class TrialFinished:
     """A trial ended, well or not."""
 
-    result: TrialResult
+    trial: TrialRecord
 
 
 @dataclass(frozen=True)

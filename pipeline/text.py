@@ -28,14 +28,15 @@ _LONE = re.compile("[\ud800-\udfff]")
 """Lone surrogates: what Python makes of bytes that are not in the encoding, in arguments and file names (PEP 383)."""
 
 
-def to_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+def to_json(value: Any, indent: int | None = None, sort_keys: bool = False, compact: bool = False) -> str:
     """One JSON document that UTF-8 can hold; what JSON does not know is written as text.
 
     A file name whose bytes are not UTF-8 has lone surrogates (PEP 383), which JSON can hold escaped only."""
     import json  # every command imports this module
 
-    text = json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=sort_keys, default=str)
-    return text if not _LONE.search(text) else json.dumps(value, indent=indent, sort_keys=sort_keys, default=str)
+    form: Any = {"indent": indent, "sort_keys": sort_keys, "separators": (",", ":") if compact else None}
+    text = json.dumps(value, ensure_ascii=False, default=str, **form)
+    return text if not _LONE.search(text) else json.dumps(value, default=str, **form)
 
 
 def print_json(value: Any) -> None:

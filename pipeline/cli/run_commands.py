@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import interrupt
-from pipeline.errors import ConfigError, SlackwaterError
+from pipeline.errors import ConfigError, SlackwaterError, StoreError
 from pipeline.language import _
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.record.sweep import SweepRecord
     from pipeline.sweep.conversation import Conversation
     from pipeline.sweep.rerun import Again
     from pipeline.sweep.run import SweepRun
@@ -104,7 +103,7 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
         stored = [] if before is None or again is None else [_AGAIN, again if Path(again).is_absolute() else before.of]
         asked = Asked([*stored, *arguments], register(arguments), before, resume,
                       flags.fresh or (before is not None and not resume), flags.accept_change, flags.dry_run,
-                      flags.verbose, lambda config: _conversation(config, flags), _draw)
+                      flags.verbose, lambda config: _conversation(config, flags))
         sweep.asked = asked if before is None else replace(asked, experiment=before.experiment)
         # the language is not part of the sweep: Hydra gets it, the record does not
         words = [*([f"lang={flags.lang}"] if flags.lang else []), *with_files(arguments)]
@@ -155,29 +154,24 @@ def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
             return interrupt.exit_code()
         _print_plan(sweep, flags.as_json)
         return 0
-    if sweep.trials and sweep.store is not None and sweep.summary is not None:
-        from pipeline.record.folder import TEXTS
+    if sweep.trials and sweep.sweep is not None and sweep.location is not None:
         from pipeline.report import pages
         from pipeline.track.opened import sweeps_of
-        from pipeline.track.store import kept_sweep
 
-        store, summary = sweep.store, sweep.summary
-        sweeps = sweeps_of(store.location)
-
-        def push(record: SweepRecord) -> str | None:
-            texts = {name: text for name in TEXTS if (text := sweeps.folder(record.sweep_id).text(name)) is not None}
-            return store.record_sweep(replace(summary, answer=record.answer, texts=texts)).note
-
-        pages.finish(sweeps, kept_sweep(summary), push, flags.as_json, sweep.notes)
+        pages.finish(sweeps_of(sweep.location), sweep.sweep, sweep.send, flags.as_json, sweep.notes)
+        if not interrupted:
+            _draw(sweep)
     if sweep.stopped:
         print(f"slackwater: {sweep.stopped.rstrip('.')}.", file=sys.stderr)
     if interrupted:
-        option = sweep.store.location.option if sweep.store is not None else ""  # what a command needs to mean it
+        option = sweep.location.option if sweep.location is not None else ""  # what a command needs to mean it
         print("slackwater: " + _("interrupted; trials kept: {n}, no server of ours runs any more. `slackwater "
                                  "resume{store}` goes on.").format(n=len(sweep.trials), store=option),
               file=sys.stderr)
         return interrupt.exit_code()
-    return 1 if sweep.failed else 0
+    if lost := sweep.lost():
+        print(f"slackwater: {lost}", file=sys.stderr)
+    return 1 if sweep.failed or lost else 0
 
 
 def _conversation(config: Config, flags: Flags) -> Conversation:
@@ -194,21 +188,29 @@ def _print_plan(sweep: SweepRun, as_json: bool) -> None:
     from pipeline.sweep.cells import swept_knobs
     from pipeline.sweep.telling import where_results_go
 
-    plan, expected, store = sweep.plan, sweep.forecast, sweep.store
+    plan, expected, store = sweep.plan, sweep.forecast, sweep.location
     assert plan is not None and expected is not None and store is not None, "made before a dry run stops"
     pages.plan([(cell.name, cell.plan.settings) for cell in plan.cells],
                [(cell.name, cell.reason) for cell in plan.skipped], plan.order,
                [*sweep.notes, *(note for cell in plan.cells for note in cell.plan.notes)], as_json,
-               warm_ups=plan.warm_ups, expected=[where_results_go(store.location), *expected.lines()],
-               figures={**asdict(expected), "store": store.location.shown, "store_chosen_by": store.location.chosen_by},
+               warm_ups=plan.warm_ups, expected=[where_results_go(store), *expected.lines()],
+               figures={**asdict(expected), "store": store.shown, "store_chosen_by": store.chosen_by},
                knobs={cell.name: cell.plan.knobs for cell in plan.cells}, swept=swept_knobs(plan.cells))
 
 
-def _draw(*arguments: Any) -> None:
-    """The picture of a trial."""
-    from pipeline.report.timeline_plot import write_png
+def _draw(sweep: SweepRun) -> None:
+    """timeline.png of every trial, for MLflow's page: drawn now, since between trials it would cost each 0.2 s."""
+    import tempfile
 
-    write_png(*arguments)
+    from pipeline.report.timeline_plot import draw
+
+    if sweep.push is None or sweep.folder is None:
+        return
+    with interrupt.ended_by_ctrl_c(), suppress(StoreError), tempfile.TemporaryDirectory(prefix="slackwater-") as folder:
+        picture = Path(folder) / "timeline.png"
+        for trial in {**sweep.done, **sweep.trials}.values():
+            if draw(trial, picture):
+                sweep.push.add(sweep.folder, trial, picture)
 
 
 def _measured(name: str, arguments: Sequence[str]) -> Again:

@@ -170,7 +170,8 @@ def _took(trials: Iterable[TrialRecord]) -> Iterator[tuple[str, float, float | N
             by_cell.setdefault(digest, []).append(trial)
     for digest, same in by_cell.items():
         for trial in same[-LATEST:]:
-            yield digest, (trial.ended_ms - trial.started_ms) / 1000, trial.value(_PEAK)
+            peak = max(trial.turns.get(_PEAK, {}).values(), default=None)
+            yield digest, (trial.ended_ms - trial.started_ms) / 1000, peak
 
 
 def _packed(trials: Sequence[TrialRecord], metrics: Collection[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -107,12 +108,12 @@ class TrialRecord:
 
     def to_json(self) -> str:
         """result.json; `from_json` is its inverse."""
-        return to_json(self.to_dict())
+        return to_json(self.to_dict(), compact=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as a value; `from_dict` is its inverse."""
         document = {name: value for name, value in vars(self).items() if name in _KEPT}
-        document["metrics"] = document.pop("turns")
+        document["metrics"] = {name: _packed(turns) for name, turns in document.pop("turns").items()}
         document["reasons"] = [reason.to_dict() for reason in self.reasons]
         document["notes"] = [reason.to_dict() for reason in self.notes]
         document["suspect_phases"] = {phase: [reason.to_dict() for reason in reasons]
@@ -134,8 +135,7 @@ class TrialRecord:
             if "reason_codes" in data:  # schema 1, beside its sentences
                 data = data | with_codes_of(data, data["reason_codes"])
             known = {name: data[name] for name in _KEPT if name in data}
-            known["turns"] = {str(name): {int(turn): float(value) for turn, value in turns.items()}
-                              for name, turns in data["metrics"].items()}
+            known["turns"] = {str(name): _unpacked(turns) for name, turns in data["metrics"].items()}
             for name in ("reasons", "notes"):
                 known[name] = tuple(Reason.from_dict(each) for each in data.get(name, ()))
             known["suspect_phases"] = {str(phase): tuple(Reason.from_dict(each) for each in reasons)
@@ -158,6 +158,22 @@ class TrialRecord:
 def masked(text: str) -> str:
     """Without the passwords of the addresses in it: what is kept may be passed on."""
     return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _packed(turns: Mapping[int, float]) -> Any:
+    """A number for what belongs to the trial, a list for turns 1…n; else by turn. Whole numbers without a point."""
+    values = [int(value) if math.isfinite(value) and value == int(value) else value for value in turns.values()]
+    if list(turns) == [0]:
+        return values[0]
+    return values if list(turns) == list(range(1, len(values) + 1)) else dict(zip(turns, values, strict=True))
+
+
+def _unpacked(packed: Any) -> dict[int, float]:
+    if isinstance(packed, list):
+        return {turn: float(value) for turn, value in enumerate(packed, start=1)}
+    if isinstance(packed, Mapping):  # schema 1 has this alone
+        return {int(turn): float(value) for turn, value in packed.items()}
+    return {0: float(packed)}
 
 
 def trial_name(order: int, cell: str, repetition: int, attempt: int = 1) -> str:

@@ -32,9 +32,9 @@ from pipeline.progress import (
     TrialStarted,
     Waiting,
 )
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.region import EVERY_S, Region, can_redraw
-from pipeline.result import TrialResult
 
 _MIB = 1024 * 1024
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -99,7 +99,7 @@ class Progress:
         self._step: tuple[str, str] | None = None
         self._finished = 0
         self._orders: set[int] = set()
-        self._last: TrialResult | None = None
+        self._last: TrialRecord | None = None
         self._durations: dict[str, list[float]] = defaultdict(list)
         self._region: Region | None = None
         self._shown = self
@@ -193,7 +193,7 @@ class Progress:
         else:
             self._spark[-1] = max(self._spark[-1], rss)
 
-    def _finish(self, result: TrialResult) -> None:
+    def _finish(self, result: TrialRecord) -> None:
         if result.order not in self._orders:  # a trial that failed may be run again
             self._orders.add(result.order)
             self._finished += 1
@@ -202,7 +202,7 @@ class Progress:
             self._durations[result.cell].append(self._clock() - self._trial_began)
         self._trial = None
         # On a terminal the region shows the last verdict; only what went wrong must stay readable above it.
-        if self._region is None or self._verbose or result.verdict in ("suspect", "failed"):
+        if self._region is None or self._verbose or result.verdict in ("suspect", "failed", "interrupted"):
             number = _("trial {n} of {of}").format(n=result.order, of=self._started.trials)
             self._say(Text.assemble(f"{number}  ", finished_line(result)))
 
@@ -282,7 +282,7 @@ class Progress:
         return Text.assemble(_("last:"), " ", finished_line(self._last))
 
 
-def finished_line(result: TrialResult) -> Text:
+def finished_line(result: TrialRecord) -> Text:
     """"oneshot-off   valid   settled 194.3 MiB after 2.0 s, peak 198.1 MiB", or why it does not count."""
     text = Text.assemble(f"{result.cell}   ", (wording.verdict_name(result.verdict), _STYLES.get(result.verdict, "")),
                          "   ")
@@ -294,7 +294,7 @@ def finished_line(result: TrialResult) -> Text:
             "settled {size} MiB after {seconds} s").format(size=f"{settled:.1f}", seconds=f"{seconds:.1f}"))
     if peak is not None:
         facts.append(_("peak {size}").format(size=f"{peak:.1f} MiB"))
-    if result.verdict in ("suspect", "failed"):
+    if result.verdict in ("suspect", "failed", "interrupted"):
         facts.insert(0, "; ".join(map(worded, result.reasons)) or _("no reason recorded"))
     return text.append(_(", ").join(facts) if facts else _("nothing measured"))
 

@@ -5,6 +5,7 @@ Draws values, reads no memory. matplotlib is imported when something is drawn; p
 
 from __future__ import annotations
 
+import io
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.errors import MeterError
+from pipeline.meter.timeline import read_parquet
 from pipeline.phases import MIB, Mark, Span, Timeline, spans, within
+from pipeline.record.trial import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,6 +76,17 @@ def write_png(path: Path, timeline: Timeline, marks: Sequence[Mark], title: str)
         # a name in a script that the font lacks is drawn as boxes; a terminal need not say so
         warnings.filterwarnings("ignore", "Glyph .* missing")
         canvas.print_png(str(path))  # type: ignore[no-untyped-call]
+
+
+def draw(trial: TrialRecord, path: Path) -> bool:
+    """The picture of a trial, if its timeline was kept. Raises OSError if the file cannot be written."""
+    kept = trial.artifact("timeline.parquet")
+    try:
+        timeline, marks, _processes = read_parquet(io.BytesIO(kept or b""))
+    except MeterError:
+        return False
+    write_png(path, timeline, marks, f"{trial.cell} r{trial.repetition}")
+    return True
 
 
 def _draw(figure: Figure, timeline: Timeline, marks: Sequence[Mark]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from pipeline import provenance
+from pipeline.config import Tracking
+from pipeline.errors import StoreError
 from pipeline.language import _
 from pipeline.progress import Notice, SweepStarted, Waiting
-from pipeline.result import METHOD, TrialResult
+from pipeline.record.find import Sweeps
+from pipeline.record.owner import owner_tags
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import FINAL, METHOD, TrialRecord
 from pipeline.stats.trials import methods
 from pipeline.sweep import identity
 from pipeline.sweep.cells import named_as_before
@@ -33,15 +38,17 @@ from pipeline.sweep.run import CURRENT, SweepRun
 from pipeline.sweep.stop_rule import check_stop
 from pipeline.sweep.telling import tell_concerns, tell_plan
 from pipeline.text import to_json
-from pipeline.track.store import Store, open_store
-from pipeline.track.summary import SweepSummary
+from pipeline.track.location import Location, locate
+from pipeline.track.opened import sweeps_of
+from pipeline.track.pull import Fetched
+from pipeline.track.push import Push
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
 
 
 def conduct(loader: ConfigLoader, master: DictConfig, launcher: Callable[[Job], Launch], params: Mapping[str, Any],
-            arguments: Sequence[str]) -> list[TrialResult]:
+            arguments: Sequence[str]) -> list[TrialRecord]:
     """Check every cell, then run them block by block; what comes of it is in the CURRENT run, also after an
     interruption. `launcher` makes Hydra's launcher call that job."""
     run = CURRENT.get() or SweepRun()
@@ -53,67 +60,92 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Callable[[Job], 
         run.notes.append(plan.warning)
     if plan.is_typed and not asked.dry_run:
         run.listener = run.prompts = bring_person(plan.first, asked.converse)
-    store = run.store = open_store(plan.first.tracking, write=not asked.dry_run)
+    location = run.location = _opened(run, plan.first.tracking)
+    # what an earlier version has measured there is known too; of a server's nothing but our own
+    sweeps = sweeps_of(location) if location.database is None else Fetched(location)
     if asked.dry_run:
-        run.forecast = forecast(plan.cells, plan.trials, store)
+        run.forecast = forecast(plan.cells, plan.trials, sweeps)
         return []
     with machine_lock(plan.first.design.when_busy, lambda text: run.listener.on_event(Waiting(text))):
         if not plan.is_typed:
             for cell in plan.cells:
                 require_fit(cell.config)  # counts their tokens once, before anything is measured
         concerns = tell_concerns(run, plan.first.meter.rate_hz)
-        plan = run.plan = _begin(run, plan, store, concerns)
-        expected = run.forecast = forecast(plan.cells, plan.ahead(run.done), store)
-        tell_plan(run, plan, store.location, concerns)
-        assert run.summary is not None, "it has just begun"
+        plan = run.plan = _begin(run, plan, sweeps, concerns)
+        expected = run.forecast = forecast(plan.cells, plan.ahead(run.done), sweeps)
+        tell_plan(run, plan, location, concerns)
+        assert run.sweep is not None and run.folder is not None, "it has just begun"
         run.listener.on_event(SweepStarted(
-            sweep_id=run.summary.sweep_id, question=plan.first.question, cells=[cell.name for cell in plan.cells],
+            sweep_id=run.sweep.sweep_id, question=plan.first.question, cells=[cell.name for cell in plan.cells],
             trials=len(plan.trials), order=plan.names, blocks=len(plan.order), name=asked.experiment,
             done=len(run.done),
             expected_trial_s=expected.seconds and expected.seconds / max(1, expected.trials)))
-        job = Job({cell.name: cell.plan for cell in plan.cells}, expected.trial_s, asked.draw)
+        job = Job(run.folder.path, {cell.name: cell.plan for cell in plan.cells}, expected.trial_s)
         run_and_close(run, plan, launcher(job))
     return list(run.trials.values())
 
 
-def new_sweep_id(experiment: str, taken: Collection[str]) -> str:
+def _opened(run: SweepRun, tracking: Tracking) -> Location:
+    """The store that results are sent to, which has to answer before a sweep begins; one that goes on has its records,
+    and can wait for it. Raises StoreError."""
+    if run.asked.dry_run:
+        return locate(tracking)
+    try:
+        run.push = Push.open(tracking)
+    except StoreError as error:
+        if not run.asked.resume:
+            raise
+        run.notes.append(str(error))
+        run.listener.on_event(Notice(_("warning: {what}").format(what=error)))
+        return locate(tracking)
+    return run.push.location
+
+
+def _new_id(experiment: str, sweeps: Sweeps) -> str:
     """Name and time to the second: sorts by time, reads well, and a prefix is enough to name it."""
-    base = f"{experiment or 'run'}-{time.strftime('%y%m%d-%H%M%S')}"
+    base, taken = f"{experiment or 'run'}-{time.strftime('%y%m%d-%H%M%S')}", sweeps.ids()
     candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def _begin(run: SweepRun, plan: SweepPlan, store: Store, concerns: Sequence[str]) -> SweepPlan:
-    """A new sweep, or the unfinished one that goes on: recorded as running. Returns the plan as it names its cells."""
+def _begin(run: SweepRun, plan: SweepPlan, sweeps: Sweeps, concerns: Sequence[str]) -> SweepPlan:
+    """A new sweep, or the unfinished one that goes on: recorded as running. Returns the plan as it names its cells.
+
+    Raises ConfigError: the sweep to go on with runs already, or something has changed since."""
     asked, here = run.asked, identity.environment(plan.cells)
-    record = store.find_sweep(asked.resume) if asked.resume else None
-    if record is None and not asked.fresh and not plan.is_typed:  # another cannot know what was said in a conversation
-        record = identity.unfinished(store, identity.plan_hash(plan.cells, plan.order), plan.cells, plan.order)
-    started_ms, accepted = time.time_ns() // 1_000_000, []
-    if record is None:
-        sweep_id = new_sweep_id(asked.experiment, {known.sweep_id for known in store.sweeps()})
-    else:
-        kept = identity.kept_plan(store, record)
+    before = sweeps.sweep(asked.resume) if asked.resume else None
+    if before is None and not asked.fresh and not plan.is_typed:  # another cannot know what was said in a conversation
+        before = identity.unfinished(sweeps, plan.cells, plan.order)
+    accepted: Sequence[str] = ()
+    if before is not None:
+        identity.refuse_running(before)
+        kept = sweeps.folder(before.sweep_id).plan()
         plan = replace(plan, cells=named_as_before(plan.cells, [str(cell["cell"]) for cell in kept.get("cells", ())]))
+        trials = sweeps.trials(before.sweep_id)
+        accepted = identity.require_same(before, trials, kept, plan.cells, plan.order, here, asked.accept_change)
         # what was warm then is not any more: warm-ups have no final verdict, and are run again
-        trials = store.trials(record.sweep_id)
-        accepted = identity.require_same(record, trials, kept, plan.cells, plan.order, here, asked.accept_change)
-        sweep_id, started_ms = record.sweep_id, record.started_ms
-        run.done = frozenset(trial.order for trial in trials if trial.verdict in identity.FINAL)
-        store.supersede([trial.run_id for trial in trials if trial.order not in run.done])
-        _tell_that_it_goes_on(run, sweep_id, len(plan.trials) - len(plan.warm_ups), methods(trials))
-    first = plan.first
-    run.summary = SweepSummary(
-        sweep_id=sweep_id, experiment=asked.experiment, question=first.question, command=provenance.command(),
-        planned_trials=len(plan.trials) - len(plan.warm_ups), plan=plan.document(), started_ms=started_ms, tags={
+        run.done = {trial.order: trial for trial in trials if trial.verdict in FINAL}
+        _tell_that_it_goes_on(run, before.sweep_id, len(plan.trials) - len(plan.warm_ups), methods(trials))
+    first, tracking = plan.first, plan.first.tracking
+    sweep = SweepRecord(
+        sweep_id=before.sweep_id if before is not None else _new_id(asked.experiment, sweeps),
+        experiment=asked.experiment, question=first.question, command=provenance.command(),
+        planned_trials=len(plan.trials) - len(plan.warm_ups), owner=owner_tags(),
+        started_ms=before.started_ms if before is not None else time.time_ns() // 1_000_000, tags={
             **provenance.facts(), "plan_hash": identity.plan_hash(plan.cells, plan.order),
             "environment": json.dumps(here), "cwd": str(Path.cwd()),
             "arguments": to_json([provenance.without_password(word) for word in asked.arguments]),
             "question_metrics": json.dumps(list(first.question_metrics)),
+            "tracking_uri": sweeps.shown, "tracking_experiment": tracking.experiment,
             "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns),
             **({} if asked.again is None else {
                 "rerun_of": asked.again.of, "changed_since": "\n".join(asked.again.notes)})})
-    store.record_sweep(run.summary)
+    run.folder = sweeps.folder(sweep.sweep_id)
+    if before is None:
+        run.folder.begin(sweep, plan.document(asked.arguments))
+    else:
+        run.folder.sweep_up()
+    run.keep(sweep)
     return plan
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,11 @@ from pipeline.engine.waiting import NEVER, OuterLimit
 from pipeline.language import _
 from pipeline.outcome import flatten
 from pipeline.phases import MIB
+from pipeline.record.find import Sweeps
 from pipeline.sweep.cells import ONE_PER_SWEEP, Cell
-from pipeline.track.store import Store
 
 BETWEEN_S = 0.7
-"""From the end of one trial to the next: logging, drawing, composing. Measured, 12 trials of mode_gap: 0.7 s each."""
+"""From the end of one trial to the next: keeping, sending, composing. Measured, 12 trials of mode_gap: 0.7 s each."""
 
 OUTER_FACTOR = 20
 """A trial's outer limit in units of its forecast."""
@@ -99,11 +100,11 @@ def cell_digest(config: Config, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def forecast(cells: Sequence[Cell], ahead: Sequence[int], store: Store) -> Forecast:
-    """Of the trials still to be run: `ahead` are their cells, by index. Raises StoreError."""
+def forecast(cells: Sequence[Cell], ahead: Sequence[int], sweeps: Sweeps) -> Forecast:
+    """Of the trials still to be run: `ahead` are their cells, by index."""
     digests = {cell.name: cell_digest(cell.config, cell.plan.settings) for cell in cells}
     seconds, peaks = defaultdict(list), defaultdict(list)
-    for one in store.earlier(sorted(set(digests.values()))):
+    for one in sweeps.earlier(set(digests.values()), platform.node()):
         seconds[one.digest].append(one.seconds)
         if one.peak_mib is not None:
             peaks[one.digest].append(one.peak_mib)

@@ -12,22 +12,22 @@ from typing import Any
 
 from pipeline import defaults, provenance
 from pipeline.engine import load_engine
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError
+from pipeline.language import _
 from pipeline.model.files import as_path
 from pipeline.outcome import flatten
 from pipeline.prompts import file_digest
+from pipeline.record.find import Sweeps
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
 from pipeline.sweep.cells import Cell
-from pipeline.track.artifacts import Artifacts
 from pipeline.track.names import shown_param
-from pipeline.track.read import SweepRecord, TrialRecord, json_tag
-from pipeline.track.store import Store
 
 ENVIRONMENT = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "package.slackwater")
 NOT_THE_PLAN = ("tracking.",)
-FINAL = ("valid", "suspect")
-"""Verdicts of trials that are not run again."""
 _BY_WHAT_IS_SET = "set-"
-_INTERRUPTED = ("interrupted", "unknown")
+_OURS = ("", "taken over")
+"""Origins of sweeps that can go on: not of those that somebody else's store has sent."""
 
 
 def plan_of(cell: Cell) -> dict[str, Any]:
@@ -115,29 +115,27 @@ def _same(was: Any, now: Any) -> bool:
     return shown_param(was) == shown_param(now)
 
 
-def unfinished(store: Store, identity: str, cells: Sequence[Cell],
-               order: Sequence[Sequence[int]]) -> SweepRecord | None:
-    """The newest sweep of this plan, if it was interrupted; a finished one is no reason to go on."""
-    newest: dict[str, SweepRecord] = {record.tags.get("plan_hash", ""): record for record in store.sweeps()}
+def unfinished(sweeps: Sweeps, cells: Sequence[Cell], order: Sequence[Sequence[int]]) -> SweepRecord | None:
+    """The newest sweep of this plan, if it was interrupted; a finished one is no reason to go on. Raises StoreError."""
+    identity = plan_hash(cells, order)
+    newest = {record.tags.get("plan_hash", ""): record for record in sweeps.all() if record.origin in _OURS}
     if identity in newest:
-        return newest[identity] if newest[identity].status in _INTERRUPTED else None
+        return newest[identity] if newest[identity].status == "interrupted" else None
     for known, record in reversed(newest.items()):
-        if known and not known.startswith(_BY_WHAT_IS_SET) and record.status in _INTERRUPTED:
-            trials = store.trials(record.sweep_id)
-            if trials and not changes(trials, kept_plan(store, record), cells, order):
+        if known and not known.startswith(_BY_WHAT_IS_SET) and record.status == "interrupted":
+            record = sweeps.sweep(record.sweep_id)  # whose trials come here now, if an earlier version has measured it
+            trials = sweeps.trials(record.sweep_id)
+            if trials and not changes(trials, sweeps.folder(record.sweep_id).plan(), cells, order):
                 return record
     return None
 
 
-def kept_plan(store: Store, record: SweepRecord) -> Mapping[str, Any]:
-    """A sweep's plan.json; empty if it was not kept, or its store's artifacts are away."""
-    if record.run_id is None:
-        return {}
-    try:
-        plan = json.loads(Artifacts(store.location).read(record.run_id, record.artifact_uri, "plan.json") or b"{}")
-    except (StoreError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
+def refuse_running(sweep: SweepRecord) -> None:
+    """Raises ConfigError for a sweep that another process is measuring now."""
+    if sweep.status == "running":
+        owner = sweep.owner or sweep.tags
+        raise ConfigError(_("{sweep} is running (process {pid} on {host}): wait for it, or end that process.").format(
+            sweep=sweep.sweep_id, pid=owner.get("pid", "?"), host=owner.get("host", "?")))
 
 
 def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Sequence[Cell],
@@ -147,7 +145,7 @@ def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mappi
     known = record.tags.get("plan_hash", "")
     if not found and known.startswith(_BY_WHAT_IS_SET) and known != plan_hash(cells, order):
         found = ["the plan: a cell that had no trial yet is set differently"]
-    was_here: dict[str, str] = json_tag(record.tags, "environment") or {}
+    was_here: dict[str, str] = record.tag("environment") or {}
     now = _as_before(cells, now, was_here)
     found += [f"{key}: {was} → {now.get(key, 'not known')}" for key, was in was_here.items() if was != now.get(key)]
     if found and not accept:

@@ -22,7 +22,7 @@ from pipeline.sweep.telling import tell_what_is_left
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
 
-    from pipeline.track.summary import SweepStatus
+    from pipeline.record.sweep import SweepStatus
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence["JobReturn"]]
 """Hydra's launcher: the overrides of jobs, and the number of the first."""
@@ -32,7 +32,7 @@ def run_and_close(run: SweepRun, plan: SweepPlan, launch: Launch) -> None:
     """Every trial that is not done; however that ends, the sweep's end is recorded.
 
     Raises ConfigError if the input was wrong, and what interrupted it."""
-    assert run.store is not None and run.summary is not None, "a sweep begins before its trials"
+    assert run.sweep is not None, "a sweep begins before its trials"
     status: SweepStatus = "failed"
     begun = len(plan.trials)
     try:
@@ -43,16 +43,15 @@ def run_and_close(run: SweepRun, plan: SweepPlan, launch: Launch) -> None:
         if stop.wrong_input:
             raise ConfigError(*stop.args) from None
         run.stopped = worded(stop.args[0])
-    except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # by a person, or nobody reads what is printed any more
+    except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # by a user, or nobody reads what is printed any more
         status = "interrupted"
         raise
     finally:
-        run.summary = replace(run.summary, status=status, ended_ms=time.time_ns() // 1_000_000,
-                              planned_trials=begun - len(plan.warm_ups))
-        run.store.record_sweep(run.summary)
+        run.keep(replace(run.sweep, status=status, owner={}, ended_ms=time.time_ns() // 1_000_000,
+                          planned_trials=begun - len(plan.warm_ups)))
         verdicts = [trial.verdict for trial in run.trials.values()]
         run.listener.on_event(SweepFinished(
-            run.summary.sweep_id, verdicts.count("valid"), verdicts.count("suspect"), verdicts.count("failed"),
+            run.sweep.sweep_id, verdicts.count("valid"), verdicts.count("suspect"), verdicts.count("failed"),
             interrupted=status == "interrupted"))
 
 
@@ -84,8 +83,8 @@ def _run_blocks(run: SweepRun, plan: SweepPlan, launch: Launch) -> int:
 
 def _overrides(run: SweepRun, plan: SweepPlan, cell: Cell, block: int, order: int) -> list[str]:
     """The cell's, and where the trial stands in the sweep."""
-    assert run.summary is not None
-    place: dict[str, Any] = {"sweep_id": run.summary.sweep_id, "cell": cell.name, "repetition": block,
+    assert run.sweep is not None
+    place: dict[str, Any] = {"sweep_id": run.sweep.sweep_id, "cell": cell.name, "repetition": block,
                              "block": block, "order": order, "trials": len(plan.trials)}
     if swept := swept_knobs(plan.cells):
         place["swept_knobs"] = json.dumps(swept)

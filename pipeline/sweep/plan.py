@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +64,12 @@ class SweepPlan:
         """The cell's name of every trial, in the order they run."""
         return [self.cells[index].name for index in self.trials]
 
-    def ahead(self, done: frozenset[int]) -> list[int]:
+    def ahead(self, done: Collection[int]) -> list[int]:
         """The cells of the trials that are not done: `done` are their orders."""
         return [index for order, index in enumerate(self.trials, start=1) if order not in done]
 
-    def document(self) -> dict[str, Any]:
-        """plan.json."""
+    def document(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """plan.json. `arguments` are Hydra's words."""
         first = self.first
         return {
             "cells": [{"cell": cell.name, "overrides": list(map(provenance.without_password, cell.overrides)),
@@ -81,7 +81,7 @@ class SweepPlan:
             "design": first.design.name, "shuffle_seed": self.seed, "repetitions": first.repetitions,
             "order": [self.cells[index].name for block in self.order for index in block],
             "warm_ups": [self.cells[index].name for index in self.warm_ups],
-            "cwd": str(Path.cwd()),
+            "cwd": str(Path.cwd()), "arguments": [provenance.without_password(word) for word in arguments],
         }
 
 

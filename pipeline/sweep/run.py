@@ -6,21 +6,22 @@ process that a launcher made for a trial it is empty, and the trial needs none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from pipeline.config import Config
-from pipeline.outcome import DrawTimeline
 from pipeline.progress import Event, Listener, TrialFinished
 from pipeline.prompts import Prompts
-from pipeline.result import TrialResult
+from pipeline.record.folder import SweepFolder
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
 from pipeline.sweep.conversation import Conversation
 from pipeline.sweep.forecast import Forecast
 from pipeline.sweep.plan import SweepPlan
 from pipeline.sweep.rerun import Again
-from pipeline.track.store import Store
-from pipeline.track.summary import SweepSummary
+from pipeline.track.location import Location
+from pipeline.track.push import Push
 
 
 class Silent:
@@ -49,7 +50,6 @@ class Asked:
     """Say more before the first trial."""
     converse: Callable[[Config], Conversation] | None = None
     """Makes a listener that a person talks to (`mode.source=stdin`); the terminal is the command line's."""
-    draw: DrawTimeline | None = None
 
 
 @dataclass
@@ -62,24 +62,44 @@ class SweepRun:
     """A person who types; None: the config's own texts."""
     plan: SweepPlan | None = None
     forecast: Forecast | None = None
-    store: Store | None = None
-    summary: SweepSummary | None = None
-    """The sweep, once it has begun."""
-    done: frozenset[int] = frozenset()
-    """Orders of the trials that an earlier run of this sweep has finished."""
-    trials: dict[int, TrialResult] = field(default_factory=dict)
-    """Order → the trial's last attempt."""
-    run_ids: dict[int, str] = field(default_factory=dict)
-    """Order → its run in the store."""
+    location: Location | None = None
+    """The store that results are meant for."""
+    push: Push | None = None
+    """Where records are sent; None before the sweep has begun, and while that store is away from one that goes on."""
+    sweep: SweepRecord | None = None
+    """Once it has begun."""
+    folder: SweepFolder | None = None
+    done: Mapping[int, TrialRecord] = field(default_factory=dict)
+    """Order → what an earlier run of this sweep has finished."""
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    """Order → the last attempt of what this run has measured."""
     notes: list[str] = field(default_factory=list)
-    """What the design and the store have to say: some trials wait in the spool, or it answers again."""
+    """What the design and the store have to say: some trials wait to be sent, or the store answers again."""
     stopped: str = ""
     """Why the sweep ended before its last trial, if design.on_failure ended it."""
 
-    def take(self, trial: TrialResult) -> None:
-        """A trial, or a further attempt of one, is over and kept."""
+    def take(self, trial: TrialRecord) -> None:
+        """A trial, or a further attempt of one, is over and kept: it is sent, and told."""
         self.trials[trial.order] = trial
+        if self.push is not None and self.folder is not None and (note := self.push.trial(self.folder, trial)):
+            self.notes.append(note)
         self.listener.on_event(TrialFinished(trial))
+
+    def keep(self, sweep: SweepRecord) -> None:
+        """Write and send how the sweep stands. Raises StoreError if the disk does not take it."""
+        assert self.folder is not None, "it has begun"
+        self.sweep = sweep
+        self.folder.write(sweep)
+        if note := self.send(sweep):
+            self.notes.append(note)
+
+    def send(self, sweep: SweepRecord) -> str | None:
+        """The sweep's summary run, brought up to date; a note for the user, if there is something to say."""
+        return None if self.push is None or self.folder is None else self.push.sweep(self.folder, sweep)
+
+    def lost(self) -> str | None:
+        """Why the command is to fail although the trials did not: see Push.lost."""
+        return None if self.push is None or self.folder is None else self.push.lost(self.folder)
 
     @property
     def failed(self) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pipeline.config import Config, Stop
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EngineUnusableError, PromptTooLongError
 from pipeline.language import _
+from pipeline.outcome import ERROR_KIND
 from pipeline.progress import Notice
-from pipeline.result import TrialResult
+from pipeline.record.trial import TrialRecord
 from pipeline.sweep.cells import swept_knobs
 from pipeline.sweep.plan import SweepPlan
 from pipeline.sweep.run import SweepRun
@@ -20,13 +21,18 @@ class StopSweep(BaseException):
         self.wrong_input = wrong_input
 
 
-def stop_after(run: SweepRun, trial: TrialResult, config: Config) -> None:
+def is_hopeless(trial: TrialRecord) -> bool:
+    """Would every further trial of this engine fail alike?"""
+    return trial.tags.get(ERROR_KIND) == EngineUnusableError.__name__
+
+
+def stop_after(run: SweepRun, trial: TrialRecord, config: Config) -> None:
     """Raises StopSweep if this was the last trial: no further one can succeed (with several engines in the sweep, one
     that cannot run stops none of the others'), or it failed and `design.on_failure` is stop."""
     assert run.plan is not None, "trials have a plan"
-    if trial.extra.get("prompt_too_long") and run.nothing_measured:
+    if trial.tags.get(ERROR_KIND) == PromptTooLongError.__name__ and run.nothing_measured:
         raise StopSweep(trial.reasons[0], wrong_input=True)
-    if trial.extra.get("engine_unusable") and len({cell.config.engine.name for cell in run.plan.cells}) < 2:
+    if is_hopeless(trial) and len({cell.config.engine.name for cell in run.plan.cells}) < 2:
         raise StopSweep(trial.reasons[0], wrong_input=run.nothing_measured)
     if trial.verdict == "failed" and config.design.on_failure == "stop":
         raise StopSweep(_("stopped after the failed trial {n}, as design.on_failure=stop asks").format(n=trial.order),
@@ -58,10 +64,9 @@ def is_precise(run: SweepRun, rule: Stop) -> bool:
     from pipeline.stats.stopping import effect_precision, gap_precision
 
     assert rule.wanted is not None, "checked with the config"
-    assert run.store is not None and run.summary is not None
     wanted, unit = rule.wanted
     target, target_pct = (None, wanted) if unit == "%" else (wanted, None)
-    trials = run.store.trials_and(run.summary.sweep_id, list(run.trials.values()), run.run_ids)
+    trials = list({**run.done, **run.trials}.values())
     measure = effect_precision if rule.of == "effects" else gap_precision
     found = measure(trials, rule.metric, target=target, target_pct=target_pct)
     widths = [f"±{one.half_width:.3g} {one.unit} ({100 * one.level:.3g} %)" for one in found

@@ -109,6 +109,12 @@ class Push:
                     if first else None)
         return self._catch_up(folder) if self._away else None
 
+    def add(self, folder: SweepFolder, trial: TrialRecord, file: Path) -> None:
+        """One more file of a trial's run, if it was sent. Raises StoreError."""
+        if (run_id := folder.pushed(self.location.shown).get(trial.name)) is not None:
+            with store_errors(self.location, f"logging {file.name} of trial {trial.order}"):
+                self._keep(self.client.get_run(run_id), [file])
+
     def pending(self, folder: SweepFolder) -> int:
         """How many of the sweep's runs this store does not have: trials, and the summary."""
         return len(_waiting(folder, self.location.shown))

@@ -10,24 +10,34 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from omegaconf import open_dict
 
 from pipeline import provenance
 from pipeline.cli import main
-from pipeline.config import Tracking
-from pipeline.outcome import WARM_UP_BLOCK, flatten
-from pipeline.result import TrialResult
-from pipeline.track.read import SweepRecord, TrialRecord
-from pipeline.track.store import Store, open_store
+from pipeline.errors import StoreError
+from pipeline.outcome import ERROR_KIND, WARM_UP_BLOCK, flatten
+from pipeline.record.find import Sweeps
+from pipeline.record.owner import owner_tags
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
+from pipeline.sweep.loop import run_and_close
+from pipeline.track import opened
+from pipeline.track.push import Push, sync
 from pipeline.trial import Record
-from tests.unit.made_sweeps import HEADLINE, trial
+from tests.unit.made_records import HEADLINE, said, trial
 
 WORK = {"during_generation/prompt_tokens": {1: 12.0}, "during_generation/output_tokens": {1: 8.0}}
 Readings = Callable[[Any], tuple[str, float]]
@@ -60,7 +70,7 @@ class Program:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
         self.seen: list[tuple[int, str]] = []
-        self.extra: Callable[[Any], dict[str, Any]] = lambda config: {}
+        self.error: Callable[[Any], str] = lambda config: ""
         self.tokens: Callable[[Any], float] = lambda config: 8.0
         self.reads: Readings = lambda config: ("valid", 200.0 - 20.0 * (config.place.cell == "oneshot-on"))
 
@@ -68,7 +78,7 @@ class Program:
             return Record()
 
         def result_of(record: Record, sampled: object, config: Any, engine: object, plan: Any, folder: Path,
-                      *rest: object) -> TrialResult:
+                      *rest: object) -> TrialRecord:
             place = config.place
             self.seen.append((place.order, place.cell))
             verdict, reading = self.reads(config)
@@ -77,9 +87,10 @@ class Program:
             one = trial(place.cell, place.block, reading, sweep=place.sweep_id, order=place.order, verdict=verdict,
                         began_ms=1_760_000_000_000 + 10 * len(self.seen), metrics={
                             **WORK, "during_generation/output_tokens": {1: self.tokens(config)}})
-            if extra := self.extra(config):
-                one = replace(one, reasons=["engine=tide cannot run on this machine: no water."], extra=extra)
-            return replace(one, params=flatten(config), folder=str(folder), infer_os=place.cell.partition("-")[2])
+            if error := self.error(config):
+                one = replace(one, reasons=(said("engine=tide cannot run on this machine: no water."),),
+                              tags={**one.tags, ERROR_KIND: error})
+            return replace(one, params=flatten(config), infer_os=place.cell.partition("-")[2])
 
         monkeypatch.setattr("pipeline.sweep.job.Sampler", NoSampler)
         monkeypatch.setattr("pipeline.sweep.job.Trial", lambda *arguments: type("T", (), {"run": run_trial})())
@@ -95,16 +106,18 @@ class Program:
         return code, said.out + said.err
 
     @property
+    def sweeps(self) -> Sweeps:
+        """The records of the store."""
+        return opened.sweeps(f"sqlite:///{self.folder}/mlflow.db")
+
+    @property
     def sweep(self) -> SweepRecord:
         """The last one."""
-        return self._store().find_sweep("last")
+        return self.sweeps.sweep("last")
 
     def trials(self) -> list[TrialRecord]:
         """Of the last sweep."""
-        return self._store().trials(self.sweep.sweep_id)
-
-    def _store(self) -> Store:
-        return open_store(Tracking(uri=f"sqlite:///{self.folder}/mlflow.db"), write=False)
+        return self.sweeps.trials(self.sweep.sweep_id)
 
 
 @pytest.fixture
@@ -130,7 +143,7 @@ def test_a_failed_trial_does_not_end_a_sweep_unless_asked_to(program: Program) -
 
 def test_an_engine_that_cannot_run_here_ends_the_sweep_at_its_first_trial_with_one_line(program: Program) -> None:
     program.reads = lambda config: ("failed", 200.0)
-    program.extra = lambda config: {"engine_unusable": True}
+    program.error = lambda config: "EngineUnusableError"
     for more in ([], ["design.on_failure=retry:2"]):
         code, said = program.run("mode=oneshot,interactive", "repetitions=3", *more)
         assert code == 2
@@ -141,7 +154,7 @@ def test_an_engine_that_cannot_run_here_ends_the_sweep_at_its_first_trial_with_o
 
 def test_an_engine_that_cannot_run_any_more_ends_a_sweep_that_has_measured(program: Program) -> None:
     program.reads = lambda config: ("failed" if config.place.order == 3 else "valid", 200.0)
-    program.extra = lambda config: {"engine_unusable": True} if config.place.order == 3 else {}
+    program.error = lambda config: "EngineUnusableError" if config.place.order == 3 else ""
     code, said = program.run("mode=oneshot", "repetitions=5")
     assert code == 1
     assert [one.verdict for one in program.trials()] == ["valid", "valid", "failed"]
@@ -265,7 +278,7 @@ def test_a_sweep_whose_process_was_killed_is_closed_and_goes_on(program: Program
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 137
-    assert program.sweep.status == "interrupted", "its owner is gone, whatever MLflow's run says"
+    assert str(program.sweep.status) == "interrupted", "its owner is gone, whatever MLflow's run says"
     program.reads = lambda config: ("valid", 200.0)
     code, said = program.run("mode=oneshot", "repetitions=3")
     assert code == 0, said
@@ -324,6 +337,101 @@ def test_a_sweep_that_goes_on_judges_the_work_as_if_it_had_not_been_interrupted(
     code, said = program.run("mode=oneshot", "repetitions=3")
     assert code == 0 and "goes on: 1 of 3 trials are done" in said
     assert "warning: measured by method 1 so far, by method 2 from here on" in said
-    other = ["output_tokens by turn {1: 9}, the cell's other trials {1: 8}"]
+    other = ("output_tokens by turn {1: 9}, the cell's other trials {1: 8}",)
     assert [(one.verdict, one.reasons) for one in program.trials()] == [
-        ("valid", []), ("suspect", other), ("suspect", other)]
+        ("valid", ()), ("suspect", other), ("suspect", other)]
+
+
+# Where trials run, and where their records go
+
+
+def work(payload: bytes, overrides: list[str], number: int) -> JobReturn:
+    """In a process of a launcher: what it was sent is all it knows."""
+    context, master, task = cloudpickle.loads(payload)
+    setup_globals()
+    config = context.config_loader.load_sweep_config(master, overrides)
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    return Context().run(run_job, task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trial in a process of its own, one at a time, sent as Hydra's launchers with processes send it; forked, so
+    that what the test made up holds there too."""
+    def elsewhere(launch: Any, jobs: Sequence[list[str]], first: int) -> list[JobReturn]:
+        launcher, returned = launch.__self__, []
+        payload = cloudpickle.dumps((launcher.hydra_context, launcher.config, launcher.task_function))
+        for number, overrides in enumerate(jobs, first):
+            with get_context("fork").Pool(1) as pool:
+                returned.append(pool.apply(work, (payload, overrides, number)))
+        return returned
+
+    monkeypatch.setattr("pipeline.sweep.conduct.run_and_close",
+                        lambda run, plan, launch: run_and_close(run, plan, partial(elsewhere, launch)))
+
+
+def test_trials_in_processes_of_a_launcher_leave_the_same_records(
+        program: Program, request: pytest.FixtureRequest) -> None:
+    program.tokens = lambda config: 9.0 if config.place.order == 3 else 8.0
+    words = ("mode=oneshot", "infer_os=off,on", "repetitions=2", "design=fixed", "--fresh")
+    assert program.run(*words)[0] == 0
+    here = program.trials()
+    assert [one.verdict for one in here] == ["valid", "valid", "suspect", "valid"]
+    request.getfixturevalue("workers")
+    seen = len(program.seen)
+    code, said = program.run(*words)
+    assert code == 0, said
+    assert len(program.seen) == seen, "a trial ran in this process"
+    there = program.trials()
+    assert there[0].sweep_id != here[0].sweep_id
+
+    def alike(one: TrialRecord) -> TrialRecord:
+        return replace(one, sweep_id="", started_ms=0, ended_ms=0, run_id="", folder=one.folder.name)
+
+    assert list(map(alike, there)) == list(map(alike, here))
+    assert all(one.run_id for one in there), "sent to MLflow by the process of the sweep"
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_trial_that_fails_in_a_process_of_a_launcher_ends_the_sweep_if_asked_to(program: Program) -> None:
+    program.reads = lambda config: ("failed" if config.place.order == 1 else "valid", 200.0)
+    code, said = program.run("mode=oneshot", "repetitions=3", "design.on_failure=stop")
+    assert code == 1
+    assert "stopped after the failed trial 1" in said
+    assert [one.verdict for one in program.trials()] == ["failed"]
+
+
+def test_a_sweep_that_runs_is_not_gone_on_with_and_its_process_is_named(program: Program) -> None:
+    program.run("mode=oneshot", "repetitions=1")
+    folder = program.sweeps.folder(program.sweep.sweep_id)
+    folder.write(replace(folder.bare(), status="running", owner=owner_tags()))
+    code, said = program.run(verb="resume")
+    assert code == 2
+    assert program.sweep.sweep_id in said and f"process {os.getpid()}" in said
+    assert len(program.seen) == 1
+
+
+def test_a_sweep_goes_on_while_its_store_is_away_and_its_trials_wait(
+        program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: Any) -> tuple[str, float]:
+        if config.place.order == 2:
+            raise KeyboardInterrupt
+        return "valid", 200.0
+
+    def away(tracking: object) -> Push:
+        raise StoreError("The store does not answer.")
+
+    program.reads = interrupted
+    assert program.run("mode=oneshot", "repetitions=2")[0] == 130
+    program.reads = lambda config: ("valid", 200.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Push, "open", away)
+        code, said = program.run(verb="resume")
+    assert code == 0, said
+    assert "The store does not answer." in said
+    first, second = program.trials()
+    assert (first.verdict, second.verdict) == ("valid", "valid")
+    assert first.run_id and not second.run_id
+    assert sync(f"sqlite:///{program.folder}/mlflow.db").sent == 1
+    assert all(one.run_id for one in program.trials())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, model_file: Path, empt
         heard.append(running.stdout.readline())
         assert heard[-1], "".join(heard) + (running.stderr.read() if running.stderr else "")
     until = time.monotonic() + 60
-    while not list(store.glob("spool/*/*0002-*")) and running.poll() is None and time.monotonic() < until:
+    second = "sweeps/*/trials/.partial-0002-*"
+    while not list(store.glob(second)) and running.poll() is None and time.monotonic() < until:
         time.sleep(0.02)  # until the second trial has a folder
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
@@ -65,10 +67,15 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, model_file: Path, empt
 @pytest.fixture
 def store(interrupted: Path, tmp_path: Path) -> Path:
     shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        for old, new in ((str(interrupted), str(tmp_path)),):
-            database.execute("UPDATE tags SET value = replace(value, ?, ?)", (old, new))
+    rewrite(tmp_path, lambda text: text.replace(str(interrupted), str(tmp_path)))
     return tmp_path
+
+
+def rewrite(store: Path, change: Callable[[str], str]) -> None:
+    """Of a test's copy of a store, what is written of its sweep and where it was sent."""
+    [sweep] = store.glob("sweeps/[!.]*")
+    for path in (sweep / "sweep.json", *sweep.glob("pushed/*.json")):
+        path.write_text(change(path.read_text()))
 
 
 @pytest.mark.thorough
@@ -81,7 +88,8 @@ def test_resume_runs_what_is_missing_and_keeps_number_and_order(store: Path) -> 
     after = trials(store)
     assert [(trial["order"], trial["repetition"]) for trial in after] == [(1, 1), (2, 2), (3, 3)]
     assert {trial["verdict"] for trial in after} <= {"valid", "suspect"}
-    assert after[0]["run_id"] == before[0]["run_id"]
+    assert after[0]["started_ms"] == before[0]["started_ms"]
+    assert all(trial["run_id"] for trial in after)
     again = slackwater(store, "resume", "--store", f"sqlite:///{store}/mlflow.db")
     assert again.returncode == 0
     assert "is finished" in again.stdout
@@ -99,10 +107,7 @@ def test_the_same_command_goes_on_by_itself_and_says_so(store: Path) -> None:
 @pytest.mark.thorough
 def test_a_changed_machine_or_engine_is_refused_with_the_difference(store: Path) -> None:
     before = trials(store)
-    with sqlite3.connect(store / "mlflow.db") as database:
-        row = database.execute("SELECT run_uuid, value FROM tags WHERE key = 'environment'").fetchone()
-        changed = json.dumps(json.loads(row[1]) | {"kernel": "5.4.0-old"})
-        database.execute("UPDATE tags SET value = ? WHERE run_uuid = ? AND key = 'environment'", (changed, row[0]))
+    rewrite(store, lambda text: re.sub(r'\\"kernel\\": \\"[^"]*\\"', r'\\"kernel\\": \\"5.4.0-old\\"', text))
     done = slackwater(store, "resume", "--store", f"sqlite:///{store}/mlflow.db")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "kernel: 5.4.0-old" in done.stderr

@@ -197,9 +197,30 @@ def test_runs_lists_the_sweep(swept: tuple[Path, str], tmp_path: Path) -> None:
     assert len(json.loads(done.stdout)["sweeps"]) == 1
 
 
-def test_nothing_is_left_in_the_spool_once_the_store_has_it(swept: tuple[Path, str]) -> None:
-    left = [path for name in ("spool", "work") for path in (swept[0] / "mlruns" / name).rglob("*") if path.is_file()]
-    assert left == []
+def test_every_trial_is_a_small_record_and_all_were_sent(swept: tuple[Path, str]) -> None:
+    [sweep] = (swept[0] / "mlruns" / "sweeps").glob("[!.]*")
+    trials = sorted(path.name for path in (sweep / "trials").iterdir())
+    assert [name.partition("-")[0] for name in trials] == ["0001", "0002", "0003", "0004"]
+    assert max((sweep / "trials" / name / "result.json").stat().st_size for name in trials) <= 20_000
+    [sent] = (sweep / "pushed").iterdir()
+    assert json.loads(sent.read_text())["runs"].keys() == {*trials, ""}
+
+
+@pytest.mark.thorough
+def test_trials_in_processes_of_hydras_joblib_launcher(
+    swept: tuple[Path, str], tmp_path: Path, empty_store: Path
+) -> None:
+    """One at a time, since each block is one trial."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    done = run(swept[0], tmp_path, "run", "mode=oneshot", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SHORT,
+               "repetitions=2", f"tracking.uri={store}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(run(swept[0], tmp_path, "show", "--json", "--store", store).stdout)
+    assert [trial["cell"] for trial in document["trials"]] == ["oneshot-off"] * 2
+    assert all(valid_but_for_the_sampler(trial | {"reasons": "\n".join(trial["reasons"])})
+               and trial["run_id"] for trial in document["trials"])
 
 
 def wait_for(condition: Any, limit_s: float = 160.0) -> Any:

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import Tracking
 from pipeline.engine.base import Plan
 from pipeline.errors import ConfigError
 from pipeline.phases import MIB
+from pipeline.record.index import CELL_DIGEST, Earlier
+from pipeline.record.trial import TrialRecord
 from pipeline.sweep import forecast as forecasts
 from pipeline.sweep.cells import Cell
 from pipeline.sweep.forecast import BETWEEN_S, cell_digest, clock, forecast, outer_limit, remaining_s
 from pipeline.sweep.plan import warm_ups
-from pipeline.track.source import CELL_DIGEST, Earlier
-from pipeline.track.store import open_store
-from tests.unit import made_sweeps
+from tests.unit import made_records
 from tests.unit.test_rerun import composed
 
 PEAK = "during_generation/tree_rss_peak_mib"
 
 
 class Known:
-    """A store that knows these trials of the cells it is asked for."""
+    """Records that know these trials of the cells they are asked for."""
 
     def __init__(self, *trials: Earlier) -> None:
         self.trials = trials
 
-    def earlier(self, digests: Sequence[str]) -> list[Earlier]:
+    def earlier(self, digests: Collection[str], host: str) -> list[Earlier]:
         return [one for one in self.trials if one.digest in digests]
 
 
@@ -105,28 +105,19 @@ def test_a_duration_reads_as_one(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_the_store_tells_what_a_cell_took_on_this_machine_and_leaves_out_what_failed(
-        tmp_path: Path, empty_store: Path) -> None:
-    import platform
-    import shutil
+def test_the_records_tell_what_a_cell_took_on_this_machine_and_leave_out_what_failed(tmp_path: Path) -> None:
+    def measured(order: int, digest: str, verdict: str = "valid") -> TrialRecord:
+        one = made_records.trial("oneshot-off", order, 190.0, verdict=verdict, order=order,
+                                 metrics={PEAK: {1: 190.0 + order, 2: 180.0}})
+        return replace(one, tags={**one.tags, CELL_DIGEST: digest}, ended_ms=one.started_ms + 5000 * order)
 
-    shutil.copytree(empty_store, tmp_path / "store")
-    store = open_store(Tracking(uri=f"sqlite:///{tmp_path}/store/mlflow.db"))
-
-    def logged(order: int, digest: str, verdict: str = "valid", host: str = "") -> None:
-        one = made_sweeps.trial("oneshot-off", order, 190.0, verdict=verdict, order=order,
-                                metrics={PEAK: {1: 190.0 + order, 2: 180.0}})
-        tags = {**one.tags, CELL_DIGEST: digest, "host": host or platform.node()}
-        store.log_trial(replace(one, tags=tags, ended_ms=one.started_ms + 5000 * order))
-
-    logged(1, "aa")
-    logged(2, "aa", verdict="suspect")
-    logged(3, "aa", verdict="failed")
-    logged(4, "bb")
-    logged(5, "aa", host="elsewhere")
-    found = store.earlier(["aa"])
+    made_records.record(tmp_path, [measured(1, "aa"), measured(2, "aa", "suspect"), measured(3, "aa", "failed"),
+                                   measured(4, "bb")], made_records.sweep("tide-1", host=platform.node()))
+    made_records.record(tmp_path, [measured(5, "aa")], made_records.sweep("tide-2", host="elsewhere"))
+    sweeps = made_records.sweeps(tmp_path)
+    found = sweeps.earlier(["aa"], platform.node())
     assert sorted((one.digest, one.seconds, one.peak_mib) for one in found) == [("aa", 5.0, 191.0), ("aa", 10.0, 192.0)]
-    assert store.earlier([]) == []
+    assert sweeps.earlier([], platform.node()) == []
 
 
 def test_warm_ups_are_one_trial_of_every_engine_and_model() -> None:

@@ -14,15 +14,17 @@ import pytest
 
 from pipeline import config as schema
 from pipeline import defaults
-from pipeline.config import Config, Meter, Tracking
+from pipeline.config import Config, Meter
 from pipeline.errors import ConfigError
 from pipeline.outcome import flatten
+from pipeline.record.find import Sweeps
+from pipeline.record.sweep import SweepRecord
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.differing import differences
 from pipeline.sweep import identity
 from pipeline.sweep.cells import Cell, check_cells
 from pipeline.sweep.design import load_design
-from pipeline.track.read import SweepRecord, TrialRecord
-from pipeline.track.store import Store, open_store
+from pipeline.track import opened
 from tests.unit import made_records
 from tests.unit.test_rerun import composed
 
@@ -116,17 +118,17 @@ def test_a_value_set_to_its_default_is_the_same_plan() -> None:
 # A sweep that 3c8a73e began
 
 @pytest.fixture
-def old(store_of_3c8a73e: Path) -> Store:
-    return open_store(Tracking(uri=f"sqlite:///{store_of_3c8a73e}/mlflow.db"), write=False)
+def old(store_of_3c8a73e: Path) -> Sweeps:
+    return opened.sweeps(f"sqlite:///{store_of_3c8a73e}/mlflow.db")
 
 
-def begun(store: Store) -> tuple[SweepRecord, list[TrialRecord], list[Cell], list[list[int]]]:
+def begun(store: Sweeps) -> tuple[SweepRecord, list[TrialRecord], list[Cell], list[list[int]]]:
     """The interrupted sweep, and its plan as its words compose today."""
-    record = next(sweep for sweep in store.sweeps() if sweep.status == "interrupted")
+    record = store.sweep(next(sweep.sweep_id for sweep in store.all() if sweep.status == "interrupted"))
     words = [word for word in json.loads(record.tags["arguments"])
              if not word.startswith(("infer_os=", "tracking.", "mode="))]
     names = list(dict.fromkeys(trial.cell for trial in store.trials(record.sweep_id)))
-    planned = [[*words, *cell["overrides"]] for cell in identity.kept_plan(store, record)["cells"]]
+    planned = [[*words, *cell["overrides"]] for cell in store.folder(record.sweep_id).plan()["cells"]]
     found, _ = check_cells([composed(*dict.fromkeys(overrides)) for overrides in planned], planned)
     first = found[0].config
     assert {cell.name for cell in found} >= set(names)
@@ -134,19 +136,19 @@ def begun(store: Store) -> tuple[SweepRecord, list[TrialRecord], list[Cell], lis
         len(found), first.repetitions, first.seed)
 
 
-def test_an_interrupted_sweep_of_3c8a73e_goes_on_as_it_began(old: Store) -> None:
+def test_an_interrupted_sweep_of_3c8a73e_goes_on_as_it_began(old: Sweeps) -> None:
     record, trials, planned, order = begun(old)
-    kept, here = identity.kept_plan(old, record), json.loads(record.tags["environment"])
+    kept, here = old.folder(record.sweep_id).plan(), json.loads(record.tags["environment"])
     assert identity.require_same(record, trials, kept, planned, order, here, accept=False) == []
     assert identity.require_same(record, trials, {}, planned, order, here, accept=False) == []
-    again = identity.unfinished(old, identity.plan_hash(planned, order), planned, order)
+    again = identity.unfinished(old, planned, order)
     assert again is not None
     assert again.sweep_id == record.sweep_id
 
 
-def test_what_really_differs_from_it_is_named_and_nothing_else(old: Store) -> None:
+def test_what_really_differs_from_it_is_named_and_nothing_else(old: Sweeps) -> None:
     record, trials, planned, order = begun(old)
-    kept, here = identity.kept_plan(old, record), json.loads(record.tags["environment"])
+    kept, here = old.folder(record.sweep_id).plan(), json.loads(record.tags["environment"])
 
     def refusal(cells: list[Cell], order: list[list[int]], environment: dict[str, str] = here) -> str:
         with pytest.raises(ConfigError) as refused:
@@ -164,10 +166,10 @@ def test_what_really_differs_from_it_is_named_and_nothing_else(old: Store) -> No
     assert "kernel: " in kernel
     assert "plan" not in kernel
     other = changed(seed=7)
-    assert identity.unfinished(old, identity.plan_hash(other, order), other, order) is None
+    assert identity.unfinished(old, other, order) is None
 
 
-def test_a_key_that_is_new_since_and_set_is_a_change(old: Store) -> None:
+def test_a_key_that_is_new_since_and_set_is_a_change(old: Sweeps) -> None:
     _, trials, planned, order = begun(old)
     without = [replace(trial, params={key: value for key, value in trial.params.items() if key != "num_ctx"})
                for trial in trials]
@@ -179,7 +181,7 @@ def test_a_key_that_is_new_since_and_set_is_a_change(old: Store) -> None:
     assert all(f"num_ctx: not set → {number + 256}" in line for line in identity.changes(without, {}, other, order))
 
 
-def test_text_that_the_store_cut_is_no_change(old: Store) -> None:
+def test_text_that_the_store_cut_is_no_change(old: Sweeps) -> None:
     from pipeline.track.names import encode_param
 
     _, trials, planned, order = begun(old)

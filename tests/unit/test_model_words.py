@@ -13,13 +13,12 @@ from pipeline.config import Config, Model
 from pipeline.errors import ConfigError
 from pipeline.model import weights
 from pipeline.model.files import as_path, title
-from pipeline.stats.trials import Measured
 from pipeline.sweep import identity
 from pipeline.sweep.cells import cell_names, check_cells, named_as_before, refuse_other_work
 from pipeline.sweep.job import same_work
 from pipeline.sweep.model_words import told_apart, with_files, with_files_in
 from tests.ggufs import SMOLLM, write_model
-from tests.unit.made_sweeps import trial
+from tests.unit.made_records import trial
 from tests.unit.test_rerun import composed
 
 ODD = ("m.gguf", "x y/モデル (1).gguf", "a,b=c.gguf", "O'Neill \"q\" [1] {2} $x.gguf", "sha256-" + "ab" * 32, "plain")
@@ -170,8 +169,7 @@ def test_cells_of_an_older_sweep_keep_their_names(folder: Path) -> None:
 def test_a_file_replaced_between_two_trials_of_a_cell_makes_the_later_one_suspect() -> None:
     first, second, third = (replace(trial("oneshot-off", block, 1.0), tags={"model_digest": f"sha256:{digest}"})
                             for block, digest in ((1, "a"), (2, "a"), (3, "b")))
-    earlier = [Measured(first, "")]
-    assert same_work(second, earlier) is second
-    judged = same_work(third, earlier)
+    assert same_work(second, first) is second
+    judged = same_work(third, first)
     assert judged.verdict == "suspect"
-    assert judged.reasons == ["the model's file was changed: digest sha256:b, the cell's other trials sha256:a"]
+    assert list(judged.reasons) == ["the model's file was changed: digest sha256:b, the cell's other trials sha256:a"]

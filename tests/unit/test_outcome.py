@@ -16,7 +16,7 @@ from pipeline.meter.system import Disturbance
 from pipeline.outcome import suspect_phases_of, verdict_of
 from pipeline.phases import Peaks, Span
 from pipeline.record.reason import Reason
-from pipeline.result import Verdict
+from pipeline.record.trial import Verdict
 from pipeline.trial import Record
 
 CONFIG = Config(mode=Mode(name="oneshot"), max_tokens=64, place=Place(block=1))
@@ -212,4 +212,4 @@ def test_an_error_or_an_interruption_fails_whatever_else_was_measured() -> None:
     record.error = EngineError("the server ended")
     assert judged(record) == ("failed", "the server ended", "")
     record.interrupted = True
-    assert judged(record) == ("failed", "interrupted", "")
+    assert judged(record) == ("interrupted", "interrupted", "")

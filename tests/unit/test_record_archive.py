@@ -101,7 +101,7 @@ def test_the_file_is_readable_without_us_and_holds_no_password_and_no_push_notes
         assert folders == ["0001-interactive-on-r1", "0002-oneshot-off-r1", "0003-oneshot-off-r2"]
         assert "trials/*/" in file.read("README.txt").decode()
         result = json.loads(file.read(f"trials/{folders[0]}/result.json"))
-        assert result["metrics"][HEADLINE] == {"1": 180.5, "2": 190.25} and result["method"] == 2
+        assert result["metrics"][HEADLINE] == [180.5, 190.25] and result["method"] == 2
         header, first, *_ = file.read("trials.csv").decode().splitlines()
         row = dict(zip(header.split(","), first.split(","), strict=True))
         assert row["cell"] == "interactive-on" and row["method"] == "2" and float(row[HEADLINE]) == 190.25
@@ -153,7 +153,7 @@ RESULT = "trials/0021-oneshot-off-r1/result.json"
 @pytest.mark.parametrize(("change", "fix", "said"), [
     (in_member("manifest.json", b'"schema_version": 2', b'"schema_version": 3'), False,
      "schema_version 3, and this slackwater reads 1 and 2"),
-    (in_member(RESULT, b"200.0", b"100.0"), False, r"result.json is not what was written \(SHA-256\)"),
+    (in_member(RESULT, b"200", b"100"), False, r"result.json is not what was written \(SHA-256\)"),
     (lambda members: members.pop(RESULT), False, "its members are not those it lists"),
     (lambda members: members.update({"extra.txt": b""}), False, "a member 'extra.txt', which no export has"),
     (lambda members: members.update({"pushed/here.json": b"{}"}), True, "a member 'pushed/here.json'"),

@@ -16,6 +16,7 @@ from pipeline.record.owner import owner_tags
 from pipeline.record.reason import Reason
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
+from tests.conftest import ROOT
 
 SWEEP = SweepRecord(sweep_id="mode_gap-261126-120000", experiment="mode_gap", question="why?", command="slackwater run",
                     planned_trials=2, started_ms=1_700_000_000_000, owner=owner_tags(), tags={"host": "here"})
@@ -182,3 +183,20 @@ def test_the_password_of_the_store_is_not_kept(folder: SweepFolder) -> None:
     assert folder.trials() == [put]
     assert put.params == {"tracking.uri": "postgresql://me:***@host/db"}
     assert b"secret" not in (put.folder / "result.json").read_bytes()
+
+
+def test_the_record_of_an_interactive_trial_is_small_and_says_all_that_was_measured() -> None:
+    """As the default config measures it: three turns, the embedded engine."""
+    written = (ROOT / "tests/data/interactive_result.json").read_bytes()
+    trial = TrialRecord.from_json(written)
+    assert trial.turns["stabilized/tree_rss_mib"].keys() == {1, 2, 3}
+    assert trial.turns["initialization/tree_rss_mib"].keys() == {0}
+    again = trial.to_json()
+    assert TrialRecord.from_json(again) == trial
+    assert len(again.encode()) <= 20_000
+
+
+@pytest.mark.parametrize("turns", [{0: 5.0}, {1: 0.25, 2: 3.0}, {1: 7.0}, {2: 1.5}, {0: 1.0, 1: 2.0}, {}])
+def test_a_metric_of_any_turns_is_the_same_read_again(turns: dict[int, float]) -> None:
+    one = trial(turns={"during_generation/tree_rss_peak_mib": turns})
+    assert TrialRecord.from_json(one.to_json()).turns == one.turns

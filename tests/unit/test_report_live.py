@@ -20,8 +20,9 @@ from pipeline.progress import (
     TrialFinished,
     TrialStarted,
 )
+from pipeline.record.trial import TrialRecord, Verdict
 from pipeline.report.live import Progress, sparkline
-from pipeline.result import TrialResult, Verdict
+from tests.unit.made_records import said
 
 MIB = 1024 * 1024
 ORDER = ["oneshot-off", "interactive-off", "interactive-off", "oneshot-off"]
@@ -38,11 +39,11 @@ class Clock:
         return self.now
 
 
-def result(cell: str, order: int, verdict: Verdict = "valid", reasons: Sequence[str] = ()) -> TrialResult:
+def result(cell: str, order: int, verdict: Verdict = "valid", reasons: Sequence[str] = ()) -> TrialRecord:
     mode, _, infer_os = cell.partition("-")
     metrics = {"stabilized/tree_rss_mib": {1: 194.26}, "stabilized/time_to_stable_s": {1: 2.04},
                "during_generation/tree_rss_peak_mib": {1: 198.1}} if verdict == "valid" else {}
-    return TrialResult("s1", cell, 1, 1, order, mode, infer_os, verdict, reasons, (), 0, 0, {}, {}, metrics, {}, {}, "")
+    return TrialRecord("s1", cell, 1, 1, order, mode, infer_os, verdict, 0, 0, tuple(map(said, reasons)), turns=metrics)
 
 
 def screen(progress: Progress, width: int) -> list[str]:
