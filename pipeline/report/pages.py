@@ -57,11 +57,13 @@ def _subject(trials: Sequence[Any]) -> dict[str, Any]:
 
 
 def sweep_of_record(record: SweepRecord, trials: Sequence[TrialRecord]) -> Sweep:
-    """A sweep as its record has it."""
+    """A sweep as its record has it; what its trials came to is not known before they are fetched."""
+    finished = sum(n for verdict, n in record.trials.items() if verdict != WARM_UP)
     return Sweep(sweep_id=record.sweep_id, question=record.question, name=record.experiment, status=record.status,
                  started_ms=record.started_ms, ended_ms=record.ended_ms, trials_planned=record.planned_trials,
-                 trials_finished=sum(n for verdict, n in record.trials.items() if verdict != WARM_UP),
-                 trials_valid=record.trials.get("valid", 0), run_id=record.run_id, command=record.command,
+                 trials_finished=finished if record.fetched else None,
+                 trials_valid=record.trials.get("valid", 0) if record.fetched else None,
+                 run_id=record.run_id, command=record.command,
                  extra={key: record.tags[key] for key in MACHINE if key in record.tags}, **_subject(trials))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pipeline.cli import main
 from pipeline.report import document, wording
 from pipeline.report.pages import sweep_of_record
 from pipeline.report.sweep_page import print_sweep
@@ -77,3 +78,11 @@ def test_no_verb_that_reads_loads_mlflow_or_needs_a_server(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sweep_that_is_not_fetched_yet_is_listed_without_a_count(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path))
+    record(tmp_path, cell("oneshot-off", [200.0]), replace(sweep(), fetched=False))
+    assert main(["runs"]) == 0
+    assert "–" in capsys.readouterr().out.splitlines()[1]
