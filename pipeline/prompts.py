@@ -8,13 +8,14 @@ is counted: who can is engine/tokens.py.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
@@ -151,3 +152,28 @@ def fit(count: Callable[[Cut], int], wanted: int, guess: int, slack: int, most: 
             share = (wanted - low[1]) / (high[1] - low[1])
             at = min(low[0] + max(1, int(share * (high[0] - low[0]))), high[0] - 1)
     return (Cut(low[0]), low[1]) if low[0] else None
+
+
+def text_source(params: Mapping[str, Any], tags: Mapping[str, str]) -> tuple[str, str, int] | None:
+    """What a trial was asked, from its params and tags: name, digest (sha256, 12 digits) and number of the texts that
+    its prompts come from, template included.
+
+    Of a file, and of words cut to a length, the digest is of the prompts as they were sent; they stand whole in
+    response.txt, as do those that a person typed, which are no dataset (None)."""
+    language, typed = params.get("prompt.language"), params.get("mode.source") == "stdin"
+    given, sent = params.get("prompt.text"), tags.get("prompt_digest", "")[:12]
+    if sent and not typed and not given:
+        turns = int(params.get("mode.turns") or 1) if params.get("prompt.distinct") else 1
+        if params.get("prompt.file"):
+            return f"{Path(str(params['prompt.file'])).name} ({language})", sent, 1
+        if params.get("prompt.tokens"):
+            return f"{params['prompt.tokens']} tokens ({language})", sent, turns
+        if params.get("prompt.fill"):
+            share = f"{100 * float(params['prompt.fill']):g} % of {params.get('num_ctx')}"
+            return f"{share} tokens ({language})", sent, turns
+    texts = [given] if given else params.get(f"prompt.texts.{language}")
+    if typed or not texts:
+        return None
+    name = "one text" if given else str(params.get("prompt.name"))
+    whole = json.dumps([texts, params.get(f"prompt.templates.{language}")], ensure_ascii=False)
+    return f"{name} ({language})", hashlib.sha256(whole.encode()).hexdigest()[:12], len(texts)

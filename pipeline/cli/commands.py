@@ -203,8 +203,8 @@ def metrics(name: str, as_json: bool) -> None:
                  expected=N_("a port number up to 65535")),
             Flag("--no-browser", help=N_("open no browser")), STORE])
 def ui(sweep: str | None, port: int, no_browser: bool, store: str | None) -> int:
+    from pipeline.cli.ui import serve
     from pipeline.sweep.lock import holder
-    from pipeline.track.ui import serve
 
     if pid := holder():
         print(_("Careful: a sweep runs on this machine (process {pid}), and a web server\n"

@@ -101,8 +101,9 @@ class Sweeps:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise ConfigError(f"No sweep in {self.shown} has an id that begins with {name!r}. The latest are:\n"
-                              f"{_listing(known)}\n`slackwater runs{self.option}` lists all; `last` is the latest.")
+            raise ConfigError(_("No sweep in {store} has an id that begins with '{name}'. The latest are:\n{listed}\n"
+                                "`slackwater runs{option}` lists all; `last` is the latest.").format(
+                                    store=self.shown, name=name, listed=_listing(known), option=self.option))
         raise ConfigError(f"{name!r} is the beginning of {len(found)} sweep ids. Give more of the id:\n"
                           f"{_listing(found)}")
 

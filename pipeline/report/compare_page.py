@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.language import N_, _, sentence, worded
 from pipeline.machine import HARDWARE
 from pipeline.record.find import Subject
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION, plain
 from pipeline.report.sweep_page import EFFECTS
@@ -27,7 +28,7 @@ from pipeline.stats.comparison import without_family
 from pipeline.stats.differing import NOT_RECORDED, Difference, differences, other_work
 from pipeline.stats.gate import Judged
 from pipeline.stats.summary import EFFECT_METRICS, UNIFIED_METRICS
-from pipeline.stats.trials import Trial, methods, valid
+from pipeline.stats.trials import methods, valid
 from pipeline.text import print_json
 from pipeline.track import opened
 
@@ -183,7 +184,7 @@ def _machine(side: Subject) -> Mapping[str, str]:
     return {"host": side.trials[0].tags.get("host", ""), **side.sweep.tags}
 
 
-def _metrics(trials: Sequence[Trial]) -> set[str]:
+def _metrics(trials: Sequence[TrialRecord]) -> set[str]:
     return {name for trial in valid(trials) for name in trial.metrics}
 
 

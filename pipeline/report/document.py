@@ -21,7 +21,7 @@ from pipeline.stats.growth import Growth, growths
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.slope import Slope, slopes
 from pipeline.stats.summary import CellSummary, EffectRow, Gap, cells, effects, gap, question_metrics
-from pipeline.stats.trials import WARM_UP, Trial, counted, finite, methods, valid
+from pipeline.stats.trials import WARM_UP, counted, finite, methods, valid
 
 SCHEMA_VERSION = 1
 """Of the document. Names are only added within a version, never changed or removed."""
@@ -91,7 +91,7 @@ class Analysis:
     """How the trials were measured (result.METHOD): more than one in a sweep that a later version went on with."""
 
 
-def analyse(trials: Sequence[Trial]) -> Analysis:
+def analyse(trials: Sequence[TrialRecord]) -> Analysis:
     """Everything of one sweep's trials. Works for none, one, or only failed ones."""
     notes = [(t.order, note) for t in sorted(trials, key=lambda t: t.order) if t.verdict == "valid" for note in t.notes]
     question = question_metrics(trials)
@@ -105,7 +105,7 @@ def analyse(trials: Sequence[Trial]) -> Analysis:
                      if (cores := finite(t.metrics.get(NEIGHBOURS))) is not None], context_use(trials), methods(trials))
 
 
-def document(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, superseded: Sequence[TrialRecord] = (),
+def document(sweep: Sweep, trials: Sequence[TrialRecord], analysis: Analysis, superseded: Sequence[TrialRecord] = (),
              deleted: Collection[str] = ()) -> dict[str, Any]:
     """One sweep as a JSON-ready value: schema_version, sweep, trials, cells, gap, effects.
 
@@ -149,7 +149,7 @@ def runs_document(sweeps: Sequence[Sweep], last: Mapping[str, Any] | None = None
     return found
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: TrialRecord) -> dict[str, Any]:
     return {"run_id": trial.run_id, "cell": trial.cell, "repetition": trial.repetition, "order": trial.order,
             "block": trial.block, "mode": trial.mode, "infer_os": trial.infer_os, "verdict": trial.verdict,
             "method": trial.method,

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from pipeline.language import N_, sentence
 from pipeline.metrics import WORK
-from pipeline.stats.trials import KNOBS, Trial, flags_on, swept_knobs, valid, varied
+from pipeline.record.trial import TrialRecord
+from pipeline.stats.trials import KNOBS, flags_on, swept_knobs, valid, varied
 
 _OTHER_WORK = dict(zip(WORK, (N_("{counts} prompt tokens against {others}"),
                               N_("{counts} generated tokens against {others}")), strict=True))
@@ -26,7 +27,7 @@ def natural(text: str) -> tuple[float, str]:
         return float("inf"), text
 
 
-def differing_keys(trials: Sequence[Trial]) -> dict[str, dict[str, str]]:
+def differing_keys(trials: Sequence[TrialRecord]) -> dict[str, dict[str, str]]:
     """Cell → the keys besides mode and flags in which it differs from other cells of its mode or at all."""
     shared = varied(trials, ("infer_os.", "mode."))
     for mode in {trial.mode for trial in trials}:
@@ -42,8 +43,8 @@ class ModePair(NamedTuple):
 
     infer_os: str
     where: Mapping[str, str]
-    oneshot: Sequence[Trial]
-    interactive: Sequence[Trial]
+    oneshot: Sequence[TrialRecord]
+    interactive: Sequence[TrialRecord]
 
 
 class ArmGroup(NamedTuple):
@@ -52,19 +53,19 @@ class ArmGroup(NamedTuple):
 
     mode: str
     where: Mapping[str, str]
-    off: Sequence[Trial]
-    arms: Sequence[tuple[str, Sequence[Trial]]]
+    off: Sequence[TrialRecord]
+    arms: Sequence[tuple[str, Sequence[TrialRecord]]]
     knob: str = ""
     """The knob's name; "" where the arms differ in flags."""
     against: str = ""
     """The knob's value in the reference."""
 
 
-def mode_pairs(trials: Sequence[Trial]) -> list[ModePair]:
+def mode_pairs(trials: Sequence[TrialRecord]) -> list[ModePair]:
     """Cells that differ in the mode and nothing else."""
     shared = varied(trials, ("infer_os.", "mode."))
     differing = differing_keys(trials)
-    by_mode: dict[str, dict[str, list[Trial]]] = {"oneshot": defaultdict(list), "interactive": defaultdict(list)}
+    by_mode: dict[str, dict[str, list[TrialRecord]]] = {"oneshot": defaultdict(list), "interactive": defaultdict(list)}
     for trial in trials:
         if trial.mode in by_mode:
             by_mode[trial.mode][trial.cell].append(trial)
@@ -77,7 +78,7 @@ def mode_pairs(trials: Sequence[Trial]) -> list[ModePair]:
                                         p.infer_os != "on", p.infer_os))
 
 
-def other_work(a: Sequence[Trial], b: Sequence[Trial]) -> str:
+def other_work(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> str:
     """How the work of two arms differs, in words; "" if it does not, or was not recorded.
 
     An effect between such arms would compare two things at once (DESIGN 5.4). Cells agree within themselves, so one
@@ -91,12 +92,12 @@ def other_work(a: Sequence[Trial], b: Sequence[Trial]) -> str:
     return ""
 
 
-def effect_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
+def effect_groups(trials: Sequence[TrialRecord]) -> list[ArmGroup]:
     """Every set of cells whose difference is an effect: of the flags, then of each knob."""
     return [*flag_groups(trials), *knob_groups(trials)]
 
 
-def knob_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
+def knob_groups(trials: Sequence[TrialRecord]) -> list[ArmGroup]:
     """For every knob that was varied, mode and arm of the flags: its first value against each other, while the other
     knobs stand at their own first values. What they do together stands in the cells."""
     differing, values = differing_keys(trials), swept_knobs(trials)
@@ -107,7 +108,7 @@ def knob_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
     flags = {trial.infer_os for trial in trials}
     found = []
     for key in knobs:
-        groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[Trial]]] = defaultdict(
+        groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[TrialRecord]]] = defaultdict(
             lambda: defaultdict(list))
         for trial in trials:
             here = differing[trial.cell]
@@ -132,10 +133,10 @@ def text_of(value: str) -> str:
     return value.lower() if value in ("True", "False") else value
 
 
-def refused(trials: Sequence[Trial]) -> list[str]:
+def refused(trials: Sequence[TrialRecord]) -> list[str]:
     """The comparisons that `effect_groups` leaves out because the arms did different work, a sentence each."""
     differing, swept = differing_keys(trials), swept_knobs(trials)
-    cells: dict[str, list[Trial]] = defaultdict(list)
+    cells: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         cells[trial.cell].append(trial)
 
@@ -156,14 +157,14 @@ def refused(trials: Sequence[Trial]) -> list[str]:
     return found
 
 
-def flag_groups(trials: Sequence[Trial]) -> list[ArmGroup]:
+def flag_groups(trials: Sequence[TrialRecord]) -> list[ArmGroup]:
     """Every set of cells that differ in their flags and nothing else.
 
     The reference is the arm "off", or without one the arm with the fewest flags; arms that lack one of the
     reference's flags are left out, since they differ in two directions.
     """
     differing = differing_keys(trials)
-    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[Trial]]] = defaultdict(
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[TrialRecord]]] = defaultdict(
         lambda: defaultdict(list))
     for trial in trials:
         groups[trial.mode, tuple(differing[trial.cell].items())][trial.infer_os].append(trial)

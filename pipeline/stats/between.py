@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.comparison import Comparison, judged, level_of, median_of
-from pipeline.stats.differing import Recorded, same_setup
+from pipeline.stats.differing import same_setup
 from pipeline.stats.intervals import Interval, paired, welch, welch_against_reference
 from pipeline.stats.measures import measure
 from pipeline.stats.trials import by_block, counted, last_turn
 
-Cell = Sequence[Recorded]
+Cell = Sequence[TrialRecord]
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class Change:
     stats: Comparison
 
 
-def by_cell(trials: Sequence[Recorded]) -> dict[str, list[Recorded]]:
+def by_cell(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
     """Cell → its trials, in the order given."""
-    cells: dict[str, list[Recorded]] = defaultdict(list)
+    cells: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         cells[trial.cell].append(trial)
     return dict(cells)
 
 
-def match(a: Sequence[Recorded], b: Sequence[Recorded]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+def match(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     """(cell of A, cell of B) that belong together, and the cells of either side that have no counterpart.
 
     One cell on either side: these two. Else those of one name, then those that alone have their mode and flags."""
@@ -93,8 +94,8 @@ def match(a: Sequence[Recorded], b: Sequence[Recorded]) -> tuple[list[tuple[str,
     return pairs, left_a, left_b
 
 
-def pair_up(names: tuple[str, str], a: Cell, b: Cell, same_sweep: bool, sweep_a: Sequence[Recorded] = (),
-            sweep_b: Sequence[Recorded] = ()) -> Pair:
+def pair_up(names: tuple[str, str], a: Cell, b: Cell, same_sweep: bool, sweep_a: Sequence[TrialRecord] = (),
+            sweep_b: Sequence[TrialRecord] = ()) -> Pair:
     """The Pair of two cells; between sweeps with a reference cell, if the sweeps have one.
 
     A reference is a cell that both sweeps ran with the same model, config, engine and settings, while the cells that

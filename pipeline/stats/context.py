@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pipeline.language import N_, sentence
 from pipeline.metrics import WORK
-from pipeline.stats.trials import Trial, valid
+from pipeline.record.trial import TrialRecord
+from pipeline.stats.trials import valid
 
 LITTLE_PCT = 10.0
 """Below this share of its context a cell says nothing of what a filled cache costs."""
@@ -38,7 +39,7 @@ class ContextUse:
                "prompt.fill=0.9 fills it, prompt.tokens=N sets a length"), used=self.used, n=self.num_ctx)
 
 
-def context_use(trials: Sequence[Trial]) -> ContextUse | None:
+def context_use(trials: Sequence[TrialRecord]) -> ContextUse | None:
     """The least filled cell's; None: no valid trial says it."""
     fullest: dict[str, ContextUse] = {}
     for trial in valid(trials):

@@ -8,23 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal, Protocol
+from typing import Literal
 
 from pipeline import defaults, machine
 from pipeline.metrics import WORK
-from pipeline.stats.trials import Trial, valid, value
-
-
-class Recorded(Trial, Protocol):
-    """A trial with what it was run on."""
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """The server settings its cell resolved to."""
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """engine_version, model_digest, host, …"""
-
+from pipeline.record.trial import TrialRecord
+from pipeline.stats.trials import valid, value
 
 Group = Literal["model", "config", "engine", "machine"]
 
@@ -45,7 +34,7 @@ class Difference:
     b: str
 
 
-def differences(a: Sequence[Recorded], b: Sequence[Recorded], machine_a: Mapping[str, str],
+def differences(a: Sequence[TrialRecord], b: Sequence[TrialRecord], machine_a: Mapping[str, str],
                 machine_b: Mapping[str, str]) -> list[Difference]:
     """Only what differs, by group. `machine_a` and `machine_b` are facts about where each side ran."""
     files = _files(a, b)
@@ -62,7 +51,7 @@ def differences(a: Sequence[Recorded], b: Sequence[Recorded], machine_a: Mapping
 
     compare("model", "model_digest", _texts(t.tags.get("model_digest") for t in a),
             _texts(t.tags.get("model_digest") for t in b))
-    def of(trial: Recorded, key: str) -> object:
+    def of(trial: TrialRecord, key: str) -> object:
         # a key that an earlier version did not have is at its default
         return trial.params[key] if key in trial.params else defaults.unset(trial.params).get(key, NOT_RECORDED)
 
@@ -80,7 +69,7 @@ def differences(a: Sequence[Recorded], b: Sequence[Recorded], machine_a: Mapping
     return sorted(found, key=lambda difference: order.index(difference.group))
 
 
-def _files(a: Sequence[Recorded], b: Sequence[Recorded]) -> set[str]:
+def _files(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> set[str]:
     """Keys that name the model's file: of no interest where its digest says that it is the same."""
     digests = {trial.tags.get("model_digest") for trial in (*a, *b)}
     return {"model.path", "model.name"} if len(digests) == 1 and _known(next(iter(digests))) else set()
@@ -101,12 +90,12 @@ def _text(value: object) -> str:
     return NOT_RECORDED if value is None or value == "" else str(value)
 
 
-def same_setup(a: Sequence[Recorded], b: Sequence[Recorded]) -> bool:
+def same_setup(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> bool:
     """The same model, config, engine version and server settings? The machine and the day may differ."""
     return not differences(a, b, {}, {})
 
 
-def other_work(a: Sequence[Recorded], b: Sequence[Recorded]) -> str:
+def other_work(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> str:
     """Why the two sides did different work, in words; "" if they did the same, or the sweep asks for that difference.
 
     The model is told by its digest, or by its name where the digest is not known on both sides; the work by the
@@ -132,7 +121,7 @@ def other_work(a: Sequence[Recorded], b: Sequence[Recorded]) -> str:
     return ""
 
 
-def _factors(trials: Sequence[Recorded]) -> set[str]:
+def _factors(trials: Sequence[TrialRecord]) -> set[str]:
     """design.factor of every trial: config keys whose change of the work is the question."""
     each = [trial.params.get("design.factor") for trial in trials]
     sets = [{"model" if str(key).startswith("model.") else str(key) for key in factor}

@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 
 from pipeline.language import N_, sentence
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.arms import effect_groups, mode_pairs
 from pipeline.stats.intervals import holm, line_through, of_differences
 from pipeline.stats.measures import HEADLINE, measure
-from pipeline.stats.trials import Trial, by_block, valid, value
+from pipeline.stats.trials import by_block, valid, value
 
 LEAST_BLOCKS = 3
 LEAST_MIB = 0.25
@@ -85,7 +86,7 @@ def matters(change: float, metric: str, effect: float = 0.0) -> bool:
     return abs(change) >= max(2 * how.step, LEAST_MIB if how.unit == "MiB" else 0.0, SHARE * abs(effect))
 
 
-def drift(trials: Sequence[Trial], metric: str = HEADLINE) -> list[Drift]:
+def drift(trials: Sequence[TrialRecord], metric: str = HEADLINE) -> list[Drift]:
     """All tests that the sweep has blocks for (three or more), whether they find something or not."""
     how = measure(metric)
     residuals = _residuals(trials, metric)
@@ -111,9 +112,9 @@ def drift(trials: Sequence[Trial], metric: str = HEADLINE) -> list[Drift]:
     return found
 
 
-def _residuals(trials: Sequence[Trial], metric: str) -> Mapping[int, list[tuple[int, float]]]:
+def _residuals(trials: Sequence[TrialRecord], metric: str) -> Mapping[int, list[tuple[int, float]]]:
     """Block → (order, reading minus its cell's mean), in the order they ran."""
-    by_cell: dict[str, list[tuple[Trial, float]]] = defaultdict(list)
+    by_cell: dict[str, list[tuple[TrialRecord, float]]] = defaultdict(list)
     for trial in valid(trials):
         reading = value(trial, metric)
         if reading is not None:
@@ -126,7 +127,7 @@ def _residuals(trials: Sequence[Trial], metric: str) -> Mapping[int, list[tuple[
     return {block: sorted(members) for block, members in blocks.items()}
 
 
-def _pairs(trials: Sequence[Trial], metric: str) -> list[tuple[str, list[float]]]:
+def _pairs(trials: Sequence[TrialRecord], metric: str) -> list[tuple[str, list[float]]]:
     """(what, differences in block order) of every comparison the sweep makes."""
     pairs: list[tuple[str, Mapping[int, float], Mapping[int, float]]] = []
     for group in effect_groups(trials):

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.language import N_, sentence
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.arms import differing_keys
 from pipeline.stats.comparison import Comparison, judged, level_of, method_of
 from pipeline.stats.intervals import Interval, interval_of
 from pipeline.stats.measures import HEADLINE, measure
-from pipeline.stats.trials import Trial, by_block, flags_on, looked_at, valid
+from pipeline.stats.trials import by_block, flags_on, looked_at, valid
 
 FloatArray = npt.NDArray[np.float64]
 LEAST_CELLS = 4
@@ -62,12 +63,12 @@ class Factorial:
     """Median of all readings."""
 
 
-def factorials(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95,
+def factorials(trials: Sequence[TrialRecord], metric: str = HEADLINE, level: float = 0.95,
                looked: bool | None = None) -> list[Factorial]:
     """One analysis per mode and further keys, for flags that were varied in a factorial plan; else none.
 
     `looked`: did the width of these intervals end the sweep? None: as its config says."""
-    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[frozenset[str], list[Trial]]] = defaultdict(
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[frozenset[str], list[TrialRecord]]] = defaultdict(
         lambda: defaultdict(list))
     flags_of = {trial.cell: flags_on(trial) for trial in {trial.cell: trial for trial in trials}.values()}
     if len(set(flags_of.values())) < LEAST_CELLS:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.language import N_, sentence
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.arms import differing_keys
 from pipeline.stats.comparison import Comparison, judged
 from pipeline.stats.intervals import of_differences
 from pipeline.stats.measures import HEADLINE, measure
-from pipeline.stats.trials import Trial, valid, value
+from pipeline.stats.trials import valid, value
 
 FIRST = 2
 LEAST_TURNS = FIRST + 1
@@ -42,12 +43,12 @@ class Growth:
     stats: Comparison
 
 
-def growths(trials: Sequence[Trial], metric: str = HEADLINE, level: float = 0.95) -> list[Growth]:
+def growths(trials: Sequence[TrialRecord], metric: str = HEADLINE, level: float = 0.95) -> list[Growth]:
     """One Growth per cell whose trials have three turns or more, the fastest first."""
     how = measure(metric)
     slopes: dict[str, dict[int, float]] = defaultdict(dict)
     settled: dict[str, list[float]] = defaultdict(list)
-    first: dict[str, Trial] = {}
+    first: dict[str, TrialRecord] = {}
     turns: dict[str, int] = {}
     for trial in valid(trials):
         last = max(trial.turns.get(metric, {}), default=0)

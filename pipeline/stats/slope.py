@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from pipeline.language import N_
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.intervals import line_through, t_quantile
 from pipeline.stats.measures import HEADLINE, PAGE_MIB
-from pipeline.stats.trials import Trial, valid, value, varied
+from pipeline.stats.trials import valid, value, varied
 
 PLANNED = "plan/kv_mib"
 LEAST_LEVELS = 4
@@ -62,7 +63,7 @@ def line(x: Sequence[float], medians_mib: Sequence[float], level: float = 0.95,
     return slope, intercept, half, df
 
 
-def slopes(trials: Sequence[Trial], key: str = "num_ctx", metric: str = HEADLINE, regime_key: str | None = None,
+def slopes(trials: Sequence[TrialRecord], key: str = "num_ctx", metric: str = HEADLINE, regime_key: str | None = None,
            level: float = 0.95) -> list[Slope]:
     """One line per mode, flags, further keys and regime, from two levels on. Metrics in MiB only.
 

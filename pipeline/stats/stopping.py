@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.comparison import Comparison
 from pipeline.stats.factorial import factorials
 from pipeline.stats.intervals import required_n
 from pipeline.stats.measures import HEADLINE, measure
 from pipeline.stats.summary import effects, gap
-from pipeline.stats.trials import Trial
 
 LEAST_BLOCKS = 5
 
@@ -38,7 +38,7 @@ class Precision:
     """Of that interval."""
 
 
-def effect_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target: float | None = None,
+def effect_precision(trials: Sequence[TrialRecord], metric: str = HEADLINE, *, target: float | None = None,
                      target_pct: float | None = None) -> list[Precision]:
     """One Precision per effect that the page reports, of a factorial plan one per term; a sweep stops when all are
     reached."""
@@ -50,7 +50,7 @@ def effect_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target:
     return [standing(stats, reference, metric, target, target_pct) for stats, reference in found]
 
 
-def gap_precision(trials: Sequence[Trial], metric: str = HEADLINE, *, target: float | None = None,
+def gap_precision(trials: Sequence[TrialRecord], metric: str = HEADLINE, *, target: float | None = None,
                   target_pct: float | None = None) -> list[Precision]:
     """One Precision per unified gap at turn 1."""
     return [standing(row.stats, row.interactive or 0.0, metric, target, target_pct)

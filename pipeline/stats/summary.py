@@ -11,19 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.arms import differing_keys, effect_groups, mode_pairs, natural
 from pipeline.stats.comparison import Comparison, compare, median_of
 from pipeline.stats.measures import HEADLINE, measure, phase_of
-from pipeline.stats.trials import (
-    MLFLOW_INF,
-    Trial,
-    by_block,
-    counted,
-    last_turn,
-    looked_at,
-    sound_metrics,
-    valid,
-)
+from pipeline.stats.trials import MLFLOW_INF, by_block, counted, last_turn, looked_at, sound_metrics, valid
 
 AS_FOUND_METRICS = ("as_found/system_used_pct", "as_found/tree_rss_mib")
 UNIFIED_METRICS = (
@@ -125,9 +117,9 @@ class EffectRow:
     """The knob's value in the arm that it is compared with."""
 
 
-def cells(trials: Sequence[Trial]) -> list[CellSummary]:
+def cells(trials: Sequence[TrialRecord]) -> list[CellSummary]:
     """One summary per cell, in the order of modes and flags. Cells without a valid trial are there, without medians."""
-    by_cell: dict[str, list[Trial]] = defaultdict(list)
+    by_cell: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in counted(trials):
         by_cell[trial.cell].append(trial)
     differing = differing_keys(trials)
@@ -144,7 +136,7 @@ def cells(trials: Sequence[Trial]) -> list[CellSummary]:
                                         c.infer_os != "off", c.infer_os != "on", c.infer_os, c.cell))
 
 
-def _spread(trials: Sequence[Trial]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+def _spread(trials: Sequence[TrialRecord]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """Metric → median, MAD, share of trials that jumped; metrics that no trial has are absent.
 
     A trial has jumped if it is further from the median than 6 scaled MADs, 1 % of the median and the meter's step.
@@ -168,7 +160,7 @@ def _spread(trials: Sequence[Trial]) -> tuple[dict[str, float], dict[str, float]
             dict(zip(names, jumped.tolist(), strict=True)))
 
 
-def gap(trials: Sequence[Trial], level: float = 0.95, looked: str | None = None) -> Gap:
+def gap(trials: Sequence[TrialRecord], level: float = 0.95, looked: str | None = None) -> Gap:
     """oneshot − interactive for every arm of the flags that was run in both modes, as found and unified.
 
     Unified rows compare turn 1, and beside it the interactive mode's last turn. Metrics that neither mode has
@@ -189,14 +181,14 @@ def gap(trials: Sequence[Trial], level: float = 0.95, looked: str | None = None)
     return Gap(as_found=tuple(as_found), unified=tuple(unified))
 
 
-def question_metrics(trials: Sequence[Trial]) -> tuple[str, ...]:
+def question_metrics(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     """What the sweep asks about, as its config says; settled tree RSS where it says nothing."""
     said = next((trial.params["question_metrics"] for trial in trials if trial.params.get("question_metrics")), None)
     return tuple(map(str, said)) if isinstance(said, list | tuple) else (HEADLINE,)
 
 
-def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, question: Sequence[str] | None = None,
-            level: float = 0.95, looked: str | None = None) -> list[EffectRow]:
+def effects(trials: Sequence[TrialRecord], metrics: Sequence[str] = EFFECT_METRICS,
+            question: Sequence[str] | None = None, level: float = 0.95, looked: str | None = None) -> list[EffectRow]:
     """on − off within each mode, and each value of a knob against its first; k arms against the same reference are a
     family (Bonferroni).
 
@@ -226,8 +218,8 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str] = EFFECT_METRICS, qu
     return found
 
 
-def _gap_row(oneshot: Sequence[Trial], interactive: Sequence[Trial], infer_os: str, where: Mapping[str, str],
-             metric: str, turn: int | None, level: float, looked: bool) -> list[GapRow]:
+def _gap_row(oneshot: Sequence[TrialRecord], interactive: Sequence[TrialRecord], infer_os: str,
+             where: Mapping[str, str], metric: str, turn: int | None, level: float, looked: bool) -> list[GapRow]:
     one = by_block(oneshot, metric, None if turn is None else 1)
     many = by_block(interactive, metric, turn)
     if not one and not many:

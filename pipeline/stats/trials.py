@@ -9,58 +9,10 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from pipeline.result import TrialResult
+from pipeline.record.trial import TrialRecord
 from pipeline.stats.measures import phase_of
-
-
-class Trial(Protocol):
-    """One trial as the store knows it. Any value with these attributes will do."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def cell(self) -> str: ...
-    @property
-    def repetition(self) -> int: ...
-    @property
-    def order(self) -> int: ...
-    @property
-    def block(self) -> int: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def infer_os(self) -> str: ...
-    @property
-    def started_ms(self) -> int:
-        """Unix time, milliseconds."""
-    @property
-    def ended_ms(self) -> int | None: ...
-    @property
-    def verdict(self) -> str:
-        """valid, suspect, failed, interrupted or warm-up; only valid ones enter a comparison."""
-    @property
-    def method(self) -> int:
-        """How it was measured (result.METHOD)."""
-    @property
-    def reasons(self) -> Sequence[str]: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
-    @property
-    def suspect_phases(self) -> Mapping[str, Sequence[str]]:
-        """Phase → why its values enter no comparison."""
-    @property
-    def params(self) -> Mapping[str, object]:
-        """The resolved config, flattened: "infer_os.quantization" → value."""
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metric → the last turn's value."""
-    @property
-    def turns(self) -> Mapping[str, Mapping[int, float]]:
-        """Metric → turn → value; turn 0 is for what belongs to the trial and not to a turn."""
-
 
 SWEPT_KNOBS = "swept_knobs"
 """The tag of a trial that says which knobs its sweep varies, and over which values (JSON)."""
@@ -73,32 +25,6 @@ MLFLOW_INF = 1.7e308
 """MLflow stores ±inf as ±1.797e308."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A trial just run, as the statistics want it; the store's record of it has the same names."""
-
-    result: TrialResult
-    run_id: str
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.result, name)
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metric → the last turn's value."""
-        return {name: turns[max(turns)] for name, turns in self.result.metrics.items() if turns}
-
-    @property
-    def turns(self) -> Mapping[str, Mapping[int, float]]:
-        """Metric → turn → value."""
-        return self.result.metrics
-
-    @property
-    def verdict(self) -> str:
-        """As the store says it: an interrupted trial is interrupted, not failed."""
-        return "interrupted" if self.result.extra.get("interrupted") else self.result.verdict
-
-
 def finite(value: float | None) -> float | None:
     """The value, or None for what was not measured (absent, NaN, ±inf, or MLflow's stand-in for inf)."""
     if value is None or not math.isfinite(value) or abs(value) > MLFLOW_INF:
@@ -106,19 +32,19 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def sound(trial: Trial, metric: str) -> bool:
+def sound(trial: TrialRecord, metric: str) -> bool:
     """Is this metric's phase one that counts in this trial?"""
     return phase_of(metric) not in trial.suspect_phases
 
 
-def sound_metrics(trial: Trial) -> Mapping[str, float]:
+def sound_metrics(trial: TrialRecord) -> Mapping[str, float]:
     """Metric → the last turn's value, those of suspect phases left out."""
     if not trial.suspect_phases:
         return trial.metrics
     return {name: number for name, number in trial.metrics.items() if sound(trial, name)}
 
 
-def value(trial: Trial, metric: str, turn: int | None = None) -> float | None:
+def value(trial: TrialRecord, metric: str, turn: int | None = None) -> float | None:
     """The metric of a trial at a turn; `turn=None`: the run's value. None: not measured, or of a suspect phase."""
     if not sound(trial, metric):
         return None
@@ -133,12 +59,12 @@ def value(trial: Trial, metric: str, turn: int | None = None) -> float | None:
     return None
 
 
-def last_turn(trials: Iterable[Trial]) -> int:
+def last_turn(trials: Iterable[TrialRecord]) -> int:
     """The highest turn any of these trials logged; at least 1."""
     return max((turn for trial in trials for by_turn in trial.turns.values() for turn in by_turn), default=1) or 1
 
 
-Given = TypeVar("Given", bound=Trial)
+Given = TypeVar("Given", bound=TrialRecord)
 
 
 def valid(trials: Iterable[Given]) -> list[Given]:
@@ -146,24 +72,24 @@ def valid(trials: Iterable[Given]) -> list[Given]:
     return [trial for trial in trials if trial.verdict == "valid"]
 
 
-def looked_at(trials: Iterable[Trial], of: str) -> str:
+def looked_at(trials: Iterable[TrialRecord], of: str) -> str:
     """The metric whose interval ended the sweep (stop=precision) among the `effects` or the `gap`; "" if none did."""
     params = next((trial.params for trial in trials), {})
     stopped = params.get("stop.name") == "precision" and params.get("stop.of") == of
     return str(params.get("stop.metric", "")) if stopped else ""
 
 
-def counted(trials: Iterable[Trial]) -> list[Trial]:
+def counted(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Those that are of the sweep proper: all but warm-ups, whose whole purpose is to be run first."""
     return [trial for trial in trials if trial.verdict != WARM_UP]
 
 
-def methods(trials: Iterable[Trial]) -> list[int]:
-    """The methods (result.METHOD) that the valid trials were measured by."""
+def methods(trials: Iterable[TrialRecord]) -> list[int]:
+    """The methods (record/trial.py METHOD) that the valid trials were measured by."""
     return sorted({trial.method for trial in valid(trials)})
 
 
-def flags_on(trial: Trial) -> frozenset[str]:
+def flags_on(trial: TrialRecord) -> frozenset[str]:
     """Names of the infer_os flags that are on, from the config; from the label if the config was not logged."""
     flags = {key.removeprefix("infer_os."): text for key, text in trial.params.items() if key.startswith("infer_os.")}
     if flags:
@@ -171,13 +97,13 @@ def flags_on(trial: Trial) -> frozenset[str]:
     return frozenset() if trial.infer_os == "off" else frozenset(trial.infer_os.split("+"))
 
 
-def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str, str]]:
+def varied(trials: Sequence[TrialRecord], ignore: Sequence[str]) -> dict[str, dict[str, str]]:
     """Cell → {config key: value} for the keys in which cells differ, keys with a prefix in `ignore` left out.
 
     Keys that change from trial to trial inside a cell say nothing about the cell and are dropped. Of several
     keys that always change together (a config group brings many) one stands for all: the group's name if it has one.
     """
-    by_cell: dict[str, list[Trial]] = defaultdict(list)
+    by_cell: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         by_cell[trial.cell].append(trial)
     cells = sorted(by_cell)
@@ -195,7 +121,7 @@ def varied(trials: Sequence[Trial], ignore: Sequence[str]) -> dict[str, dict[str
     return {cell: {key: first[cell].get(key, "") for key in keys} for cell in cells}
 
 
-def swept_knobs(trials: Iterable[Trial]) -> dict[str, list[str]]:
+def swept_knobs(trials: Iterable[TrialRecord]) -> dict[str, list[str]]:
     """The knobs that the sweep varies, by config key → their values as they were written, the reference first, as the
     trials are tagged; empty for sweeps of before that."""
     for trial in trials:
@@ -204,13 +130,13 @@ def swept_knobs(trials: Iterable[Trial]) -> dict[str, list[str]]:
     return {}
 
 
-def block_of(trial: Trial) -> int:
+def block_of(trial: TrialRecord) -> int:
     """The block that pairs it with others. What one version began and a later one continued is not a pair: trials of
     two methods stand in blocks of their own."""
     return (trial.block or trial.repetition) + (trial.method - 1) * _MOST_BLOCKS
 
 
-def by_block(trials: Iterable[Trial], metric: str, turn: int | None = None) -> dict[int, float]:
+def by_block(trials: Iterable[TrialRecord], metric: str, turn: int | None = None) -> dict[int, float]:
     """Block → value of the valid trials (their mean, should a block hold the cell twice); left out is what was not
     measured, and what belongs to a suspect phase."""
     blocks: dict[int, float] = {}

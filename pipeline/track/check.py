@@ -1,32 +1,30 @@
 """Is the store there, ours to write, and of the schema that the installed MLflow reads?
 
-Asked before MLflow is, which retries a store it cannot open for 102 s and a server for minutes. Changes nothing
-but missing folders of the local store.
+Asked before MLflow is, which retries a store it cannot open for 102 s and a server for minutes. The one place that
+looks into a database by itself: reads its version, writes nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from pipeline.errors import StoreError, innermost
+from pipeline.errors import StoreError
+from pipeline.record.folder import SWEEPS
 from pipeline.track.location import Location
-
-if TYPE_CHECKING:
-    import sqlalchemy
 
 CONNECT_LIMIT_S = 5
 """How long a store may take to answer the first question."""
+_ELSEWHERE = ("Make it writable, or put the store elsewhere: tracking.uri=sqlite:////absolute/path/mlflow.db; the "
+              "records lie beside it, of another kind of store in $SLACKWATER_HOME, without it in mlruns/ of a "
+              "checkout.")
 
 
 def check(location: Location, write: bool) -> bool:
@@ -35,16 +33,13 @@ def check(location: Location, write: bool) -> bool:
     Raises StoreError: unreachable, not writable (`write` only), not an MLflow store, of another schema."""
     if location.database is not None:
         there = _check_sqlite(location.database, location, write)
-    elif location.is_server:
-        there = True
-        _check_server(location)
     else:
-        there = _check_sql(location)
+        there = True
+        _check_server(location) if location.is_server else _check_sql(location)
     if write:
         if location.artifacts is not None:
             _writable_folder(location.artifacts, "the store's artifacts")
-        _writable_folder(location.home, "the spool")
-        _writable_folder(location.spool, "the spool")
+        _writable_folder(location.records / SWEEPS, "the records")
     return there
 
 
@@ -57,10 +52,6 @@ def _writable_folder(folder: Path, what: str) -> None:
         raise StoreError(f"The folder for {what}, {folder}, cannot be written by this user. {_ELSEWHERE}")
 
 
-_ELSEWHERE = ("Make it writable, or put the store elsewhere: tracking.uri=sqlite:////absolute/path/mlflow.db; the "
-              "spool is in $SLACKWATER_HOME, without it in mlruns/ of a checkout.")
-
-
 def _check_sqlite(database: Path, location: Location, write: bool) -> bool:
     if write:
         # SQLite writes its journal beside the file
@@ -69,21 +60,20 @@ def _check_sqlite(database: Path, location: Location, write: bool) -> bool:
         if not database.exists() or database.stat().st_size == 0:
             return False
     except OSError as error:
-        raise StoreError(f"The store {database} cannot be accessed: {error.strerror}. {_ELSEWHERE}") from error
+        raise StoreError(f"The store {database} cannot be looked at: {error.strerror}. {_ELSEWHERE}") from error
     if not database.is_file():
-        raise StoreError(f"The store {database} is not a file. Expected an SQLite database made by MLflow. "
-                         f"{_ELSEWHERE}")
-    needed = (os.R_OK | os.W_OK) if write else os.R_OK
-    if not os.access(database, needed):
+        raise StoreError(f"The store {database} is not a file. Expected an SQLite database of MLflow's. {_ELSEWHERE}")
+    if not os.access(database, (os.R_OK | os.W_OK) if write else os.R_OK):
         verb = "written" if os.access(database, os.R_OK) else "read"
         raise StoreError(f"The store {database} cannot be {verb} by this user. {_ELSEWHERE}")
     try:
-        with connect_sqlite(database, write) as connection:
-            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        address = f"file:{quote(str(database))}?mode={'rw' if write else 'ro'}"
+        with closing(sqlite3.connect(address, uri=True, timeout=CONNECT_LIMIT_S)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             found = None
-            if "alembic_version" in names:
+            if "alembic_version" in tables:
                 found = next((row[0] for row in connection.execute("SELECT version_num FROM alembic_version")), None)
-            _check_schema(found, names, location)
+            _check_schema(found, tables, location)
             if write:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.rollback()
@@ -96,41 +86,22 @@ def _check_sqlite(database: Path, location: Location, write: bool) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def connect_sqlite(database: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection that never makes the file; commits nothing by itself, closed at the end. Raises sqlite3.Error."""
-    mode = "rw" if write else "ro"
-    connection = sqlite3.connect(f"file:{quote(str(database))}?mode={mode}", uri=True, timeout=CONNECT_LIMIT_S)
-    try:
-        yield connection
-    finally:
-        connection.close()
+def installed_schema() -> tuple[str, frozenset[str]]:
+    """The newest and all schema versions (Alembic revisions) that the installed MLflow knows.
 
-
-@dataclass(frozen=True)
-class Schema:
-    """The schema versions (Alembic revisions) that the installed MLflow knows."""
-
-    head: str
-    known: frozenset[str]
-
-
-def installed_schema() -> Schema:
-    """Read from the files in mlflow/store/db_migrations, since importing MLflow takes over a second."""
+    Read from the files in mlflow/store/db_migrations, since importing MLflow takes over a second."""
     spec = find_spec("mlflow")
     if spec is None or spec.origin is None:
         raise StoreError("MLflow is not installed. Install slackwater with its dependencies: pip install slackwater.")
-    known: set[str] = set()
-    replaced: set[str] = set()
+    found: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
     for script in (Path(spec.origin).parent / "store/db_migrations/versions").glob("*.py"):
-        text = script.read_text(encoding="utf-8")
-        for name, found in (("revision", known), ("down_revision", replaced)):
-            if match := re.search(rf"^{name}\b[^=\n]*=\s*[\"'](\w+)[\"']", text, re.MULTILINE):
-                found.add(match[1])
-    heads = known - replaced
+        pattern = r"^(revision|down_revision)\b[^=\n]*=\s*[\"'](\w+)[\"']"
+        for name, revision in re.findall(pattern, script.read_text(encoding="utf-8"), re.MULTILINE):
+            found[name].add(revision)
+    heads = found["revision"] - found["down_revision"]
     if len(heads) != 1:
         raise StoreError(f"MLflow {version('mlflow')} has {len(heads)} schema heads, expected one. Reinstall MLflow.")
-    return Schema(heads.pop(), frozenset(known))
+    return heads.pop(), frozenset(found["revision"])
 
 
 def _check_schema(found: str | None, tables: set[str], location: Location) -> None:
@@ -139,22 +110,17 @@ def _check_schema(found: str | None, tables: set[str], location: Location) -> No
             return
         raise StoreError(f"The store {location.shown} is a database, but MLflow did not make it (no schema version in "
                          "it). Name another one: tracking.uri=sqlite:////absolute/path/mlflow.db.")
-    schema = installed_schema()
-    if found == schema.head:
+    head, known = installed_schema()
+    if found == head:
         return
     installed = version("mlflow")
-    if found in schema.known:
+    if found in known:
         raise StoreError(f"The store {location.shown} has schema {found}, made by an older MLflow; MLflow {installed} "
-                         f"wants {schema.head}. Copy the store away, then bring it up to date: "
-                         f"mlflow db upgrade {shlex.quote(_to_type(location))}.")
+                         f"wants {head}. Copy the store away, then bring it up to date: mlflow db upgrade "
+                         f"{shlex.quote(location.uri)}.")
     raise StoreError(f"The store {location.shown} has schema {found}, which MLflow {installed} does not know (it wants "
-                     f"{schema.head}): another MLflow made it, most likely a newer one. Use that version "
+                     f"{head}): another MLflow made it, most likely a newer one. Use that version "
                      "(pip install -U mlflow), or another store (tracking.uri=sqlite:////absolute/path/mlflow.db).")
-
-
-def _to_type(location: Location) -> str:
-    # a password is left for the person to put back
-    return location.uri if location.database is not None else location.shown
 
 
 def _check_server(location: Location) -> None:
@@ -164,7 +130,7 @@ def _check_server(location: Location) -> None:
         # any answer will do: whether it is MLflow, and lets us in, its own client finds out at once
         answer = requests.get(f"{location.uri}/health", timeout=CONNECT_LIMIT_S)
     except requests.RequestException as error:
-        reason = innermost(error)
+        reason = str(error) or type(error).__name__
         raise StoreError(f"No MLflow server answers at {location.shown} within {CONNECT_LIMIT_S} s: {reason}. Start "
                          "it, correct tracking.uri, or use the local store (tracking=local).") from error
     if answer.status_code >= 500:
@@ -172,39 +138,22 @@ def _check_server(location: Location) -> None:
                          "MLflow server; look at its log, or use the local store (tracking=local).")
 
 
-def _check_sql(location: Location) -> bool:
-    import sqlalchemy
-
-    try:
-        with sql_connection(location) as connection:
-            names = set(sqlalchemy.inspect(connection).get_table_names())
-            found = None
-            if "alembic_version" in names:
-                found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StoreError(f"The store {location.shown} does not answer: {reason}. Start the database, or correct "
-                         "tracking.uri.") from error
-    _check_schema(found, names, location)
-    return found is not None
-
-
-@contextlib.contextmanager
-def sql_connection(location: Location) -> Iterator[sqlalchemy.Connection]:
-    """A connection to a database server, closed at the end. Raises StoreError (no driver) and SQLAlchemyError."""
+def _check_sql(location: Location) -> None:
+    """Does a database server answer? Of which schema it is MLflow itself says at once."""
     import sqlalchemy
 
     try:
         limit = {} if location.uri.startswith("mssql") else {"connect_timeout": CONNECT_LIMIT_S}
         engine = sqlalchemy.create_engine(location.uri, poolclass=sqlalchemy.pool.NullPool, connect_args=limit)
+        engine.connect().close()
+        engine.dispose()
     except ModuleNotFoundError as error:
         driver = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
         raise StoreError(f"{location.shown} needs the Python package {error.name}, which is not installed. "
                          f"Install it: pip install '{driver}'.") from error
     except sqlalchemy.exc.ArgumentError as error:
         raise StoreError(f"tracking.uri={location.shown} is not a database address: {error}.") from error
-    try:
-        with engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise StoreError(f"The store {location.shown} does not answer: {reason}. Start the database, or correct "
+                         "tracking.uri.") from error

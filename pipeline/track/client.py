@@ -24,7 +24,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # by default a call to a dead server takes 246 s: a sweep keeps its results in the spool instead of waiting
+    # by default a call to a dead server takes 246 s: a sweep has its records and does not wait
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -65,9 +65,7 @@ def _reason(error: BaseException) -> str:
 
 
 def make_client(location: Location) -> MlflowClient:
-    """A client on the store, which is made if there is none. Raises StoreError.
-
-    Call after `check.check`, with `first_use` held: two processes that make one SQLite store break it."""
+    """A client on the store, which is made if there is none. Raises StoreError. Call after `check.check`."""
     prepare()
     with store_errors(location, "being opened"):
         from mlflow.tracking import MlflowClient
@@ -83,15 +81,9 @@ def make_client(location: Location) -> MlflowClient:
 
 
 @contextlib.contextmanager
-def first_use(location: Location) -> Iterator[None]:
-    """One process of this machine at a time."""
-    with lock.on_file(location.home / ".store.lock", StoreError):
-        yield
-
-
-@contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """One process of this user on this machine at a time: two would push or fetch the same trial twice."""
+    """One process of this user on this machine at a time: two would make one store, push or fetch one trial twice.
+    Raises StoreError."""
     def busy(owner: str) -> StoreError:
         return StoreError(f"Another process ({owner}) sends or fetches results, and was not done with it while we "
                           f"waited (at most {lock.LIMIT_S:g} s). Try again when it is.")
@@ -107,12 +99,15 @@ def _make_whole(database: Path) -> None:
     from mlflow.store.db import utils
     from sqlalchemy import URL
 
-    unfinished = database.with_name(f".{database.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    engine = utils.create_sqlalchemy_engine(URL.create("sqlite", database=str(unfinished)).render_as_string())  # type: ignore[no-untyped-call]
-    utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-    engine.dispose()
-    unfinished.replace(database)
+    with one_at_a_time():
+        if database.exists() and database.stat().st_size:
+            return  # another process was first
+        unfinished = database.with_name(f".{database.name}.unfinished")
+        unfinished.unlink(missing_ok=True)
+        engine = utils.create_sqlalchemy_engine(URL.create("sqlite", database=str(unfinished)).render_as_string())  # type: ignore[no-untyped-call]
+        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+        engine.dispose()
+        unfinished.replace(database)
 
 
 def _make_impatient() -> None:

@@ -1,4 +1,5 @@
-"""The description of a run in MLflow's UI (tag mlflow.note.content): what it was and what it found, in Markdown.
+"""The description of a run in MLflow's UI (tag mlflow.note.content): what it was and what it found, in Markdown; and
+its dataset, the prompts.
 
 A few lines for somebody who has opened one run; tables over many runs are made in report/.
 """
@@ -6,11 +7,18 @@ A few lines for somebody who has opened one run; tables over many runs are made 
 from __future__ import annotations
 
 import html
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pipeline.metrics import PARTS, PHASES
+from pipeline.prompts import text_source
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.text import printable
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 NOTE_LIMIT = 7500
 """Characters; MLflow cuts a tag at 8,000 without a word."""
@@ -63,6 +71,23 @@ def describe_sweep(summary: SweepRecord, printed: str | None, report: str | None
     if printed:
         lines += ["", *_block(printed)]
     return _limited(lines)
+
+
+def dataset(params: Mapping[str, Any], tags: Mapping[str, str]) -> DatasetInput | None:
+    """The prompts in MLflow's words; None where there is nothing to say.
+
+    Weights are no dataset, and no model of MLflow's either (it has not logged them and does not hold them): they are
+    the tags `model` and `model_digest`."""
+    found = text_source(params, tags)
+    if found is None:
+        return None
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest, count = found
+    source = {"config": "conf/prompt", "name": params.get("prompt.name"), "language": params.get("prompt.language"),
+              **{key: params[f"prompt.{key}"] for key in ("file", "tokens", "fill") if params.get(f"prompt.{key}")}}
+    return DatasetInput(Dataset(name, digest, "slackwater", json.dumps(source), None, json.dumps({"num_rows": count})),
+                        [InputTag("mlflow.data.context", "prompts")])
 
 
 def _limited(lines: list[str]) -> str:

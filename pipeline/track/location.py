@@ -1,19 +1,23 @@
-"""Where results lie: from tracking.uri to a database, a folder of artifacts and this machine's spool.
+"""Where results lie: from tracking.uri to a database, a folder of artifacts and the records.
 
 Resolves names only: nothing is opened, made or checked here (check.py does that).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from pipeline import language
 from pipeline.config import PACKAGE, Tracking
 from pipeline.errors import StoreError
+from pipeline.language import _
 from pipeline.provenance import without_password
 
 USUAL = "usual"
@@ -33,9 +37,9 @@ class Location:
     uri: str
     """As MLflow takes it, absolute. May hold a password: show `shown` instead."""
     shown: str
-    """For a person, for messages and for the spool: without a password; a path where it is a file."""
+    """For a person, for messages and for notes: without a password; a path where it is a file."""
     home: Path
-    """This machine's own folder: the spool and the lock live there whatever the store is."""
+    """This machine's own folder, whatever the store is."""
     database: Path | None = None
     """The SQLite file."""
     artifacts: Path | None = None
@@ -49,11 +53,6 @@ class Location:
     def records(self) -> Path:
         """The folder with sweeps/ in it: beside the database file, else this machine's own folder."""
         return self.database.parent if self.database is not None else self.home
-
-    @property
-    def spool(self) -> Path:
-        """Results wait here until the store has them."""
-        return self.home / "spool"
 
     @property
     def option(self) -> str:
@@ -150,3 +149,16 @@ def _sqlite(database: Path) -> Location:
     # Only what SQLAlchemy would read as an escape or a query is quoted: MLflow makes the folder it finds in the text.
     quoted = str(database).replace("%", "%25").replace("?", "%3F")
     return Location(f"sqlite:///{quoted}", str(database), home(), database, database.parent / "artifacts")
+
+
+@functools.cache
+def say_where(location: Location) -> None:
+    """Once per process and store: what a variable of the environment decides stands in no command and no config."""
+    if location.passed_over:
+        said = _("{variable} cannot be used, and results stay in {store}: {why}").format(
+            variable=VARIABLE, store=location.shown, why=location.passed_over)
+    elif location.chosen_by == VARIABLE:
+        said = _("results: {store} ({variable})").format(store=location.shown, variable=VARIABLE)
+    else:
+        return
+    print(f"slackwater: {language.harmless(said)}", file=sys.stderr)

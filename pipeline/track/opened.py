@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.record.find import Subject, Sweeps, in_file
-from pipeline.track.location import Location, locate, named
+from pipeline.track.location import Location, locate, named, say_where
 from pipeline.track.pull import Fetched
 
 
@@ -13,6 +13,7 @@ def sweeps(uri: str | None) -> Sweeps:
     Of a server that the environment names this machine's own records are meant, unless there are none: nothing is
     asked of it then. Raises StoreError."""
     location = locate(named(uri))
+    say_where(location)
     own = sweeps_of(location)
     if location.database is None and uri is None and own.ids():
         return own

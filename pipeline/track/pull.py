@@ -99,6 +99,8 @@ class Fetched(Sweeps):
         """The trials that are not here yet, plan and texts. To be called again if it was interrupted."""
         folder = self.folder(sweep.sweep_id)
         note = folder.push_note(self.shown)
+        if not check(self.location, write=False):
+            raise StoreError(f"The trials of {sweep.sweep_id} are in {self.shown}, which is not there any more.")
         with one_at_a_time(), store_errors(self.location, f"fetching {sweep.sweep_id}"):
             known = {(trial.order, trial.started_ms): trial.name for trial in folder.attempts()}
             runs, aside = dict(note.get("runs", {})), []
@@ -144,7 +146,8 @@ class Fetched(Sweeps):
             if not there.origin or not newer:
                 return
         takeover.put_sweep(folder, sweep, None)
-        folder.write_pushed(self.shown, {**folder.pushed(self.shown), "": run_id}, experiment_id=experiment_id)
+        folder.write_pushed(self.shown, {**folder.pushed(self.shown), "": run_id}, experiment_id=experiment_id,
+                            summary=state_of(sweep))
 
     def _link(self, sweep: SweepRecord) -> bool:
         """A sweep of the server that this machine has measured itself is not fetched: its record is here."""
@@ -171,6 +174,11 @@ def _beside(folder: SweepFolder, files: Path, sweep: SweepRecord) -> tuple[dict[
     except (OSError, ValueError):
         return plan, sweep
     return plan, replace(theirs, origin=sweep.origin, status=sweep.status, ended_ms=sweep.ended_ms, owner=sweep.owner)
+
+
+def state_of(sweep: SweepRecord) -> str:
+    """What of a sweep changes, by which a store's summary of it is known to be the latest."""
+    return f"{sweep.status} {sweep.ended_ms} {sha256(sweep.answer.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def is_looked_through(location: Location) -> bool:

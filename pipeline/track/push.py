@@ -6,18 +6,15 @@ stands beside the records (`pushed/`). How runs are named is names.py's, what a 
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import language
 from pipeline.config import Tracking
 from pipeline.errors import MeterError, StoreError
 from pipeline.language import _
@@ -31,10 +28,9 @@ from pipeline.record.trial import TrialRecord
 from pipeline.track import names, view
 from pipeline.track.check import check
 from pipeline.track.client import make_client, one_at_a_time, store_errors
-from pipeline.track.describe import describe_sweep, describe_trial
-from pipeline.track.inputs import dataset
-from pipeline.track.location import VARIABLE, Location, address_of, folder_of, local, locate, named
-from pipeline.track.pull import Fetched, own_writes
+from pipeline.track.describe import dataset, describe_sweep, describe_trial
+from pipeline.track.location import VARIABLE, Location, address_of, folder_of, local, locate, named, say_where
+from pipeline.track.pull import Fetched, own_writes, state_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -68,7 +64,7 @@ class Push:
             if location.chosen_by != VARIABLE:
                 raise
             push = cls._at(local(str(error)), tracking.experiment)
-        _say_where(push.location)
+        say_where(push.location)
         return push
 
     @classmethod
@@ -90,7 +86,8 @@ class Push:
                 self._sweep(folder, sweep)
         except StoreError as error:
             self._away = True
-            return (f"{error} The sweep's summary and {self.pending(folder) - 1} of its trials wait in {folder.path}; "
+            trials = sum(bool(name) for name in _waiting(folder, self.location.shown))
+            return (f"{error} The sweep's summary and {trials} of its trials wait in {folder.path}; "
                     f"`slackwater sync{self.location.option}` sends them.")
         return self._catch_up(folder)
 
@@ -211,8 +208,9 @@ class Push:
             if sweep.status == "running":
                 self.client.update_run(run.info.run_id, "RUNNING")
             else:
-                self.client.set_terminated(run.info.run_id, _STATUS[sweep.status], sweep.ended_ms)
-            self._noted(folder, "", run)
+                last_ms = max((trial.ended_ms for trial in folder.trials()), default=sweep.started_ms)
+                self.client.set_terminated(run.info.run_id, _STATUS[sweep.status], sweep.ended_ms or last_ms)
+            self._noted(folder, "", run, summary=state_of(sweep))
             verdicts = {} if sweep.status == "running" else folder.sweep().trials
             view.install(self.location, self.client, self.experiment_id, sweep.sweep_id, folder.plan(), verdicts,
                          sweep.started_ms)
@@ -275,11 +273,11 @@ class Push:
             if not (token := page.token):
                 return sorted(found, key=lambda run: str(run.info.lifecycle_stage))  # active before deleted
 
-    def _noted(self, folder: SweepFolder, name: str, run: Run, deleted: bool = False) -> None:
+    def _noted(self, folder: SweepFolder, name: str, run: Run, deleted: bool = False, **more: str) -> None:
         kept = folder.push_note(self.location.shown)
         gone = [*kept.get("deleted", ()), *([name] if deleted else ())]
         folder.write_pushed(self.location.shown, {**kept.get("runs", {}), name: str(run.info.run_id)},
-                            experiment_id=self.experiment_id, deleted=sorted(set(gone)))
+                            experiment_id=self.experiment_id, deleted=sorted(set(gone)), **more)
 
     def _answers(self) -> None:
         """Ask shortly before logging, a server always and others after a failure: MLflow's own attempts take longer
@@ -359,9 +357,11 @@ def sync(uri: str | None = None) -> Synced:
 
 
 def _waiting(folder: SweepFolder, store: str) -> list[str]:
-    """Names of the trial folders that this store does not have, then "" for the summary."""
-    pushed, deleted = folder.pushed(store), folder.deleted()
-    return [name for name in (*folder.names(), "") if name not in pushed and name not in deleted]
+    """Names of the trial folders that this store does not have, then "" if it has not the summary as it is now."""
+    note, pushed, deleted = folder.push_note(store), folder.pushed(store), folder.deleted()
+    found = [name for name in folder.names() if name not in pushed and name not in deleted]
+    known = "" in note.get("deleted", ()) or note.get("summary") == state_of(folder.bare())
+    return found if known else [*found, ""]
 
 
 def _params(trial: TrialRecord) -> dict[str, Any]:
@@ -394,19 +394,6 @@ def _timeline(trial: TrialRecord) -> Mapping[str, Sequence[tuple[int, float]]]:
     if not len(timeline.t_ns):
         return {}
     return downsample(timeline, min((mark.t_ns for mark in marks), default=int(timeline.t_ns[0])), count)
-
-
-@functools.cache
-def _say_where(location: Location) -> None:
-    """Once per process and store: what a variable of the environment decides stands in no command and no config."""
-    if location.passed_over:
-        said = _("{variable} cannot be used, and results stay in {store}: {why}").format(
-            variable=VARIABLE, store=location.shown, why=location.passed_over)
-    elif location.chosen_by == VARIABLE:
-        said = _("results: {store} ({variable})").format(store=location.shown, variable=VARIABLE)
-    else:
-        return
-    print(f"slackwater: {language.harmless(said)}", file=sys.stderr)
 
 
 def _experiment(location: Location, client: MlflowClient, name: str) -> str:

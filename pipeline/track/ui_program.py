@@ -1,4 +1,4 @@
-"""The program behind `slackwater ui`: MLflow's own web application in one process. Started by ui.py, never imported.
+"""The program behind `slackwater ui`: MLflow's own web application in one process. Never imported.
 
 `mlflow server` would be a program that starts another one, and both import MLflow: twice the time to the first page,
 twice the memory. The names used here are MLflow's internal ones; where they are gone, `mlflow server` does it.

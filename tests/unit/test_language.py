@@ -31,7 +31,7 @@ from pipeline.stats.comparison import method_of
 from pipeline.stats.intervals import not_enough, paired, verdict
 from tests import untranslated
 from tests.unit.test_report_sweep_page import SWEEP
-from tests.unit.test_stats_summary import Made, two_by_two
+from tests.unit.test_stats_summary import two_by_two
 from tests.untranslated import CATALOGUES, messages, read
 
 JAPANESE = re.compile(r"[ぁ-んァ-ヶ一-龠]")
@@ -93,7 +93,6 @@ def page(lang: str, width: int) -> str:
     out = io.StringIO()
     trials = two_by_two()
     first = trials[0]
-    assert isinstance(first, Made)
     lost = replace(first, verdict="suspect", order=7, reasons=(Reason("swapped", {"mib": 1.5}),))
     print_sweep(Console(file=out, width=width), SWEEP, analyse([*trials, lost]), [("slackwater ui", "this page again")],
                 [("oneshot-npu", "no engine has an NPU path")])

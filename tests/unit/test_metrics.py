@@ -33,7 +33,6 @@ from pipeline.model.gguf import Header
 from pipeline.outcome import metrics_of
 from pipeline.phases import MIB, Mark, Peaks, ProcessReading, Span, Timeline, TreeReading
 from pipeline.plugins import METERS
-from pipeline.track.source import TIMELINE
 from pipeline.trial import Record
 from tests.conftest import ROOT
 from tests.unit import test_meter_devices as devices
@@ -135,7 +134,7 @@ def produced(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     header = types.SimpleNamespace(sliding_window=None, kv_bytes=lambda *_: 1, file_bytes=1, embedding_length=1)
     assert set(vars(header)) <= set(dir(Header)) | set(Header.__dataclass_fields__)
     names |= {f"plan/{component}_mib" for component in memory_need(header, 8, 1, 8, "f16", "f16")}  # type: ignore[arg-type]
-    return names | {TIMELINE + name for name in downsample(timeline, 0)}
+    return names | {f"timeline/{name}" for name in downsample(timeline, 0)}
 
 
 def test_every_name_that_can_be_logged_has_one_entry(produced: set[str]) -> None:

@@ -8,23 +8,23 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.sweep_page import print_sweep
 from pipeline.stats import drift, growth, slope, summary
-from pipeline.stats.trials import Trial
-from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
+from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
 SPEED = "decode/tokens_per_s"
 
 
-def asking(trials: list[Trial], *metrics: str) -> list[Trial]:
-    return [replace(one, params={**one.params, "question_metrics": list(metrics)})  # type: ignore[type-var]
+def asking(trials: list[TrialRecord], *metrics: str) -> list[TrialRecord]:
+    return [replace(one, params={**one.params, "question_metrics": list(metrics)})
             for one in trials]
 
 
-def page(trials: list[Trial]) -> str:
+def page(trials: list[TrialRecord]) -> str:
     out = io.StringIO()
     print_sweep(Console(file=out, width=100), Sweep("s-1"), analyse(trials))
     return " ".join(out.getvalue().split())
@@ -43,7 +43,7 @@ def test_the_metrics_that_a_sweep_asks_about_come_first_and_the_rest_is_explorat
 
 
 def test_an_effect_that_is_resolved_and_tiny_is_not_called_a_saving() -> None:
-    trials: list[Trial] = [made("oneshot", flags, block, {HEADLINE: {1: 200.0 + 0.01 * block - lower}})
+    trials: list[TrialRecord] = [made("oneshot", flags, block, {HEADLINE: {1: 200.0 + 0.01 * block - lower}})
                            for block in (1, 2, 3) for flags, lower in (("off", 0.0), ("on", 0.4))]
     assert summary.effects(trials)[0].stats.kind == "less"
     assert answer(analyse(trials)) == "The flags change next to nothing: −0.40 MiB."
@@ -53,7 +53,7 @@ def test_a_sweep_that_says_nothing_asks_about_settled_memory() -> None:
     assert {row.metric for row in summary.effects(two_by_two()) if row.question} == {HEADLINE}
 
 
-def growing(cell: str, block: int, levels: list[float]) -> Made:
+def growing(cell: str, block: int, levels: list[float]) -> TrialRecord:
     infer_os, _, distinct = cell.partition(" ")
     return made("interactive", infer_os, block, {HEADLINE: dict(enumerate(levels, start=1))},
                 prompt__distinct=distinct)
@@ -61,7 +61,7 @@ def growing(cell: str, block: int, levels: list[float]) -> Made:
 
 def test_growth_begins_after_the_first_turn_and_goes_by_turns_not_trials() -> None:
     """A step at the second turn is not a leak; what a server adds every turn is."""
-    trials: list[Trial] = []
+    trials: list[TrialRecord] = []
     for block in (1, 2, 3):
         wobble = 0.01 * block
         trials.append(growing("off True", block, [100, 102, 104 + wobble, 106, 108 + wobble]))
@@ -87,7 +87,7 @@ def test_two_turns_show_no_growth_and_one_trial_no_interval() -> None:
 
 
 def test_a_slope_is_shown_against_what_the_model_file_says() -> None:
-    trials: list[Trial] = [
+    trials: list[TrialRecord] = [
         made("oneshot", "off", block, {HEADLINE: {1: 150 + context / 64 + 0.001 * block},
                                        slope.PLANNED: {0: context / 64}}, num_ctx=str(context))
         for block in (1, 2, 3) for context in (1024, 2048, 4096, 8192)]
@@ -95,15 +95,15 @@ def test_a_slope_is_shown_against_what_the_model_file_says() -> None:
     assert found.kib_per_unit == pytest.approx(16.0)
     assert found.planned_kib_per_unit == pytest.approx(16.0)
     assert "by the model file's header its KV cache takes 16.00" in wording.slope_text(found)
-    without = [replace(one, metrics={HEADLINE: one.metrics[HEADLINE]},  # type: ignore[type-var]
+    without = [replace(one,
                        turns={HEADLINE: one.turns[HEADLINE]}) for one in trials]
     assert slope.slopes(without)[0].planned_kib_per_unit is None
 
 
 def test_a_warm_up_is_listed_and_is_in_nothing_else() -> None:
     trials = two_by_two()
-    first = replace(trials[0], verdict="warm-up", block=0, order=0,  # type: ignore[type-var]
-                    turns={HEADLINE: {1: 9999.0}}, metrics={HEADLINE: 9999.0})
+    first = replace(trials[0], verdict="warm-up", block=0, order=0,
+                    turns={HEADLINE: {1: 9999.0}})
     with_it, without = analyse([first, *trials]), analyse(trials)
     assert with_it.cells == without.cells
     assert (with_it.gap, with_it.effects, with_it.drift) == (without.gap, without.effects, without.drift)
@@ -115,7 +115,7 @@ def test_a_warm_up_is_listed_and_is_in_nothing_else() -> None:
 
 @pytest.mark.parametrize(("per_block", "found"), [(0.012, False), (1.0, True)])
 def test_drift_too_small_to_matter_is_no_finding(per_block: float, found: bool) -> None:
-    trials: list[Trial] = [
+    trials: list[TrialRecord] = [
         made("oneshot", flags, block, {HEADLINE: {1: 200 + per_block * block + (0.0 if flags == "off" else -20.0)}})
         for block in range(1, 7) for flags in ("off", "on")]
     tests = [test for test in drift.drift(trials) if test.test == "block means"]
@@ -126,7 +126,7 @@ def test_drift_too_small_to_matter_is_no_finding(per_block: float, found: bool) 
 
 
 def test_drift_of_a_difference_is_judged_by_the_size_of_the_difference() -> None:
-    def sweep(effect: float) -> list[Trial]:
+    def sweep(effect: float) -> list[TrialRecord]:
         return [made("oneshot", flags, block, {HEADLINE: {1: 200.0 if flags == "off" else 200 - effect + 0.2 * block}})
                 for block in range(1, 7) for flags in ("off", "on")]
 

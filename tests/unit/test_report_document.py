@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.record.trial import TrialRecord
 from pipeline.report.document import Sweep, analyse, document, runs_document
-from pipeline.stats.trials import Trial
-from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
+from tests.unit.made_records import said
+from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
 SWEEP = Sweep("mode_gap-1", question="Why?", extra={"host": "a", "bad": math.inf})
 
@@ -43,21 +44,21 @@ def test_a_document_adds_up() -> None:
 
 
 def test_not_measured_is_null_and_never_nan() -> None:
-    trials: list[Trial] = [made("oneshot", "off", 1, {HEADLINE: {1: math.nan}, "x/y_s": {1: math.inf}})]
+    trials: list[TrialRecord] = [made("oneshot", "off", 1, {HEADLINE: {1: math.nan}, "x/y_s": {1: math.inf}})]
     text = json.dumps(document(SWEEP, trials, analyse(trials)), allow_nan=False)
     assert json.loads(text)["trials"][0]["metrics"] == {HEADLINE: None, "x/y_s": None}
 
 
 def test_trials_keep_their_reasons_and_the_order_they_ran_in() -> None:
     first, second = made("oneshot", "off", 1, {}), made("oneshot", "off", 2, {})
-    trials: list[Trial] = [replace(second, order=2, verdict="failed", reasons=("died",)), replace(first, order=1)]
+    trials = [replace(second, order=2, verdict="failed", reasons=(said("died"),)), replace(first, order=1)]
     found = document(SWEEP, trials, analyse(trials))
     assert [(t["order"], t["verdict"], t["reasons"]) for t in found["trials"]] == [(1, "valid", []),
                                                                                   (2, "failed", ["died"])]
 
 
-@pytest.mark.parametrize("trials", [[], [Made()]])
-def test_an_empty_sweep_is_a_document_too(trials: list[Trial]) -> None:
+@pytest.mark.parametrize("trials", [[], [made("oneshot", "off", 1, {})]])
+def test_an_empty_sweep_is_a_document_too(trials: list[TrialRecord]) -> None:
     json.dumps(document(SWEEP, trials, analyse(trials)), allow_nan=False)
 
 

@@ -33,7 +33,6 @@ from pipeline.report.html.gather import MOST_OVERLAID, gather
 from pipeline.report.html.render import render
 from pipeline.report.html.svg import Scale, columns_of, wrap
 from pipeline.report.html.timelines import Drawn, drawn
-from pipeline.stats.trials import Trial
 from tests.unit.made_records import HEADLINE, cell, record, said, sweep, sweeps, trial
 from tests.unit.test_stats_designs import plan
 
@@ -149,7 +148,7 @@ def test_every_state_has_all_sections_one_heading_and_whole_elements(state: str)
             "four": "oneshot"}[state] in seen.text
 
 
-def of_trials(trials: Sequence[Trial]) -> Page:
+def of_trials(trials: Sequence[TrialRecord]) -> Page:
     return Page(render(Sweep("tide-1"), trials, analyse(trials)))
 
 

@@ -9,19 +9,20 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.runs_page import print_runs
 from pipeline.report.sweep_page import print_sweep
-from pipeline.stats.trials import Trial
-from tests.unit.test_stats_summary import HEADLINE, Made, made, two_by_two
+from tests.unit.made_records import said
+from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
 SWEEP = Sweep("mode_gap-1", question="Does one-shot need more memory than interactive?", model="smollm2-135m",
               engine="llamacpp", engine_version="2026.10", num_ctx=2048, trials_planned=12)
 
 
-def page(trials: list[Trial], width: int = 80, sweep: Sweep = SWEEP) -> str:
+def page(trials: list[TrialRecord], width: int = 80, sweep: Sweep = SWEEP) -> str:
     out = io.StringIO()
     print_sweep(Console(file=out, width=width), sweep, analyse(trials), [("slackwater ui", "every trial")],
                 [("oneshot-npu", "no engine has an NPU path")])
@@ -53,7 +54,7 @@ def test_a_real_gap_is_not_talked_away() -> None:
 
 def test_undecided_is_said_and_not_dressed_up() -> None:
     values = {"oneshot": (120.0, 140.0, 99.0), "interactive": (100.0, 100.0, 102.0)}
-    trials: list[Trial] = [made(mode, "off", block, {HEADLINE: {1: values[mode][block - 1]}})
+    trials: list[TrialRecord] = [made(mode, "off", block, {HEADLINE: {1: values[mode][block - 1]}})
                            for block in (1, 2, 3) for mode in values]
     assert "is undecided" in answer(analyse(trials))
     assert re.search(r"undecided: about \d+ more trials", page(trials))
@@ -67,26 +68,25 @@ def test_a_saving_of_memory_is_never_called_faster() -> None:
 def test_what_does_not_count_is_listed_with_its_reason() -> None:
     trials = two_by_two()
     first = trials[0]
-    assert isinstance(first, Made)
-    text = " ".join(page([replace(first, verdict="failed", order=7, reasons=("died [red]of[/red] signal 9",)),
+    text = " ".join(page([replace(first, verdict="failed", order=7, reasons=(said("died [red]of[/red] signal 9"),)),
                           *trials[1:]]).split())
     assert "Left out: trial 7 (oneshot · off), failed: died [red]of[/red] signal 9" in text
     assert "12 trials, 11 valid, 1 failed" in text
 
 
 def test_long_names_are_cut_without_losing_what_tells_cells_apart() -> None:
-    trials: list[Trial] = [made("oneshot", "off", 1, {HEADLINE: {1: 1.0}}, model__name=f"{'x' * 70}-{i}")
+    trials: list[TrialRecord] = [made("oneshot", "off", 1, {HEADLINE: {1: 1.0}}, model__name=f"{'x' * 70}-{i}")
                            for i in range(30)]
     text = page(trials, 80)
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"-{i}" in text or "…" in text for i in range(30))
-    short: list[Trial] = [made("oneshot", "off", 1, {HEADLINE: {1: 1.0}}, num_ctx=str(512 * 2**i)) for i in range(7)]
+    short = [made("oneshot", "off", 1, {HEADLINE: {1: 1.0}}, num_ctx=str(512 * 2**i)) for i in range(7)]
     assert all(f"num_ctx {512 * 2**i}" in page(short) for i in range(7))
 
 
 @pytest.mark.parametrize("trials", [[], [made("oneshot", "off", 1, {})], two_by_two(1)[:1],
                                     [replace(made("oneshot", "off", 1, {}), verdict="failed")]])
-def test_little_or_nothing_is_printed_without_a_crash(trials: list[Trial]) -> None:
+def test_little_or_nothing_is_printed_without_a_crash(trials: list[TrialRecord]) -> None:
     for width in (20, 60, 80, 200):
         assert page(trials, width)
 
@@ -147,14 +147,14 @@ def test_the_account_says_where_the_settled_memory_is_and_adds_up() -> None:
 
 
 def test_a_difference_that_is_resolved_but_tiny_is_called_the_same_and_still_named() -> None:
-    trials: list[Trial] = [
+    trials: list[TrialRecord] = [
         made(mode, "off", block, {HEADLINE: {1: 100.0 + 0.001 * block + (0.06 if mode == "oneshot" else 0.0)}})
         for block in (1, 2, 3) for mode in ("oneshot", "interactive")]
     assert answer(analyse(trials)) == "One-shot and interactive need the same, but for 0.060 MiB."
 
 
 def test_arms_that_did_different_work_are_not_compared_and_that_is_said() -> None:
-    trials: list[Trial] = [
+    trials: list[TrialRecord] = [
         made("oneshot", arm, block, {HEADLINE: {1: 100.0 + 0.01 * block + (20.0 if arm == "off" else 0.0)},
                                      "during_generation/output_tokens": {1: 16.0 if arm == "off" else 1.0}})
         for block in (1, 2, 3) for arm in ("off", "on")]
@@ -166,7 +166,7 @@ def test_arms_that_did_different_work_are_not_compared_and_that_is_said() -> Non
 
 
 def test_a_sweep_that_a_later_version_went_on_with_says_so_on_its_page_and_in_its_document() -> None:
-    trials = [replace(one, method=1 + (one.block > 2)) for one in two_by_two()]  # type: ignore[type-var]
+    trials = [replace(one, method=1 + (one.block > 2)) for one in two_by_two()]
     mixed = analyse(trials)
     said = "Careful: its trials were measured by methods 1 and 2, which may read the same cell differently."
     assert said in " ".join(page(trials).split())

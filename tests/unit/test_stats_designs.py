@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.document import Sweep, analyse, document
 from pipeline.report.html import findings
 from pipeline.stats import drift, factorial, growth, intervals, slope, stopping, summary
 from pipeline.stats.comparison import compare
-from pipeline.stats.trials import Trial
 from tests.unit.test_stats_summary import HEADLINE, made, two_by_two
 
 FLAGS = ("cpu_optimization", "memory_optimization", "quantization")
 
 
 def plan(level: Callable[..., float], blocks: int = 3, runs: Sequence[tuple[int, ...]] | None = None,
-         metric: str = HEADLINE) -> list[Trial]:
+         metric: str = HEADLINE) -> list[TrialRecord]:
     """A factorial plan over FLAGS; `level(block, *settings)` is what each trial reads."""
-    trials: list[Trial] = []
+    trials: list[TrialRecord] = []
     for block in range(1, blocks + 1):
         for settings in runs or list(itertools.product((0, 1), repeat=len(FLAGS))):
             on = [flag for flag, setting in zip(FLAGS, settings, strict=True) if setting]
@@ -128,7 +128,7 @@ def test_drift_of_the_difference_is_found_and_warned_of() -> None:
 
 def test_the_first_trial_of_each_block_is_looked_at() -> None:
     rng = np.random.default_rng(5)
-    trials: list[Trial] = []
+    trials: list[TrialRecord] = []
     for b in range(1, 9):
         arms = ["off", "on", "quantization"]
         rng.shuffle(arms)
@@ -224,13 +224,13 @@ def test_stopping_of_a_sweep_waits_for_every_comparison_named() -> None:
     assert not any(p.reached for p in stopping.gap_precision(two_by_two(1), target=1.0))
 
 
-def stopped_by(metric: str, trials: Sequence[Trial], of: str = "effects") -> list[Trial]:
+def stopped_by(metric: str, trials: Sequence[TrialRecord], of: str = "effects") -> list[TrialRecord]:
     """The same trials of a sweep that `metric` ended."""
     rule = {"stop.name": "precision", "stop.of": of, "stop.metric": metric}
-    return [replace(trial, params={**trial.params, **rule}) for trial in trials]  # type: ignore[type-var]
+    return [replace(trial, params={**trial.params, **rule}) for trial in trials]
 
 
-def noisy_arms(shifts: Sequence[float], blocks: int, metric: str = HEADLINE) -> list[Trial]:
+def noisy_arms(shifts: Sequence[float], blocks: int, metric: str = HEADLINE) -> list[TrialRecord]:
     rng = np.random.default_rng(11)
     flags = ("off", *FLAGS[:len(shifts)])
     return [replace(made("oneshot", flag, b, {metric: {1: 100 + shift + float(rng.normal(0, 1))}}),

@@ -4,57 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import cast
+from dataclasses import replace
 
 import pytest
 
+from pipeline.record.trial import TrialRecord
 from pipeline.stats import summary
 from pipeline.stats.stopping import effect_precision
-from pipeline.stats.trials import Trial
+from tests.unit.made_records import said
 
 HEADLINE = "stabilized/tree_rss_mib"
 PEAK = "during_generation/tree_rss_peak_mib"
 
 
-@dataclass(frozen=True)
-class Made:
+def made(mode: str, infer_os: str, block: int, values: Mapping[str, Mapping[int, float]], **keys: str) -> TrialRecord:
     """A trial that never ran."""
-
-    mode: str = "oneshot"
-    infer_os: str = "off"
-    block: int = 1
-    verdict: str = "valid"
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    turns: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    cell: str = ""
-    run_id: str = "r"
-    order: int = 1
-    started_ms: int = 0
-    ended_ms: int | None = None
-    suspect_phases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    method: int = 1
-
-    @property
-    def repetition(self) -> int:
-        return self.block
-
-
-def made(mode: str, infer_os: str, block: int, values: Mapping[str, Mapping[int, float]], **keys: str) -> Made:
     params = {"mode.name": mode, "mode.turns": "3" if mode == "interactive" else "1",
               "infer_os.memory_optimization": str(infer_os == "on"), "infer_os.quantization": str(infer_os == "on"),
               "place.block": str(block), **{key.replace("__", "."): value for key, value in keys.items()}}
     cell = f"{mode}-{infer_os}-" + "-".join(keys.values())
-    return Made(mode, infer_os, block, params=params, turns=values, cell=cell,
-                metrics={name: by_turn[max(by_turn)] for name, by_turn in values.items()})
+    return TrialRecord("s", cell, block, block, 1, mode, infer_os, "valid", 0, 0, params=params, turns=values,
+                       run_id="r")
 
 
-def two_by_two(blocks: int = 3) -> list[Trial]:
+def two_by_two(blocks: int = 3) -> list[TrialRecord]:
     """As found one-shot reads 162 MiB more; unified nothing; the flags save 20 MiB; turns grow by 1 MiB."""
-    trials: list[Trial] = []
+    trials: list[TrialRecord] = []
     for block in range(1, blocks + 1):
         for infer_os, saved in (("off", 0.0), ("on", 20.0)):
             level = 194.0 - saved + 0.05 * block
@@ -115,8 +90,8 @@ def test_speed_is_compared_as_a_ratio() -> None:
 
 def test_trials_that_do_not_count_are_left_out_and_listed() -> None:
     trials = two_by_two()
-    spoiled = replace(trials[0], verdict="suspect", reasons=("swap in our tree",),  # type: ignore[type-var]
-                      metrics={HEADLINE: 9999.0}, turns={HEADLINE: {1: 9999.0}})
+    spoiled = replace(trials[0], verdict="suspect", reasons=(said("swap in our tree"),),
+                      turns={HEADLINE: {1: 9999.0}})
     found = summary.cells([spoiled, *trials[1:]])
     cell = next(c for c in found if c.mode == "oneshot" and c.infer_os == "off")
     assert (cell.n, cell.n_valid, cell.n_left_out) == (3, 2, 1)
@@ -129,7 +104,7 @@ def test_trials_that_do_not_count_are_left_out_and_listed() -> None:
 
 
 def test_the_metrics_of_a_suspect_phase_enter_nothing_and_the_trials_other_phases_do() -> None:
-    trials = [replace(cast(Made, trial), suspect_phases={"during_generation": ("it has 4 of 300 samples",)})
+    trials = [replace(trial, suspect_phases={"during_generation": (said("it has 4 of 300 samples"),)})
               if trial.block == 1 else trial for trial in two_by_two(blocks=4)]
     rows = {(row.metric, row.mode): row for row in summary.effects(trials)}
     assert rows[HEADLINE, "oneshot"].n_on == rows[HEADLINE, "oneshot"].n_off == 4
@@ -190,7 +165,7 @@ def test_several_flags_against_off_are_one_family() -> None:
 
 
 def test_without_an_off_arm_the_flags_on_top_are_named() -> None:
-    def arm(label: str, on: set[str], level: float) -> list[Trial]:
+    def arm(label: str, on: set[str], level: float) -> list[TrialRecord]:
         return [replace(made("oneshot", label, b, {HEADLINE: {1: level}}),
                         params={f"infer_os.{f}": str(f in on) for f in ("quantization", "memory_optimization")})
                 for b in (1, 2)]
@@ -204,7 +179,7 @@ def test_without_an_off_arm_the_flags_on_top_are_named() -> None:
     [replace(made("oneshot", i, 1, {HEADLINE: {1: 1.0}}), verdict="failed") for i in ("off", "on")],
     [made("oneshot", "off", 1, {HEADLINE: {1: math.nan}}), made("oneshot", "on", 1, {})],
 ])
-def test_little_or_nothing_measured_is_no_crash(trials: list[Trial]) -> None:
+def test_little_or_nothing_measured_is_no_crash(trials: list[TrialRecord]) -> None:
     assert len(summary.cells(trials)) == len({t.cell for t in trials})
     assert all(r.difference is None for r in summary.effects(trials))
     found = summary.gap(trials)
@@ -227,7 +202,7 @@ def test_a_metric_one_mode_lacks_is_a_row_without_a_difference() -> None:
 
 def test_a_block_that_two_methods_share_is_no_pair() -> None:
     """A sweep of an older version, interrupted in the second of four blocks; the later one reads 1.5 MiB less."""
-    trials: list[Trial] = []
+    trials: list[TrialRecord] = []
     for block in (1, 2, 3, 4):
         for infer_os, saved in (("off", 0.0), ("on", 20.0)):
             later = (block, infer_os) > (2, "off")

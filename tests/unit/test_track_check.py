@@ -16,10 +16,10 @@ import pytest
 
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
-from pipeline.track import location
+from pipeline.track import location, opened
 from pipeline.track.check import check, installed_schema
 from pipeline.track.location import locate, named
-from pipeline.track.store import open_store
+from pipeline.track.push import Push
 from tests.conftest import ROOT, run_as_nobody
 
 
@@ -43,7 +43,7 @@ def made(database: Path, revision: str | None) -> str:
 def refused(uri: str, *words: str, within_s: float = 30.0) -> None:
     began = time.monotonic()
     with pytest.raises(StoreError) as caught:
-        open_store(Tracking(uri=uri))
+        Push.open(Tracking(uri=uri))
     assert time.monotonic() - began < within_s
     for word in words:
         assert word in str(caught.value)
@@ -52,7 +52,7 @@ def refused(uri: str, *words: str, within_s: float = 30.0) -> None:
 def test_the_installed_schema_is_the_one_mlflow_names() -> None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    assert installed_schema().head == _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    assert installed_schema()[0] == _get_latest_schema_revision()  # type: ignore[no-untyped-call]
 
 
 def test_a_store_of_a_newer_mlflow_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -60,14 +60,14 @@ def test_a_store_of_a_newer_mlflow_is_refused_with_what_to_do(tmp_path: Path) ->
 
 
 def test_a_store_of_an_older_mlflow_is_refused_with_the_command_that_upgrades_it(tmp_path: Path) -> None:
-    schema = installed_schema()
-    older = sorted(schema.known - {schema.head})[0]
+    head, known = installed_schema()
+    older = sorted(known - {head})[0]
     refused(made(tmp_path / "mlflow.db", older), older, f"mlflow db upgrade sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_a_store_of_another_schema_is_refused_for_reading_too(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="deadbeef0000"):
-        open_store(Tracking(uri=made(tmp_path / "mlflow.db", "deadbeef0000")), write=False)
+        opened.sweeps(made(tmp_path / "mlflow.db", "deadbeef0000")).all()
 
 
 def test_a_database_that_is_not_mlflows_is_left_alone(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_folder_in_the_databases_place_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_store_that_another_program_writes_to_is_waited_for_shortly(tmp_path: Path) -> None:
-    uri = made(tmp_path / "mlflow.db", installed_schema().head)
+    uri = made(tmp_path / "mlflow.db", installed_schema()[0])
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         refused(uri, "does not answer", within_s=40)
@@ -94,7 +94,7 @@ def test_a_store_that_another_program_writes_to_is_waited_for_shortly(tmp_path: 
 
 @pytest.mark.parametrize(("place", "said"), [
     ("database", "mlflow.db cannot be written"), ("folder", "The folder for the store"),
-    ("artifacts", "The folder for the store's artifacts"), ("spool", "The folder for the spool"),
+    ("artifacts", "The folder for the store's artifacts"), ("records", "The folder for the records"),
 ])
 def test_what_this_user_may_not_write_is_named_before_anything_is_measured(place: str, said: str) -> None:
     program = (
@@ -106,16 +106,16 @@ def test_what_this_user_may_not_write_is_named_before_anything_is_measured(place
         "here = pathlib.Path(os.environ['HOME'])\n"
         "location.PACKAGE = here / 'lib' / 'pipeline'\n"
         "os.environ['SLACKWATER_HOME'] = str(here / 'home')\n"
-        "for name in ('store/artifacts', 'home/spool'): (here / name).mkdir(parents=True)\n"
+        "for name in ('store/artifacts', 'store/sweeps'): (here / name).mkdir(parents=True)\n"
         "database = here / 'store' / 'mlflow.db'\n"
         "with sqlite3.connect(database) as made:\n"
         "    made.execute('CREATE TABLE alembic_version (version_num TEXT)')\n"
-        "    made.execute('INSERT INTO alembic_version VALUES (?)', (installed_schema().head,))\n"
+        "    made.execute('INSERT INTO alembic_version VALUES (?)', (installed_schema()[0],))\n"
         "made.close()\n"
         "where = location.locate(Tracking(uri=f'sqlite:///{database}'))\n"
         "assert check(where, write=True)\n"
         "kept = {'database': database, 'folder': here / 'store', 'artifacts': here / 'store/artifacts',\n"
-        "        'spool': here / 'home/spool'}[sys.argv[1]]\n"
+        "        'records': here / 'store/sweeps'}[sys.argv[1]]\n"
         "mode = kept.stat().st_mode\n"
         "kept.chmod(mode & ~0o222)\n"
         "assert check(where, write=False)\n"
@@ -169,7 +169,7 @@ def test_a_server_in_trouble_is_reported_with_its_answer(broken: str) -> None:
 
 def test_a_missing_store_is_no_error_and_reading_makes_none(tmp_path: Path) -> None:
     assert check(locate(Tracking(uri=f"sqlite:///{tmp_path}/none.db")), write=False) is False
-    assert open_store(Tracking(uri=f"sqlite:///{tmp_path}/none.db"), write=False).sweeps() == []
+    assert opened.sweeps(f"sqlite:///{tmp_path}/none.db").all() == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,14 +178,14 @@ def test_a_store_of_the_environment_that_does_not_answer_is_named_and_results_st
     monkeypatch.setenv("SLACKWATER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     for _ in range(2):
-        assert open_store(named(None), write=False).location.database == tmp_path / "home" / "mlflow.db"
+        assert Push.open(named(None)).location.database == tmp_path / "home" / "mlflow.db"
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("MLFLOW_TRACKING_URI cannot be used") == 1  # once, however often it is opened
     assert str(tmp_path / "home") in said.err
     assert "secret" not in said.err
     with pytest.raises(StoreError):
-        open_store(named("http://127.0.0.1:9"), write=False)
+        opened.sweeps("http://127.0.0.1:9").all()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/theirs.db")
-    assert open_store(named(None), write=False).location.shown == f"{tmp_path}/theirs.db"
+    assert opened.sweeps(None).shown == f"{tmp_path}/theirs.db"
     assert f"results: {tmp_path}/theirs.db (MLFLOW_TRACKING_URI)" in capsys.readouterr().err

@@ -11,10 +11,10 @@ import pytest
 from pipeline import errors
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
-from pipeline.result import TrialResult
+from pipeline.record.trial import TrialRecord
 from pipeline.track import location, names
 
-RESULT = TrialResult("s-1", "oneshot-on", 2, 2, 7, "oneshot", "on", "valid", [], [], 1, 2, {}, {}, {}, {}, {}, "")
+RESULT = TrialRecord("s-1", "oneshot-on", 2, 2, 7, "oneshot", "on", "valid", 1, 2)
 
 
 def test_a_runs_name_is_the_cell_and_the_repetition() -> None:
@@ -42,26 +42,16 @@ LONG = ["x" * 9_000, "潮\n" * 10_000, '"' * 6_001, ["a, b"] * 3_000, "a\0b", "u
 
 
 @pytest.mark.parametrize("value", LONG, ids=range(len(LONG)))
-def test_what_mlflow_cannot_hold_is_shown_as_far_as_it_goes_and_read_back_whole(value: Any) -> None:
-    kept = names.params_of({"prompt.text": value})
-    assert all(len(text) <= names.PARAM_LIMIT and text.encode() and not {"\0", "\x1e", "\x1f"} & set(text)
-               for text in kept.values())
-    assert {key: names.decode_param(text) for key, text in names.whole(kept, names.PARAM_LIMIT).items()} == {
-        "prompt.text": value}
+def test_what_mlflow_cannot_hold_is_shown_as_far_as_it_goes(value: Any) -> None:
+    [text] = names.shown_params({"prompt.text": value}).values()
+    assert len(text) <= names.PARAM_LIMIT and text.encode() and not {"\0", "\x1e", "\x1f"} & set(text)
     if isinstance(value, str):
-        tags = names.tags_of({"question": value, "cwd": "/"})
+        tags = names.shown_tags({"question": value, "cwd": "/"})
         assert all(len(text) <= names.TAG_LIMIT and text.encode() for text in tags.values())
-        assert names.whole(tags, names.TAG_LIMIT) == {"question": value, "cwd": "/"}
 
 
 def test_what_is_shown_of_a_long_text_says_that_it_was_cut() -> None:
-    assert "cut from 20000 characters" in names.params_of({"a": "x" * 20_000})["a"]
-
-
-@pytest.mark.parametrize("later", ["short", "y" * 9_000, "z" * 30_000])
-def test_parts_of_a_tag_that_was_replaced_do_not_come_back(later: str) -> None:
-    tags = names.tags_of({"concerns": "x" * 20_000}) | names.tags_of({"concerns": later})
-    assert names.whole(tags, names.TAG_LIMIT) == {"concerns": later}
+    assert "cut from 20000 characters" in names.shown_params({"a": "x" * 20_000})["a"]
 
 
 def test_two_long_keys_that_begin_alike_stay_two() -> None:
@@ -72,7 +62,7 @@ def test_two_long_keys_that_begin_alike_stay_two() -> None:
 
 def test_a_trial_run_again_is_another_trial_and_the_same_one_is_the_same() -> None:
     again = dataclasses.replace(RESULT, started_ms=5)
-    assert names.trial_uuid(RESULT) == names.trial_uuid(dataclasses.replace(RESULT, folder="/elsewhere"))
+    assert names.trial_uuid(RESULT) == names.trial_uuid(dataclasses.replace(RESULT, folder=Path("/elsewhere")))
     assert names.trial_uuid(RESULT) != names.trial_uuid(again)
 
 
@@ -100,7 +90,7 @@ def test_slackwater_home_wins_in_a_checkout_too(
     monkeypatch.setenv("SLACKWATER_HOME", str(checkout / "mine"))
     found = location.locate(tracking)
     assert found.database == checkout / "mine" / "mlflow.db"
-    assert found.spool == checkout / "mine" / "spool"
+    assert found.records == checkout / "mine"
     assert found.chosen_by == "SLACKWATER_HOME"
 
 
@@ -134,7 +124,7 @@ def test_in_a_checkout_the_store_is_its_mlruns_whatever_the_working_directory(
     found = location.locate(Tracking())
     assert found.database == tmp_path / "mlruns" / "mlflow.db"
     assert found.artifacts == tmp_path / "mlruns" / "artifacts"
-    assert found.spool == tmp_path / "mlruns" / "spool"
+    assert found.records == tmp_path / "mlruns"
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "/tmp/mlruns", "file:///tmp/mlruns", "sqlite://", "sqlite:///:memory:",

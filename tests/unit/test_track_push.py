@@ -287,6 +287,17 @@ def test_a_store_that_stays_away_is_said_once_and_at_the_sweeps_end_not_for_ever
     assert "summary and 4 of its trials wait" in str(ended)
 
 
+def test_the_end_of_a_sweep_that_its_store_did_not_take_is_sent_later(push: Push, folder: SweepFolder) -> None:
+    assert push.sweep(folder, SWEEP) is None
+    back = away(push)
+    ended = replace(SWEEP, status="finished", ended_ms=BEGAN_MS + 90_000, owner={})
+    folder.write(ended)
+    assert "summary and 0 of its trials wait" in str(push.sweep(folder, ended))
+    back()
+    assert [sync().sent, sync().sent] == [1, 0]
+    assert run_of(push, folder).info.status == "FINISHED"
+
+
 def test_in_a_ci_job_what_was_not_pushed_is_lost_and_said(push: Push, folder: SweepFolder,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder)

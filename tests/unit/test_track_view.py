@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import ui
 from pipeline.config import Tracking
 from pipeline.record.folder import SweepFolder
 from pipeline.record.sweep import SweepRecord
-from pipeline.track import opened, ui, view
+from pipeline.track import opened, view
 from pipeline.track.push import Push
 
 PLAN = {"cells": [{"cell": "oneshot num_ctx=1024", "overrides": ["mode=oneshot", "num_ctx=1024", "model=smollm2-135m"]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.language import _
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.document import Analysis
 from pipeline.report.html.contents import CellMaterial, Material
@@ -14,7 +15,7 @@ from pipeline.report.html.timelines import timeline_plot
 from pipeline.stats.intervals import of_differences
 from pipeline.stats.measures import measure
 from pipeline.stats.summary import CellSummary
-from pipeline.stats.trials import Trial, valid, value
+from pipeline.stats.trials import valid, value
 
 MOST_PANELS = 6
 """Pictures of phases; further cells are in the tables."""
@@ -23,12 +24,12 @@ MOST_POINTS = 40
 MOST_BARS = 16
 
 
-def phases(trials: Sequence[Trial], analysis: Analysis) -> list[Plot]:
+def phases(trials: Sequence[TrialRecord], analysis: Analysis) -> list[Plot]:
     """Tree RSS at every phase: points for trials, the median, and the mean's interval; as many cells to a picture as
     can be told apart, all pictures on one scale."""
     labels = wording.cell_labels(analysis.cells)
     measured = [cell for cell in analysis.cells if any(_metric(phase) in cell.median for phase in wording.PHASES)]
-    members: dict[str, list[Trial]] = {}
+    members: dict[str, list[TrialRecord]] = {}
     for trial in valid(trials):
         members.setdefault(trial.cell, []).append(trial)
     levels = {cell.cell: [_level(members.get(cell.cell, []), cell, _metric(phase)) for phase in wording.PHASES]
@@ -64,7 +65,7 @@ def _metric(phase: tuple[str, str, str], quantity: str = "tree_rss", unit: str =
     return f"{phase[1]}/{quantity}{phase[2]}_{unit}"
 
 
-def _level(members: Sequence[Trial], cell: CellSummary, metric: str) -> Level:
+def _level(members: Sequence[TrialRecord], cell: CellSummary, metric: str) -> Level:
     readings = [reading for trial in members if (reading := value(trial, metric)) is not None]
     interval = of_differences(readings, step=measure(metric).step)
     kept = readings if len(readings) <= MOST_POINTS else [readings[i * len(readings) // MOST_POINTS]

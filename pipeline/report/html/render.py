@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.language import _, spoken, worded
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.answer import answer
 from pipeline.report.document import Analysis, Sweep
@@ -23,12 +24,11 @@ from pipeline.report.html.elements import Legend, clean
 from pipeline.report.html.svg import swatch
 from pipeline.report.html.timelines import PARTS
 from pipeline.report.sweep_page import subject
-from pipeline.stats.trials import Trial
 
 MOST_RESPONSES = 12
 
 
-def render(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, material: Material | None = None) -> str:
+def render(sweep: Sweep, trials: Sequence[TrialRecord], analysis: Analysis, material: Material | None = None) -> str:
     """The report of one sweep in the language that is spoken. Works for none, one, or only failed trials.
 
     Every text in it is escaped, and its control characters are made visible: names, reasons, answers are of others."""
@@ -52,7 +52,7 @@ def _policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _contents(sweep: Sweep, trials: Sequence[Trial], analysis: Analysis, kept: Material) -> dict[str, Any]:
+def _contents(sweep: Sweep, trials: Sequence[TrialRecord], analysis: Analysis, kept: Material) -> dict[str, Any]:
     timelines, no_timeline = memory.timelines(analysis, kept)
     savings, saving_tables = findings.costs(analysis)
     labels = wording.cell_labels(analysis.cells)

@@ -13,11 +13,11 @@ from typing import Any
 
 from pipeline.language import N_, _, worded
 from pipeline.metrics import WORK
+from pipeline.record.trial import TrialRecord
 from pipeline.report import wording
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.contents import Material
 from pipeline.report.html.elements import Fact, Table
-from pipeline.stats.trials import Trial
 
 MOST_LEFT_OUT = 200
 STATES = {"confirmed": N_("confirmed"), "contradicted": N_("contradicted"), "not observable": N_("not observable")}
@@ -171,7 +171,7 @@ def _memory(text: str) -> str:
     return f"{int(number) / 2**20:,.1f} GiB" if unit == "kB" and number.isdigit() else text
 
 
-def design(sweep: Sweep, analysis: Analysis, trials: Sequence[Trial], material: Material) -> list[Fact]:
+def design(sweep: Sweep, analysis: Analysis, trials: Sequence[TrialRecord], material: Material) -> list[Fact]:
     """How the trials were arranged, and when they ran."""
     n = sum(cell.n for cell in analysis.cells)
     plan = material.plan
@@ -186,7 +186,7 @@ def design(sweep: Sweep, analysis: Analysis, trials: Sequence[Trial], material: 
     return [fact for fact in facts if fact.text]
 
 
-def _work(trials: Sequence[Trial]) -> str:
+def _work(trials: Sequence[TrialRecord]) -> str:
     """"17 prompt tokens, 64 generated tokens at turn 1" where all trials did the same; a range where not."""
     parts = []
     for metric, name in zip(WORK, (_("prompt tokens"), _("generated tokens")), strict=True):
@@ -210,7 +210,7 @@ def commands(sweep: Sweep, option: str) -> list[tuple[str, str]]:
             (f"slackwater compare {name} OTHER{option}", _("against another sweep"))]
 
 
-def config(trials: Sequence[Trial]) -> list[Table]:
+def config(trials: Sequence[TrialRecord]) -> list[Table]:
     """The resolved config: what differs between the cells, and what they share."""
     first: dict[str, Mapping[str, object]] = {}
     for trial in trials:

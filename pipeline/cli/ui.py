@@ -1,6 +1,6 @@
 """The MLflow UI on a store, at the ready view of a sweep: one small server on this machine, nothing sent anywhere.
 
-What the page shows is view.py's business, the server's own program is ui_program.py.
+What the page shows is defined in track/view.py, the server's own program is track/ui_program.py.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _serve(location: Location, record: SweepRecord | None, page: str, port: int,
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": location.uri, "MLFLOW_DISABLE_TELEMETRY": "true",
                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    program = Path(__file__).with_name("ui_program.py")
+    program = Path(view.__file__).with_name("ui_program.py")
     # dies with us, however we end
     child = process.start([sys.executable, str(program), str(port)], environment=environment, log_path=log)
     try:
