@@ -30,6 +30,9 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
+HURRY_S = 2
+"""How long a server may take for an answer once a user has interrupted."""
+
 BUSY_S = 2.0
 """How long a database that another program has locked is awaited; its trials wait in the records then."""
 
@@ -41,6 +44,11 @@ def prepare() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # its traces of what it then raises, which we say in a line
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def hurry() -> None:
+    """A user has interrupted: a server gets HURRY_S for each further answer, and is asked once."""
+    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HURRY_S)}
 
 
 @contextlib.contextmanager

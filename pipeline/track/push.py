@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import interrupt
 from pipeline.config import Tracking
 from pipeline.errors import MeterError, StoreError
 from pipeline.language import _
@@ -27,7 +28,7 @@ from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.track import names, view
 from pipeline.track.check import check
-from pipeline.track.client import make_client, one_at_a_time, store_errors
+from pipeline.track.client import hurry, make_client, one_at_a_time, store_errors
 from pipeline.track.describe import dataset, describe_sweep, describe_trial
 from pipeline.track.location import VARIABLE, Location, address_of, folder_of, local, locate, named, say_where
 from pipeline.track.pull import Fetched, own_writes, state_of
@@ -282,10 +283,14 @@ class Push:
     def _answers(self) -> None:
         """Ask shortly before logging, a server always and others after a failure: MLflow's own attempts take longer
         (20 s for a server that accepts and says nothing)."""
+        if interrupt.came():
+            hurry()
         if self._away or self.location.is_server:
             check(self.location, write=True)
 
     def _catch_up(self, folder: SweepFolder) -> str | None:
+        if interrupt.came():
+            return None  # the user wants to be gone: `sync`, or the sweep when it goes on, sends it
         sent, notes = self.send(folder)
         again, self._away = self._away and not notes, bool(notes)
         said = f"{sent} waiting results were sent."

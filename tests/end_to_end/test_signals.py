@@ -46,7 +46,7 @@ def test_a_signal_at_any_instant_is_the_end_with_its_exit_code_and_no_trace(
     whole = start(home, *words)
     until_it_listens(whole)
     began = time.monotonic()
-    _, said = whole.communicate(timeout=60)
+    _, said = whole.communicate(timeout=120)
     lasts_s = time.monotonic() - began
     assert whole.returncode == 0, said
     drawn, seed = random.Random(), random.SystemRandom().randrange(2**32)
@@ -57,7 +57,7 @@ def test_a_signal_at_any_instant_is_the_end_with_its_exit_code_and_no_trace(
         until_it_listens(process)
         time.sleep(after_s)
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         case = f"seed {seed}: {number.name} after {after_s:.3f} s: {process.returncode}\n{said}"
         # -number: by the system's own hand, when Python has taken its handlers away at its very end
         assert process.returncode in (128 + number, -number, 0), case

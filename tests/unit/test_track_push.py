@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pipeline import interrupt
 from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.meter.sampler_program import SAMPLE_COLUMNS
@@ -104,6 +106,21 @@ def pushed(push: Push, folder: SweepFolder, **changes: Any) -> Any:
     trial = put(folder, **changes)
     assert push.trial(folder, trial) is None
     return run_of(push, folder, trial)
+
+
+def test_after_an_interruption_what_waits_is_left_to_sync_and_a_slow_server_is_soon_given_up(
+        push: Push, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    put(folder)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(interrupt, "_came", [signal.SIGINT])
+    assert push.sweep(folder, SWEEP) is None
+    assert run_of(push, folder) and push.pending(folder) == 1
+    assert MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 2
+    monkeypatch.setattr(interrupt, "_came", [])
+    assert "1 waiting" in str(push.sweep(folder, SWEEP)) and push.pending(folder) == 0
 
 
 def test_a_trial_is_one_flat_run_in_mlflows_own_eyes(push: Push, folder: SweepFolder) -> None:
