@@ -61,8 +61,8 @@ def conduct(loader: ConfigLoader, master: DictConfig, launcher: Callable[[Job], 
     if plan.is_typed and not asked.dry_run:
         run.listener = run.prompts = bring_person(plan.first, asked.converse)
     location = run.location = _opened(run, plan.first.tracking)
-    # what an earlier version has measured there is known too; of a server's nothing but our own
-    sweeps = sweeps_of(location) if location.database is None else Fetched(location)
+    # also what an earlier version has measured there; but to go on, and of a server, our own records are enough
+    sweeps = sweeps_of(location) if asked.resume or location.database is None else Fetched(location)
     if asked.dry_run:
         run.forecast = forecast(plan.cells, plan.trials, sweeps)
         return []

@@ -1,4 +1,4 @@
-"""What makes a sweep this sweep: its plan, and the environment its numbers hold for. Pure, but for the store it reads.
+"""What makes a sweep this sweep: its plan, and the environment its numbers hold for. Pure, but for records it reads.
 
 Resuming asks both: the same plan, or it is another sweep; the same environment, or its trials cannot be compared.
 """

@@ -167,6 +167,8 @@ def test_a_failed_trial_is_run_again_as_often_as_asked_and_counts_once(program: 
     assert code == 0, said
     assert [order for order, _ in program.seen] == [1, 2, 2, 2, 3]
     assert [(one.order, one.verdict) for one in program.trials()] == [(1, "valid"), (2, "valid"), (3, "valid")]
+    _, others = program.sweeps.attempts(program.sweep.sweep_id)
+    assert [(one.order, one.attempt, one.verdict) for one in others] == [(2, 1, "failed"), (2, 2, "failed")]
     assert said.count("is run again") == 2
     assert "3 trials, all valid" in said
 
