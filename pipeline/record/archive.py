@@ -9,10 +9,10 @@ import contextlib
 import csv
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
+import stat
 import time
 import zipfile
 import zlib
@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.record.folder import SWEEP, TEXTS, TRIALS, SweepFolder, place_of
+from pipeline.record import schema
+from pipeline.record.folder import NOTES, SWEEP, TEXTS, TRIALS, SweepFolder, place_of
+from pipeline.record.schema import NAME
 from pipeline.record.sweep import SweepRecord
-from pipeline.record.trial import ARTIFACTS, RESULT, TrialRecord, masked, safe
+from pipeline.record.trial import ARTIFACTS, RESULT, TrialRecord, masked
 from pipeline.text import to_json
 
 FORMAT = "slackwater sweep"
@@ -36,12 +38,22 @@ OF_THE_STORE = ("tracking_uri", "tracking_experiment")
 """Tags of a sweep that say where it is pushed to: they are not exported."""
 _TEXTS, _ARTIFACTS = ("|".join(map(re.escape, names)) for names in (TEXTS, ARTIFACTS))
 _MEMBER = re.compile(rf"README\.txt|trials\.csv|sweep\.json|plan(-\d+)?\.json|notes\.json|{_TEXTS}"
-                     rf"|trials/[\w.+=\-]{{1,120}}/(result\.json|{_ARTIFACTS})", re.ASCII)
+                     rf"|trials/{NAME.pattern}/(result\.json|{_ARTIFACTS})", re.ASCII)
 _BINARY = ("timeline.parquet", "timeline.png", "response.txt")
 """Taken as they are; of all others passwords are masked."""
 _CHUNK = 1 << 20
-_LARGEST = 1 << 30
-"""Bytes of one member; a real one is a few MB."""
+_TAKEN = tuple(name for name in TEXTS if not name.endswith(".html"))
+"""A page of others is not taken: `slackwater report` makes it from the records."""
+LARGEST = 256 << 20
+"""Bytes of a member; a real one is a few MB."""
+LARGEST_DOCUMENT = 64 << 20
+"""Of one that is read whole: JSON, and the manifest."""
+LARGEST_SUM = 1 << 30
+LARGEST_TRIAL = 4 << 20
+"""All members together have at most LARGEST_SUM, and this for every trial."""
+MOST_MEMBERS = 200_000
+_MOST_PACKED = 100
+"""How much smaller than it is a member above 16 MiB may be: a log packs to a thirtieth, zeros to a thousandth."""
 
 _README = """\
 One sweep of slackwater: a memory experiment on a language model server.
@@ -144,13 +156,29 @@ def opened(path: Path) -> SweepFolder:
         _check(path, file)
         folder = SweepFolder(zipfile.Path(file))
         sweep, trials = folder.bare(), folder.attempts()
-        places = [(trial.order, trial.attempt) for trial in trials]
-        if safe(sweep.sweep_id) != sweep.sweep_id:
-            raise ValueError(f"{sweep.sweep_id!r} is not a sweep's id")
-        for trial, place in zip(trials, places, strict=True):
-            if trial.sweep_id != sweep.sweep_id or places.count(place) > 1 or place != place_of(trial.name):
+        places = set()
+        for trial in trials:
+            place = trial.order, trial.attempt
+            if trial.sweep_id != sweep.sweep_id or place in places or place != place_of(trial.name):
                 raise ValueError(f"{trial.folder.name} is not a trial of {sweep.sweep_id}, or is there twice")
+            places.add(place)
+        for part in folder.path.iterdir():
+            _check_document(part)
     return folder
+
+
+def _check_document(path: Any) -> None:
+    """What stands beside the trials, which their readers take for nothing where it is wrong."""
+    if path.name in TEXTS:
+        path.read_text(encoding="utf-8")
+    elif path.name == SWEEP:  # of schema 1
+        document = schema.parsed(path.read_bytes())
+        schema.plan(document.get("plan", {}))
+        schema.texts(document)
+    elif path.name == NOTES:
+        schema.notes(schema.parsed(path.read_bytes()))
+    elif path.name.startswith("plan"):
+        schema.plan(schema.parsed(path.read_bytes()))
 
 
 def take(path: Path, sweeps: Path) -> tuple[SweepFolder, int]:
@@ -190,7 +218,7 @@ def _copy(source: SweepFolder, target: SweepFolder, sweep: SweepRecord | None) -
                 (staged / name).write_bytes(content)
         target.put(trial, staged)
     if sweep is not None:
-        for name in TEXTS:
+        for name in _TAKEN:
             if (text := source.text(name)) is not None:
                 target.write_text(name, text)
         for name in (f"plan-{number}.json" for number in range(2, 1 + len(source.plans()))):
@@ -218,34 +246,62 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _check(path: Path, file: zipfile.ZipFile) -> None:
-    members = file.infolist()
-    names = [member.filename for member in members]
-    if MANIFEST not in names:
+    members = {member.filename: member for member in file.infolist()}
+    if MANIFEST not in members:
         raise ValueError(f"it has no {MANIFEST}")
-    manifest = json.loads(file.read(MANIFEST))
+    for member in members.values():
+        _check_size(member)
+    _check_sizes(members)
+    manifest = schema.parsed(b"".join(_read(file, members[MANIFEST])))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} does not say that it is a {FORMAT}")
     if manifest.get("schema_version") not in (1, SCHEMA_VERSION):
         raise ConfigError(f"{path} has schema_version {manifest.get('schema_version')!r}, and this slackwater "
                           f"reads 1 and {SCHEMA_VERSION}. It was written by {manifest.get('written_by', 'another one')}"
                           ": use that version. Nothing was taken from it.")
-    listed: dict[str, Any] = manifest["files"]
-    if foreign := [name for name in {*names, *listed} - {MANIFEST} if not _MEMBER.fullmatch(name) or "/.." in name]:
+    listed = schema.mapped(schema.mapped(schema.plain))(manifest.get("files"), "files")
+    if foreign := [name for name in {*members, *listed} - {MANIFEST} if not _MEMBER.fullmatch(name)]:
         raise ConfigError(f"{path} has a member {min(foreign)!r}, which no export has. Nothing was taken from it.")
+    names = file.namelist()
     if sorted(names) != sorted([*listed, MANIFEST]):
         odd = {*names} ^ {*listed, MANIFEST} or {name for name in names if names.count(name) > 1}
         raise ValueError(f"its members are not those it lists ({min(odd)})")
-    for member in members:
-        if member.filename != MANIFEST:
-            _check_member(file, member, listed[member.filename])
+    for name, member in members.items():
+        if name != MANIFEST:
+            _check_content(file, member, listed[name])
 
 
-def _check_member(file: zipfile.ZipFile, member: zipfile.ZipInfo, listed: Mapping[str, Any]) -> None:
-    if member.file_size != listed["bytes"] or member.file_size > _LARGEST:
-        raise ValueError(f"{member.filename} has {member.file_size} bytes, expected {listed['bytes']}")
+def _check_sizes(members: Mapping[str, zipfile.ZipInfo]) -> None:
+    trials = sum(name.endswith(f"/{RESULT}") for name in members)
+    whole, most = sum(member.file_size for member in members.values()), LARGEST_SUM + LARGEST_TRIAL * trials
+    if len(members) > MOST_MEMBERS or whole > most:
+        raise ValueError(f"it has {len(members)} members with {whole >> 20} MiB together; at most {MOST_MEMBERS} "
+                         f"members and, with {trials} trials, {most >> 20} MiB are read")
+
+
+def _check_size(member: zipfile.ZipInfo) -> None:
+    most = LARGEST_DOCUMENT if member.filename.endswith(".json") else LARGEST
+    if member.file_size > most:
+        raise ValueError(f"{member.filename} has {member.file_size >> 20} MiB, at most {most >> 20} MiB are read")
+    if member.file_size > max(16 << 20, _MOST_PACKED * member.compress_size):
+        raise ValueError(f"{member.filename} is packed to less than a hundredth of its {member.file_size >> 20} MiB")
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG) or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is no ordinary file")
+
+
+def _check_content(file: zipfile.ZipFile, member: zipfile.ZipInfo, listed: Mapping[str, Any]) -> None:
+    if member.file_size != listed.get("bytes"):
+        raise ValueError(f"{member.filename} has {member.file_size} bytes, expected {listed.get('bytes')}")
     digest = hashlib.sha256()
+    for chunk in _read(file, member):
+        digest.update(chunk)
+    if digest.hexdigest() != listed.get("sha256"):
+        raise ValueError(f"{member.filename} is not what was written (SHA-256)")
+
+
+def _read(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Piece by piece; never more than the member says it has."""
     with file.open(member) as content:
         while chunk := content.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != listed["sha256"]:
-        raise ValueError(f"{member.filename} is not what was written (SHA-256)")
+            yield chunk

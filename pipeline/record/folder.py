@@ -17,7 +17,6 @@ else.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
+from pipeline.record import schema
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import FINAL, RESULT, TrialRecord, masked, safe, trial_name
@@ -76,17 +76,18 @@ class SweepFolder:
 
     def plan(self) -> Mapping[str, Any]:
         """plan.json; empty where there is none, or it is damaged."""
-        return _document(self.path / PLAN) or _document(self.path / SWEEP).get("plan", {})  # of an export of schema 1
+        return _document(self.path / PLAN, schema.plan) or _document(
+            self.path / SWEEP, lambda found: schema.plan(found.get("plan", {})))  # of an export of schema 1
 
     def plans(self) -> Sequence[Mapping[str, Any]]:
         """The plan and those of further blocks, in order."""
-        return [self.plan(), *(_document(path) for path in sorted(
+        return [self.plan(), *(_document(path, schema.plan) for path in sorted(
             (path for path in _listed(self.path) if re.fullmatch(r"plan-\d+\.json", path.name)),
             key=lambda path: int(re.findall(r"\d+", path.name)[0])))]
 
     def notes(self) -> Mapping[str, Any]:
         """notes.json: "deleted" (names of trial folders, or "*" for the sweep), "remarks"."""
-        return _document(self.path / NOTES)
+        return _document(self.path / NOTES, schema.notes)
 
     def names(self) -> Sequence[str]:
         """Of the folders of all attempts, in the order they ran; those half-written left out."""
@@ -137,8 +138,7 @@ class SweepFolder:
         path = self.path / name
         if path.is_file():
             return str(path.read_text(encoding="utf-8"))
-        text = _document(self.path / SWEEP).get("texts", {}).get(name)  # of an export of schema 1
-        return None if text is None else str(text)
+        return _document(self.path / SWEEP, schema.texts).get(name)  # of an export of schema 1
 
     # Writing
 
@@ -269,12 +269,11 @@ def _read(path: Any) -> bytes:
     return bytes(path.read_bytes())
 
 
-def _document(path: Any) -> dict[str, Any]:
+def _document(path: Any, check: Callable[[Any], dict[str, Any]] = dict) -> dict[str, Any]:
     try:
-        found = json.loads(_read(path)) if path.is_file() else {}
-    except (OSError, ValueError):
+        return check(schema.parsed(_read(path))) if path.is_file() else {}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:

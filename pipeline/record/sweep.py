@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from pipeline.record import schema
 from pipeline.text import to_json
 
 SCHEMA_VERSION = 2
@@ -60,23 +60,19 @@ class SweepRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> SweepRecord:
         """Raises ValueError for what is not such a document, or of another schema version."""
-        data = json.loads(text)
+        data = schema.parsed(text)
         if not isinstance(data, dict) or data.get("schema_version") not in (1, SCHEMA_VERSION):
             version = data.get("schema_version") if isinstance(data, dict) else None
             raise ValueError(f"schema_version {version!r}, expected {SCHEMA_VERSION}")
         try:
-            record = cls(**{name: data[name] for name in _KEPT if name in data})
+            return cls(**schema.record(data, _FIELDS))
         except TypeError as error:
             raise ValueError(f"no sweep: {error}") from error
-        wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(record, name), kind)]
-        if wrong or record.status not in get_args(SweepStatus):
-            raise ValueError(f"{(wrong or ['status'])[0]} is {getattr(record, (wrong or ['status'])[0])!r}")
-        return record
 
     def tag(self, name: str) -> Any:
         """What a tag holds as JSON; None if there is none, or one that an earlier version has cut."""
         try:
-            return json.loads(self.tags.get(name, "null"))
+            return schema.parsed(self.tags.get(name, "null"))
         except ValueError:
             return None
 
@@ -86,5 +82,9 @@ class SweepRecord:
 
 
 _KEPT = [name for name in SweepRecord.__dataclass_fields__ if name not in ("trials", "run_id", "folder")]
-_KINDS = {"sweep_id": str, "experiment": str, "question": str, "command": str, "started_ms": int, "tags": Mapping,
-          "metrics": Mapping, "owner": Mapping, "answer": str, "fetched": bool}
+_FIELDS: Mapping[str, schema.Check] = {
+    "sweep_id": schema.name, "status": schema.one_of(get_args(SweepStatus)), "origin": schema.one_of(get_args(Origin)),
+    "started_ms": schema.whole, "ended_ms": schema.or_none(schema.whole), "fetched": schema.truth,
+    "planned_trials": schema.or_none(schema.whole), "metrics": schema.numbers, "tags": schema.sweep_tags,
+    "owner": schema.mapped(schema.text), **dict.fromkeys(("experiment", "question", "command", "answer"), schema.text),
+}

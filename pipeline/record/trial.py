@@ -7,13 +7,13 @@ folder.py.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from pipeline.record import schema
 from pipeline.record.reason import Reason, with_codes_of
 from pipeline.text import to_json
 
@@ -113,7 +113,9 @@ class TrialRecord:
     def to_dict(self) -> dict[str, Any]:
         """The same as a value; `from_dict` is its inverse."""
         document = {name: value for name, value in vars(self).items() if name in _KEPT}
-        document["metrics"] = {name: _packed(turns) for name, turns in document.pop("turns").items()}
+        document["metrics"] = {
+            name: _packed({turn: value for turn, value in turns.items() if math.isfinite(value)})
+            for name, turns in document.pop("turns").items()}
         document["reasons"] = [reason.to_dict() for reason in self.reasons]
         document["notes"] = [reason.to_dict() for reason in self.notes]
         document["suspect_phases"] = {phase: [reason.to_dict() for reason in reasons]
@@ -123,7 +125,7 @@ class TrialRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> TrialRecord:
         """Raises ValueError for what is not such a document, or of another schema version."""
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(schema.parsed(text))
 
     @classmethod
     def from_dict(cls, data: Any) -> TrialRecord:
@@ -131,24 +133,21 @@ class TrialRecord:
         if not isinstance(data, dict) or data.get("schema_version") not in (1, SCHEMA_VERSION):
             version = data.get("schema_version") if isinstance(data, dict) else None
             raise ValueError(f"schema_version {version!r}, expected {SCHEMA_VERSION}")
+        if "metrics" not in data:
+            raise ValueError("no trial: it has no metrics")
+        if "reason_codes" in data:  # schema 1, beside its sentences
+            try:
+                data = data | with_codes_of(data, schema.plain(data["reason_codes"], "reason_codes"))
+            except (TypeError, AttributeError) as error:
+                raise ValueError(f"reason_codes are none: {error}") from error
+        known = schema.record({**data, "turns": data["metrics"]}, _FIELDS)
+        extra = data.get("extra")
+        if isinstance(extra, Mapping) and extra.get("interrupted"):  # schema 1
+            known["verdict"] = "interrupted"
         try:
-            if "reason_codes" in data:  # schema 1, beside its sentences
-                data = data | with_codes_of(data, data["reason_codes"])
-            known = {name: data[name] for name in _KEPT if name in data}
-            known["turns"] = {str(name): _unpacked(turns) for name, turns in data["metrics"].items()}
-            for name in ("reasons", "notes"):
-                known[name] = tuple(Reason.from_dict(each) for each in data.get(name, ()))
-            known["suspect_phases"] = {str(phase): tuple(Reason.from_dict(each) for each in reasons)
-                                       for phase, reasons in data.get("suspect_phases", {}).items()}
-            if data.get("extra", {}).get("interrupted"):  # schema 1
-                known["verdict"] = "interrupted"
-            record = cls(**known)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no trial: {type(error).__name__} {error}") from error
-        wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(record, name), kind)]
-        if wrong or record.verdict not in get_args(Verdict):
-            raise ValueError(f"{(wrong or ['verdict'])[0]} is {getattr(record, (wrong or ['verdict'])[0])!r}")
-        return record
+            return cls(**known)
+        except TypeError as error:
+            raise ValueError(f"no trial: {error}") from error
 
     def at(self, folder: Any, run_id: str = "") -> TrialRecord:
         """The same, with where it was found."""
@@ -161,19 +160,11 @@ def masked(text: str) -> str:
 
 
 def _packed(turns: Mapping[int, float]) -> Any:
-    """A number for what belongs to the trial, a list for turns 1…n; else by turn. Whole numbers without a point."""
-    values = [int(value) if math.isfinite(value) and value == int(value) else value for value in turns.values()]
+    """As schema.turns reads it. Whole numbers without a point."""
+    values = [int(value) if value == int(value) else value for value in turns.values()]
     if list(turns) == [0]:
         return values[0]
     return values if list(turns) == list(range(1, len(values) + 1)) else dict(zip(turns, values, strict=True))
-
-
-def _unpacked(packed: Any) -> dict[int, float]:
-    if isinstance(packed, list):
-        return {turn: float(value) for turn, value in enumerate(packed, start=1)}
-    if isinstance(packed, Mapping):  # schema 1 has this alone
-        return {int(turn): float(value) for turn, value in packed.items()}
-    return {0: float(packed)}
 
 
 def trial_name(order: int, cell: str, repetition: int, attempt: int = 1) -> str:
@@ -188,6 +179,18 @@ def safe(text: str) -> str:
 
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s\"']*):[^/@\s\"']*@")
 _KEPT = [name for name in TrialRecord.__dataclass_fields__ if name not in ("run_id", "folder")]
-_KINDS = {"sweep_id": str, "cell": str, "mode": str, "infer_os": str, "repetition": int, "block": int, "order": int,
-          "started_ms": int, "ended_ms": int, "method": int, "attempt": int, "params": Mapping, "settings": Mapping,
-          "tags": Mapping}
+
+
+def _reasons(value: Any, what: str) -> tuple[Reason, ...]:
+    return tuple(schema.listed(lambda each, what: Reason.from_dict(
+        each if isinstance(each, Reason) else schema.plain(each, what)))(value, what))
+
+
+_FIELDS: Mapping[str, schema.Check] = {
+    "sweep_id": schema.name, "cell": schema.label, "mode": schema.text, "infer_os": schema.text,
+    "verdict": schema.one_of(get_args(Verdict)), "params": schema.mapped(schema.plain),
+    "settings": schema.mapped(schema.plain), "tags": schema.trial_tags,
+    "turns": schema.mapped(schema.turns), "reasons": _reasons, "notes": _reasons,
+    "suspect_phases": schema.mapped(_reasons),
+    **dict.fromkeys(("repetition", "block", "order", "started_ms", "ended_ms", "method", "attempt"), schema.whole),
+}

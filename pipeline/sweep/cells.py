@@ -22,6 +22,7 @@ from pipeline.plugins import METERS
 from pipeline.progress import Fetching, Listener
 from pipeline.prompts import file_text
 from pipeline.record.reason import Reason, of_error
+from pipeline.record.schema import as_label
 from pipeline.settle.base import load_rule
 
 ONE_PER_SWEEP = ("repetitions", "design", "stop", "tracking", "question", "question_metrics")
@@ -77,7 +78,7 @@ def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]], by
     names = []
     for config, cell in zip(configs, pairs, strict=True):
         rest = [_part(config, key, cell.get(key)) for key in varied]
-        names.append("-".join([config.mode.name, infer_os_label(config.infer_os), *rest]))
+        names.append(as_label("-".join([config.mode.name, infer_os_label(config.infer_os), *rest])))
     return names
 
 

@@ -20,6 +20,7 @@ from pipeline.config import Tracking
 from pipeline.errors import StoreError
 from pipeline.language import _
 from pipeline.progress import Notice, SweepStarted, Waiting
+from pipeline.record import schema
 from pipeline.record.find import Sweeps
 from pipeline.record.owner import owner_tags
 from pipeline.record.sweep import SweepRecord
@@ -103,7 +104,7 @@ def _opened(run: SweepRun, tracking: Tracking) -> Location:
 
 def _new_id(experiment: str, sweeps: Sweeps) -> str:
     """Name and time to the second: sorts by time, reads well, and a prefix is enough to name it."""
-    base, taken = f"{experiment or 'run'}-{time.strftime('%y%m%d-%H%M%S')}", sweeps.ids()
+    base, taken = f"{schema.as_name(experiment or 'run')}-{time.strftime('%y%m%d-%H%M%S')}", sweeps.ids()
     candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
     return next(candidate for candidate in candidates if candidate not in taken)
 

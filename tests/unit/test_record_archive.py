@@ -165,7 +165,7 @@ RESULT = "trials/0021-oneshot-off-r1/result.json"
     (lambda members: members.update({RESULT.replace("0021", "0022"): members[RESULT]}), True, "is not a trial of"),
     (lambda members: members.update({RESULT: b"{}"}), True, "schema_version None, expected 2"),
     (lambda members: members.update({"sweep.json": b"no JSON"}), True, "is not a complete slackwater export"),
-    (in_member("sweep.json", b'"tide-1"', b'"../../tide"'), True, "'../../tide' is not a sweep's id"),
+    (in_member("sweep.json", b'"tide-1"', b'"../../tide"'), True, "sweep_id is '../../tide', expected a name"),
     (lambda members: members.update({"manifest.json": b"{}"}), False, "does not say that it is a slackwater sweep"),
     (lambda members: members.pop("manifest.json"), False, "it has no manifest.json"),
 ])

@@ -6,13 +6,13 @@ How much is read does not grow with the number of trials. Nothing is drawn or wo
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import MeterError
 from pipeline.language import _
 from pipeline.meter.timeline import read_parquet
+from pipeline.record import schema
 from pipeline.record.find import Sweeps
 from pipeline.record.reason import with_code
 from pipeline.record.trial import TrialRecord
@@ -67,9 +67,8 @@ def _cell(members: Sequence[TrialRecord], most: int, notes: dict[str, None]) -> 
         missing = _("timelines are drawn of the first {n} cells").format(n=MOST_CELLS)
     return CellMaterial(
         typical.order, timelines, max(len(valid(members)), len(timelines)), missing,
-        [dict(proof) for proof in papers.get("proofs", []) if isinstance(proof, dict)],
-        [dict(meter) for meter in papers.get("meters", []) if isinstance(meter, dict)],
-        {str(key): str(text) for key, text in dict(papers.get("machine") or {}).items()},
+        papers.get("proofs", []), papers.get("meters", []),
+        {key: str(text) for key, text in papers.get("machine", {}).items()},
         response.decode(errors="replace"))
 
 
@@ -100,8 +99,8 @@ def _timeline(trial: TrialRecord, content: bytes | None, notes: dict[str, None])
 
 
 def _document(content: bytes | None) -> dict[str, Any]:
+    """provenance.json; empty where it is none."""
     try:
-        found = json.loads(content or b"{}")
+        return schema.provenance(schema.parsed(content or b"{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
