@@ -25,7 +25,7 @@ FILE = ".index.db"
 CELL_DIGEST = "cell_digest"
 """Tag of a trial: what its cell was resolved to, so that a later sweep finds what the same cell took and needed."""
 _PEAK = "during_generation/tree_rss_peak_mib"
-_VERSION = 2
+_VERSION = 3
 _RACY_NS = 2_000_000_000
 """A folder changed this recently may change again within its clock's tick, and is looked at again."""
 LATEST = 20
@@ -175,22 +175,27 @@ def _took(trials: Iterable[TrialRecord]) -> Iterator[tuple[str, float, float | N
 
 
 def _packed(trials: Sequence[TrialRecord], metrics: Collection[str]) -> dict[str, Any]:
-    """Trials of one cell share their config, which is most of what is kept of them."""
+    """Trials of one cell share their config, and all of them most tags: that is most of what is kept of a trial."""
     shared: dict[str, int] = {}
 
-    def part(values: Mapping[str, Any]) -> int:
+    def part(values: Any) -> int:
         return shared.setdefault(to_json(values), len(shared))
 
-    rows = [[trial.folder.name, part(trial.params), part(trial.settings), {
-        **trial.to_dict(), "params": {}, "settings": {},
-        "metrics": {name: turns for name, turns in trial.turns.items() if name in metrics}}] for trial in trials]
-    return {"metrics": sorted(metrics), "trials": rows, "shared": [json.loads(text) for text in shared]}
+    tags = dict(set.intersection(*(set(trial.tags.items()) for trial in trials)))
+    rows = []
+    for trial in trials:
+        row = trial.to_dict()
+        row["metrics"] = {name: turns for name, turns in row["metrics"].items() if name in metrics}
+        row["tags"] = {name: text for name, text in trial.tags.items() if name not in tags}
+        rows.append([trial.folder.name, part(row.pop("params")), part(row.pop("settings")), row])
+    return {"metrics": sorted(metrics), "tags": tags, "trials": rows, "shared": [json.loads(text) for text in shared]}
 
 
 def _unpacked(path: Path, document: Mapping[str, Any]) -> list[TrialRecord]:
-    shared = document["shared"]
-    return [TrialRecord.from_dict(row | {"params": shared[params], "settings": shared[settings]}).at(
-        path / TRIALS / name) for name, params, settings, row in document["trials"]]
+    shared, tags = document["shared"], document["tags"]
+    return [TrialRecord.from_dict(row | {
+        "params": shared[params], "settings": shared[settings], "tags": tags | row["tags"]}).at(path / TRIALS / name)
+        for name, params, settings, row in document["trials"]]
 
 
 def _stamp(path: Path) -> tuple[str, bool]:

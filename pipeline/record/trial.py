@@ -102,10 +102,6 @@ class TrialRecord:
         file = None if self.folder is None else self.folder / name
         return file.read_bytes() if file is not None and file.is_file() else None
 
-    def has(self, code: str) -> bool:
-        """Is this one of its reasons?"""
-        return any(reason.code == code for reason in self.reasons)
-
     def to_json(self) -> str:
         """result.json; `from_json` is its inverse."""
         return to_json(self.to_dict(), compact=True)
