@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,21 @@ def lacks(document: Any, command: str) -> list[str]:
     return sorted(set(NAMES[command]["names"]) - set(names(document)))
 
 
+@pytest.fixture(scope="module")
+def old_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store for reading: its sweeps become records once, as each is named."""
+    folder = tmp_path_factory.mktemp("old")
+    with zipfile.ZipFile(KEPT / "store.zip") as packed:
+        packed.extractall(folder)
+    return folder
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_store_of_3c8a73e_is_read_with_the_names_and_exit_codes_it_had(
-        command: str, store_of_3c8a73e: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        command: str, old_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    code = main([*COMMANDS[command], "--json", "--store", f"sqlite:///{store_of_3c8a73e}/mlflow.db"])
+    code = main([*COMMANDS[command], "--json", "--store", f"sqlite:///{old_store}/mlflow.db"])
     said = capsys.readouterr()
     assert code == NAMES[command]["exit_code"], said.err
     document = json.loads(said.out or "null")
