@@ -22,7 +22,7 @@ from pipeline.language import _
 from pipeline.meter.timeline import downsample, read_parquet
 from pipeline.provenance import without_password
 from pipeline.record.find import Sweeps
-from pipeline.record.folder import SWEEP, TEXTS, SweepFolder, place_of
+from pipeline.record.folder import EVERYTHING, SWEEP, TEXTS, SweepFolder, place_of
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
@@ -139,8 +139,9 @@ class Push:
                 sent += 1
             except StoreError as error:
                 notes.append(str(error))
-        if sent and not notes:
-            self._kinds(folder)
+        if not notes:
+            with own_writes(self.location):
+                self._kinds(folder)
         return sent, notes
 
     def note_deleted(self, folders: Sequence[SweepFolder]) -> None:
@@ -224,7 +225,8 @@ class Push:
         if not before and not folder.deleted() and len({place_of(name)[0] for name in attempts}) == len(attempts):
             return
         runs = kept.get("runs", {})
-        after = {trial.name for trial in folder.superseded() if trial.name in runs}
+        after = set(runs) - {""} if EVERYTHING in folder.deleted() else {
+            trial.name for trial in folder.superseded() if trial.name in runs}
         with store_errors(self.location, "setting trials aside"):
             for name in before ^ after:
                 self.client.set_tag(runs[name], "kind", "superseded" if name in after else "trial")
@@ -364,6 +366,8 @@ def sync(uri: str | None = None) -> Synced:
 def _waiting(folder: SweepFolder, store: str) -> list[str]:
     """Names of the trial folders that this store does not have, then "" if it has not the summary as it is now."""
     note, pushed, deleted = folder.push_note(store), folder.pushed(store), folder.deleted()
+    if EVERYTHING in deleted:
+        return []
     found = [name for name in folder.names() if name not in pushed and name not in deleted]
     known = "" in note.get("deleted", ()) or note.get("summary") == state_of(folder.bare())
     return found if known else [*found, ""]

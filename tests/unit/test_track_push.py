@@ -264,6 +264,10 @@ def test_a_trial_that_was_run_again_or_deleted_is_set_aside_in_mlflow_and_comes_
     folder.write_notes({"deleted": [again.name]})
     push.sweep(folder, SWEEP)
     assert [run_of(push, folder, each).data.tags["kind"] for each in (failed, again)] == ["trial", "superseded"]
+    put(folder, order=4)
+    folder.write_notes({"deleted": ["*"]})  # the whole sweep: nothing more of it is sent
+    assert push.send(folder) == (0, [])
+    assert run_of(push, folder, failed).data.tags["kind"] == "superseded"
 
 
 def away(push: Push) -> Callable[[], None]:
