@@ -70,7 +70,6 @@ def pushes(cwd: Path) -> list[float]:
     folder = sweeps.folder(sweeps.sweep().sweep_id)
     (cwd / "other").mkdir()
     push, costs = Push.open(Tracking(uri=f"sqlite:///{cwd}/other/mlflow.db")), []
-    push.sweep(folder, folder.bare())
     for trial in folder.trials():
         began = time.perf_counter()
         push.trial(folder, trial)
