@@ -164,11 +164,19 @@ class InferOs:
     environment: dict[str, str] | None = None
     """Exactly these variables in the server's environment instead of the knobs behind the flags: the flags as they were
     published; {} is the server's own defaults. Only for engine=ollama."""
+    as_started: bool | None = None
+    """A server that runs already is taken as it was started, for no flag was named. Only for engine=ollama_attached,
+    where it is what nobody has to ask for; a flag that is on asks for all of them."""
 
     @property
     def switched_on(self) -> list[str]:
         """Names of the flags that are on, in the schema's order."""
-        return [f.name for f in fields(self) if getattr(self, f.name) is True]
+        return [f.name for f in fields(self) if f.type == "bool" and getattr(self, f.name)]
+
+    @property
+    def nothing_asked(self) -> bool:
+        """Is a running server taken as it is?"""
+        return self.as_started is True and not self.switched_on
 
 
 @dataclass

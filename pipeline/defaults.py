@@ -68,7 +68,8 @@ def _composed(group: str, name: str) -> Any:
     if path is None:
         return OmegaConf.structured(GROUPS[group])
     tree = _tree(path)
-    below = [_composed(group, entry) for entry in tree.pop("defaults", []) if entry != "_self_"]
+    below = [_composed(group, entry) for entry in tree.pop("defaults", [])
+             if isinstance(entry, str) and entry != "_self_"]  # not its word for another group
     return OmegaConf.merge(OmegaConf.structured(GROUPS[group]), *below, tree)
 
 

@@ -86,12 +86,12 @@ MACHINE = ("host", "boot_id", "kernel", *HARDWARE, "memory_total")
 
 
 def infer_os_label(flags: InferOs) -> str:
-    """The arm in a word: off, on (conf/infer_os/on.yaml), the flags that are on, or a published environment."""
+    """The arm in a word: off, on (conf/infer_os/on.yaml), flags that are on, a published environment, as_started."""
     if flags.environment is not None:
         return "as_published" if flags.environment else "server_defaults"
     on = flags.switched_on
     if not on:
-        return "off"
+        return "as_started" if flags.nothing_asked else "off"
     return "on" if set(on) == flags_on("on") else "+".join(on)
 
 

@@ -209,6 +209,9 @@ def _check_flags(engine: Engine, infer_os: InferOs) -> None:
     if infer_os.environment is not None:
         raise ConfigError("infer_os.environment is for a server that reads variables of its own: use engine=ollama, "
                           f"not engine={engine.name}. {NOTHING_STARTED}")
+    if infer_os.as_started:
+        raise ConfigError("infer_os=as_started takes a server as it was started: it is for engine=ollama_attached, not "
+                          f"engine={engine.name}, which starts one. {NOTHING_STARTED}")
     unknown = sorted(set(engine.flags) - set(FLAGS))
     if unknown:
         raise ConfigError(f"engine.flags.{unknown[0]} is not a flag of infer_os. Flags: {', '.join(FLAGS)}. "

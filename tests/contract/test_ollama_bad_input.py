@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import Engine, Model
+from pipeline.config import Engine, InferOs, Model
 from pipeline.engine import load_engine
 from pipeline.engine.base import Request
 from pipeline.engine.ollama import model_store, start
+from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api
+from pipeline.engine.ollama.plan import resolved_settings
 from pipeline.errors import ConfigError, EngineError
 from pipeline.model.files import read_model
+from pipeline.outcome import infer_os_label
+from pipeline.testing import config_of
 from tests.contract.test_ollama import Double, double, engine_config, ignore, phantom
 from tests.doubles.ollama.ggufs import write_phantom
 from tests.ggufs import write_split
@@ -56,6 +62,7 @@ def answering(status: int, kind: str, body: bytes) -> Iterator[str]:
 def attached(double: Double, url: str, **changes: Any) -> Any:
     config = double.config(model=Model(name="tide", kind="ollama", tag="tide:1b"))
     config.engine = engine_config(name="ollama_attached", url=url, **changes)
+    config.infer_os = InferOs(as_started=True)
     return config
 
 
@@ -269,15 +276,16 @@ def test_an_attached_server_is_read_driven_and_left_as_it_was(double: Double) ->
     engine = load_engine(attached(double, url))
     plan = engine.plan()
     assert (plan.settings["kv_cache_type"], plan.settings["flash_attention"]) == ("q8_0", True)
-    assert "num_parallel" not in plan.settings, "what is not set there is not ours to claim"
-    assert "is taken as it was started" in " ".join(plan.notes)
+    assert (plan.settings["num_parallel"], plan.settings["cache_ram_mib"]) == (1, 8192), "in force, though not set"
+    assert re.search(r"is taken as it was started: .*num_parallel=1 \(not set\), kv_cache_type=q8_0, "
+                     r"flash_attention=true", " ".join(plan.notes))
     Api(url).send({"model": "tide:1b", "keep_alive": -1}, 20.0)
     server = engine.start(double.folder / "attached.log")
     assert (server.pid, server.loaded) == (pid, False)
     assert Api(url).running() == []
     assert server.generate(Request("tide", 4, 1), ignore).output_tokens == 4
     states = {proof.knob: proof.state for proof in server.proofs()}
-    assert states["kv_cache_type"] == "confirmed"
+    assert {states[name] for name in ("kv_cache_type", "num_parallel", "cache_ram_mib")} == {"confirmed"}
     assert "contradicted" not in states.values()
     server.stop()
     assert Api(url).version() == "0.33.0"
@@ -298,13 +306,40 @@ def test_an_address_in_the_shell_that_is_not_the_servers_is_named(
                 ) is named
 
 
-def test_a_flag_that_needs_a_restart_is_refused_with_the_exact_environment(double: Double) -> None:
-    url, _ = users_server(double)
+def test_a_word_for_infer_os_is_a_demand_and_refused_with_the_exact_environment(double: Double) -> None:
+    url, _ = users_server(double, OLLAMA_KV_CACHE_TYPE="q8_0")
     config = attached(double, url)
-    config.infer_os.quantization = True
-    with pytest.raises(ConfigError, match=r"infer_os\.quantization=true needs settings .* start only.*engine=ollama,"
-                                          r".*OLLAMA_KV_CACHE_TYPE=q8_0 OLLAMA_FLASH_ATTENTION=1.*ollama serve"):
+    config.infer_os = InferOs(quantization=True)
+    with pytest.raises(ConfigError, match=r"infer_os\.memory_optimization=false.*start only.*OLLAMA_KV_CACHE_TYPE=q8_0 "
+                                          r"OLLAMA_FLASH_ATTENTION=1.*ollama serve.*slackwater compare"):
         load_engine(config).plan()
+    config.infer_os = InferOs()
+    with pytest.raises(ConfigError, match=r"infer_os\.quantization=false.*kv_cache_type is q8_0, not f16"):
+        load_engine(config).plan()
+
+
+def test_a_server_started_with_the_printed_line_is_measured_as_that_arm_and_no_other(double: Double) -> None:
+    config = attached(double, "http://127.0.0.1:1")
+    line = {variable: str(ollama_settings.variable(name, value))
+            for name, value in resolved_settings(double.config({"quantization": True}), "0.33.0").settings.items()
+            if (variable := ollama_settings.ENVIRONMENT.get(name))}
+    config.engine.url, _ = users_server(double, **line)
+    config.infer_os = InferOs(quantization=True)
+    plan = load_engine(config).plan()
+    with pytest.raises(ConfigError, match=r"infer_os\.quantization=false needs settings"):
+        load_engine(replace(config, infer_os=InferOs())).plan()
+    as_it_is = load_engine(replace(config, infer_os=InferOs(as_started=True))).plan()
+    assert as_it_is.settings == plan.settings, "one server: an A/A, which a sweep refuses"
+
+
+def test_an_attached_server_is_taken_as_started_unless_infer_os_is_named() -> None:
+    words = ("engine=ollama_attached", "mode=oneshot", "model=gpt-oss-20b")
+    assert infer_os_label(config_of(*words).infer_os) == "as_started"
+    assert infer_os_label(config_of(*words, "infer_os=off").infer_os) == "off"
+    assert infer_os_label(config_of(*words, "infer_os.quantization=true").infer_os) == "quantization"
+    assert infer_os_label(config_of("engine=ollama").infer_os) == "off"
+    with pytest.raises(ConfigError, match=r"infer_os=as_started .* is for engine=ollama_attached"):
+        resolved_settings(config_of("engine=ollama", "infer_os=as_started"), "0.33.0")
 
 
 def test_an_attached_server_gets_no_files_and_must_have_the_model(double: Double) -> None:

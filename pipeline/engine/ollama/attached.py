@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,24 +17,20 @@ from pipeline import ports
 from pipeline.config import Config
 from pipeline.engine import checks, process
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
-from pipeline.engine.knobs import NOTHING_STARTED, Resolved
+from pipeline.engine.knobs import NOTHING_STARTED, Resolved, as_text
 from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api, NoSuchModelError
+from pipeline.engine.ollama.environment import in_force
 from pipeline.engine.ollama.plan import model_name, resolved_settings
 from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
 from pipeline.engine.ollama.server import OllamaServer
-from pipeline.engine.ollama.start import DESKTOP, NEWEST_CHECKED, require_supported
+from pipeline.engine.ollama.settings import ENVIRONMENT
+from pipeline.engine.ollama.start import DESKTOP, NEWEST_CHECKED, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import N_, _, sentence
 from pipeline.model.files import title
 
 _DEFAULT_PORT = 11434
-
-# What the server does where a variable is not set; None: what no arm of ours asks for.
-_DEFAULTS: Mapping[str, Scalar | None] = {
-    "max_loaded_models": None, "num_parallel": 1, "kv_cache_type": "f16", "flash_attention": None,
-    "cache_ram_mib": 8192, "n_ctx_checkpoints": 32, "repack": True, "go_memory_limit_mib": 0,
-}
 
 
 def _other_host(url: str) -> list[str]:
@@ -95,8 +92,8 @@ class Engine(EngineBase):
         if config.infer_os.environment is not None:
             raise ConfigError("infer_os.environment is read by a server at its start, and this one runs already: use "
                               f"engine=ollama. {NOTHING_STARTED}")
-        resolved = resolved_settings(config, version)
-        found, more = self._as_found(resolved, self._environment())
+        resolved = resolved_settings(replace(config, infer_os=replace(config.infer_os, as_started=None)), version)
+        found, more = self._as_found(resolved, self._environment(), version)
         num_ctx, rounded = checks.context_in_force(config.num_ctx)
         ollama_settings.check(found, num_ctx)
         checks.check_context(self._trained(), config.num_ctx, config.max_tokens)
@@ -184,35 +181,47 @@ class Engine(EngineBase):
         return next((value for key, value in info.items() if key.endswith(".context_length") and type(value) is int),
                     None)
 
-    def _as_found(self, resolved: Resolved,
-                  environment: Mapping[str, str] | None) -> tuple[dict[str, Scalar], list[str]]:
-        """Settings with those that a start decides as the server has them. Raises ConfigError where a flag that is on,
-        or a knob, needs others: only a restart could bring them."""
-        settings, only_a_start = resolved.settings, ollama_settings.ENVIRONMENT.keys()
-        by = {name: f"infer_os.{flag}=true" for flag in self.config.infer_os.switched_on
-              for name in self.config.engine.flags[flag].on} | dict(resolved.chosen)
-        asked = {name: settings[name] for name in by if name in only_a_start & settings.keys()}
-        wrong = [name for name, value in asked.items() if not _has(environment, name, value)]
+    def _as_found(self, resolved: Resolved, environment: Mapping[str, str] | None,
+                  version: str) -> tuple[dict[str, Scalar], list[str]]:
+        """Settings with those that a start decides as the server has them. Raises ConfigError where infer_os was named,
+        or a knob, and they are not as it asks: only a restart could bring that."""
+        settings, old = resolved.settings, older(version)
+        decided = [name for name in ENVIRONMENT if name in settings]
+        asked = {name: settings[name] for name in self._asked_for(resolved) if name in decided}
+        there = in_force(environment, old) if environment is not None else {}
+        wrong = [name for name, value in asked.items() if there.get(name) != value]
         if wrong:
-            raise self._needs_restart(list(dict.fromkeys(by[name] for name in wrong)), settings, environment)
-        found = {name: value for name, value in settings.items() if name not in only_a_start}
+            raise self._needs_restart(wrong, resolved, there, environment)
+        found = {name: value for name, value in settings.items() if name not in decided}
         if environment is None:
             elsewhere = "" if self._local else "; there are no process meters for another machine"
             return found, [f"the settings of the Ollama at {self._url} that only its start decides cannot be read from "
                            f"here and are not proved{elsewhere}"]
-        given = {name: _value(name, environment[variable]) for name, variable in ollama_settings.ENVIRONMENT.items()
-                 if variable in environment}
-        unset = [variable for name, variable in ollama_settings.ENVIRONMENT.items() if name not in given]
-        note = f"the Ollama at {self._url} is taken as it was started: {_line(given) or 'no variable of ours set'}"
-        return {**asked, **given, **found}, [note + (f"; not set: {', '.join(unset)}" if unset else "")]
+        shown = ", ".join(f"{name}={as_text(value)}" + ("" if ENVIRONMENT[name] in environment else " (not set)")
+                          for name, value in there.items())
+        return {**there, **found}, [f"the Ollama at {self._url} is taken as it was started: {shown}"]
 
-    def _needs_restart(self, keys: Sequence[str], settings: Mapping[str, Scalar],
+    def _asked_for(self, resolved: Resolved) -> Mapping[str, str]:
+        """Setting → the key that asks for it. Nothing but what was set by name where the server is taken as it is."""
+        config = self.config
+        if config.infer_os.nothing_asked:
+            return resolved.chosen
+        on = {name: f"infer_os.{flag}={as_text(flag in config.infer_os.switched_on)}"
+              for flag, arms in config.engine.flags.items() for name in arms.on}
+        return {**{name: f"engine.knobs.{name}" for name in config.engine.knobs}, **on, **resolved.chosen}
+
+    def _needs_restart(self, wrong: Sequence[str], resolved: Resolved, there: Mapping[str, Scalar],
                        environment: Mapping[str, str] | None) -> ConfigError:
-        why = "cannot be asked from here whether it has them" if environment is None else "was started otherwise"
-        exactly = _line({name: settings[name] for name in ollama_settings.ENVIRONMENT if name in settings})
-        return ConfigError(f"{', '.join(keys)} needs settings that Ollama reads at its start only, and the server at "
-                           f"{self._url} {why}. Use engine=ollama, which starts one for each cell, or start yours with "
-                           f"exactly: {exactly} ollama serve. {NOTHING_STARTED}")
+        settings, by = resolved.settings, self._asked_for(resolved)
+        keys = ", ".join(dict.fromkeys(by[name] for name in wrong))
+        why = "cannot be asked from here whether it has them" if environment is None else "was started otherwise: " + (
+            "; ".join(f"{name} is {as_text(there.get(name))}, not {as_text(settings[name])}" for name in wrong))
+        line = " ".join(f"{variable}={ollama_settings.variable(name, settings[name])}"
+                        for name, variable in ENVIRONMENT.items() if name in settings)
+        return ConfigError(f"{keys} needs settings that Ollama reads at its start only, and the server at {self._url} "
+                           f"{why}. One start is one arm: start yours with exactly: {line} ollama serve. Measure each "
+                           "arm in a sweep of its own and set them side by side with `slackwater compare`, or use "
+                           f"engine=ollama, which starts a server for each cell. {NOTHING_STARTED}")
 
 
 def _address(config: Config) -> tuple[str, bool, int]:
@@ -232,25 +241,6 @@ def _address(config: Config) -> tuple[str, bool, int]:
     port = port or (443 if parts.scheme == "https" else _DEFAULT_PORT)
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}:{port}", local, port
-
-
-def _has(environment: Mapping[str, str] | None, name: str, value: Scalar) -> bool:
-    if environment is None:
-        return False
-    text = environment.get(ollama_settings.ENVIRONMENT[name])
-    return _DEFAULTS[name] == value if text is None else _value(name, text) == value
-
-
-def _value(name: str, text: str) -> Scalar:
-    knob, text = ollama_settings.KNOBS[name], text.strip().strip("\"'").removesuffix("MiB")
-    if knob.kind is bool:
-        return text.lower() not in ("0", "f", "false", "off", "")
-    return int(text) if knob.kind is int and text.isdigit() else text.lower()
-
-
-def _line(settings: Mapping[str, Scalar]) -> str:
-    return " ".join(f"{ollama_settings.ENVIRONMENT[name]}={ollama_settings.variable(name, value)}"
-                    for name, value in settings.items())
 
 
 def _let_go(server: OllamaServer) -> None:

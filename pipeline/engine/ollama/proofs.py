@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pipeline.engine import llamacpp_log
 from pipeline.engine.base import Buffer, Proof, Scalar
 from pipeline.engine.knobs import as_text, prove
+from pipeline.engine.ollama.environment import AUTO, as_read
 from pipeline.engine.ollama.settings import CHILD_ONLY, ENVIRONMENT
 
 Step = tuple[str | None, str]
@@ -84,7 +85,10 @@ def proofs(settings: Mapping[str, Scalar], evidence: Evidence) -> list[Proof]:
         if name.startswith("env."):
             continue
         (arrived, _), (effective, source) = _arrived(name, asked, evidence), _effective(name, asked, evidence)
-        found.append(prove(name, asked, arrived, effective, source))
+        if asked == AUTO and arrived in (None, AUTO):  # nobody asked: what came of it is in force
+            found.append(Proof(name, asked, arrived, effective, "confirmed" if effective else "not observable", source))
+        else:
+            found.append(prove(name, asked, arrived, effective, source))
     return found + published_proofs(published, evidence)
 
 
@@ -119,18 +123,13 @@ def published_proofs(variables: Mapping[str, str], evidence: Evidence) -> list[P
 
 def _arrived(name: str, asked: Scalar, seen: Evidence) -> Step:
     if name in CHILD_ONLY:
-        return _boolean(seen.child_environment.get(ENVIRONMENT[name]), asked), "/proc/PID/environ of the child"
-    if name == "max_loaded_models":
-        return seen.serve_environment.get(ENVIRONMENT[name]), "/proc/PID/environ"
-    if name == "go_memory_limit_mib":
-        limit = seen.serve_environment.get(ENVIRONMENT[name])
-        return {"off": "0", None: None}.get(limit, str(limit).removesuffix("MiB")), "/proc/PID/environ"
+        return _in_environment(name, seen.child_environment, seen.old), "/proc/PID/environ of the child"
+    if name in ("max_loaded_models", "go_memory_limit_mib"):
+        return _in_environment(name, seen.serve_environment, seen.old), "/proc/PID/environ"
     if name == "model":
         return seen.model_path, "/proc/PID/cmdline of the child"
     if not seen.child_command or seen.old:
-        variable = ENVIRONMENT.get(name)
-        value = seen.serve_environment.get(variable) if variable else None
-        return _boolean(value, asked), "/proc/PID/environ"
+        return _in_environment(name, seen.serve_environment, seen.old), "/proc/PID/environ"
     return _on_command_line(name, seen), "/proc/PID/cmdline of the child"
 
 
@@ -150,7 +149,9 @@ def _on_command_line(name: str, seen: Evidence) -> str | None:
     if name == "use_mmap":
         return {None: "true", "none": "false", "dio": "false"}.get(seen.argument("--load-mode"), "true")
     if name == "kv_cache_type":
-        return _both(seen.argument("--cache-type-k"), seen.argument("--cache-type-v")) or "not passed"
+        passed = _both(seen.argument("--cache-type-k"), seen.argument("--cache-type-v"))
+        nobody_asked = bool(seen.serve_environment) and ENVIRONMENT[name] not in seen.serve_environment
+        return passed or (None if nobody_asked else "not passed")
     if name == "flash_attention":
         word = seen.argument("--flash-attn")
         return {"on": "true", "off": "false", None: "not passed"}.get(word, word)
@@ -230,10 +231,11 @@ def _both(*values: str | None) -> str | None:
     return None if list(words) == ["not passed"] else "/".join(words)
 
 
-def _boolean(value: str | None, asked: Scalar) -> str | None:
-    if isinstance(asked, bool) and value is not None:
-        return {"1": "true", "0": "false"}.get(value, value.lower())
-    return value
+def _in_environment(name: str, environment: Mapping[str, str], old: bool) -> str | None:
+    """A variable as the server reads it; None: not set."""
+    if ENVIRONMENT.get(name) not in environment:
+        return None
+    return as_text(as_read(name, environment, old))
 
 
 def _same_value(asked: str, said: str) -> bool:
