@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: from our first line to the last they end the program, and cannot be swallowed.
 
 The handler notes the signal and raises KeyboardInterrupt in the main thread. Python drops what is raised in a weak
-reference's callback or a `__del__`: then it is raised again. What some library drops by itself comes again at `check`,
+reference's callback or a `__del__`: then it is sent again. What some library drops by itself comes again at `check`,
 which stands where work begins. While something must not be left half done, signals are held back. What a sweep keeps
 of an interruption is not decided here.
 """
@@ -20,7 +20,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 AGAIN_S = 0.02
-"""An interruption that Python dropped is raised again after this time: the dropping must be over by then."""
+"""The signal of an interruption that Python dropped is sent again after this time: the dropping is over by then."""
 
 _came: list[int] = []
 """The signals so far, the first one first."""
@@ -92,7 +92,6 @@ def listening(is_program: bool) -> Iterator[None]:
     _came.clear()
     _terminals[:] = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
     dropped, sys.unraisablehook = sys.unraisablehook, _again_or(sys.unraisablehook)
-    alarm = signal.signal(signal.SIGALRM, _again)
     try:
         with _handled(_take):
             try:
@@ -103,8 +102,6 @@ def listening(is_program: bool) -> Iterator[None]:
                         if signal.getsignal(number) is _take:
                             signal.signal(number, _end)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, alarm)
         sys.unraisablehook = dropped
 
 
@@ -114,12 +111,6 @@ def _take(number: int, frame: FrameType | None) -> None:
         _leave_terminal()
     for held in _held:
         held.came = True
-    check()
-
-
-def _again(number: int, frame: FrameType | None) -> None:
-    if _held:
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     check()
 
 
@@ -150,10 +141,12 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 def _again_or(hook: Callable[[Any], object]) -> Callable[[Any], None]:
-    """A hook for exceptions that Python can only drop (sys.unraisablehook): ours is raised again."""
+    """A hook for exceptions that Python can only drop (sys.unraisablehook): ours comes again."""
     def dropped(unraisable: Any) -> None:
         if _came and isinstance(unraisable.exc_value, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, _came[0]))
+            again.daemon = True
+            again.start()
         else:
             hook(unraisable)
     return dropped
