@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.record.folder import SweepFolder
 from pipeline.sweep.lock import machine_lock
 from tests.conftest import ROOT
 
@@ -72,10 +72,9 @@ def store(interrupted: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(store: Path, change: Callable[[str], str]) -> None:
-    """Of a test's copy of a store, what is written of its sweep and where it was sent."""
+    """What a test's copy of a store says of its sweep."""
     [sweep] = store.glob("sweeps/[!.]*")
-    for path in (sweep / "sweep.json", *sweep.glob("pushed/*.json")):
-        path.write_text(change(path.read_text()))
+    SweepFolder(sweep).write_text("sweep.json", change((sweep / "sweep.json").read_text()))
 
 
 @pytest.mark.thorough
@@ -107,7 +106,13 @@ def test_the_same_command_goes_on_by_itself_and_says_so(store: Path) -> None:
 @pytest.mark.thorough
 def test_a_changed_machine_or_engine_is_refused_with_the_difference(store: Path) -> None:
     before = trials(store)
-    rewrite(store, lambda text: re.sub(r'\\"kernel\\": \\"[^"]*\\"', r'\\"kernel\\": \\"5.4.0-old\\"', text))
+    def older(text: str) -> str:
+        sweep = json.loads(text)
+        was = json.loads(sweep["tags"]["environment"])
+        sweep["tags"]["environment"] = json.dumps(was | {"kernel": "5.4.0-old"})
+        return json.dumps(sweep)
+
+    rewrite(store, older)
     done = slackwater(store, "resume", "--store", f"sqlite:///{store}/mlflow.db")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "kernel: 5.4.0-old" in done.stderr
