@@ -74,15 +74,17 @@ def cell_names(configs: Sequence[Config], overrides: Sequence[Sequence[str]], by
     named = ("mode", "infer_os", "experiment")
     varied = sorted(key for key in keys if len({cell.get(key) for cell in pairs}) > 1
                     and key.split(".")[0] not in named)
-    varied += sorted(key for key in keys if key.startswith("mode.") and len({cell.get(key) for cell in pairs}) > 1)
+    varied += sorted(key for key in keys if key.startswith("mode.")  # a mode that cannot take a key goes without
+                     and len({(config.mode.name, cell.get(key)) for config, cell in zip(configs, pairs, strict=True)})
+                     > len({config.mode.name for config in configs}))
     names = []
     for config, cell in zip(configs, pairs, strict=True):
-        rest = [_part(config, key, cell.get(key)) for key in varied]
+        rest = [_part(config, key, cell[key]) for key in varied if key in cell]
         names.append(as_label("-".join([config.mode.name, infer_os_label(config.infer_os), *rest])))
     return names
 
 
-def _part(config: Config, key: str, text: str | None) -> str:
+def _part(config: Config, key: str, text: str) -> str:
     """What tells a cell apart, as its name has it: "num_ctx=4096"; a knob under its common name."""
     if key.startswith("knob."):
         name, _value = common_name(key.removeprefix("knob."), text)

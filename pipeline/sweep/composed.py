@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from pipeline.config import Config
+from pipeline.config import GROUPS, Config
 from pipeline.engine.all_knobs import in_common_words, with_common_names
 from pipeline.errors import ConfigError
+from pipeline.language import N_, Sentence, sentence
 from pipeline.sweep.messages import is_setting, must_be_given, unknown_setting
 from pipeline.sweep.overrides import overrides_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
 
 PLACE = "place."
 
@@ -64,25 +66,114 @@ def typed(composed: DictConfig) -> Config:
     return with_common_names(config)
 
 
-def combinations(loader: ConfigLoader, params: Mapping[str, Any], arguments: Sequence[str]) -> list[list[str]]:
-    """Every cell of the sweep as a list of overrides; Hydra's sweep grammar, the command line wins over the file."""
+def combinations(loader: ConfigLoader, params: Mapping[str, Any],
+                 arguments: Sequence[str]) -> tuple[list[list[str]], list[Sentence]]:
+    """Every cell of the sweep as a list of overrides, and what of the file's sweep gave way to the command line.
+
+    Hydra's sweep grammar; the command line wins over the file where both say the same key."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    arguments = [in_common_words(argument) for argument in arguments]
-    typed_by_hand = {argument.lstrip("+~").split("=", 1)[0] for argument in arguments}
-    listed = [in_common_words(override) for key, value in params.items()
-              for override in overrides_of(str(key), value)]
-    # `infer_os.quantization=true,false` replaces the file's sweep over `infer_os`, not only its own key
-    kept = [override for override in listed
-            if not any(f"{given}.".startswith(f"{override.lstrip('+').partition('=')[0]}.") for given in typed_by_hand)]
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*kept, *arguments])
-    for override in overrides:
-        key = override.get_key_element().lstrip("+~")
+    parser = OverridesParser.create(config_loader=loader)
+    given = parser.parse_overrides([in_common_words(argument) for argument in arguments])
+    by_hand = {_key(override): override for override in given}
+    listed = parser.parse_overrides([in_common_words(override) for key, value in params.items()
+                                     for override in overrides_of(str(key), value)])
+    kept: list[Override] = []
+    notes: list[Sentence] = []
+    for override in listed:
+        key, below = _key(override), [each for own, each in by_hand.items() if own.startswith(f"{_key(override)}.")]
+        if key in by_hand:
+            continue
+        # an option of infer_os is a combination of its keys, so that a sweep over such a key asks the same question
+        if key in GROUPS and not is_setting(f"{key}.name") and (
+                instead := next((each for each in below if each.is_sweep_override()), None)):
+            notes.append(sentence(N_("{given} takes the place of the experiment's {listed}"),
+                                  given=instead.input_line, listed=override.input_line))
+            continue
+        kept.append(override)
+    for override in (overrides := [*kept, *given]):
+        key = _key(override)
         if key.split(".")[0] == "place":
             raise ConfigError("place.* is filled in by the sweep itself and cannot be set.")
         # Hydra would add a key that nobody reads
         if not is_setting(key) and key.split(".")[0] not in ("hydra", "experiment"):
             raise ConfigError(unknown_setting(key))
     cells: list[list[str]] = BasicSweeper.split_arguments(overrides, None)[0]
-    return cells
+    return cells, notes
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def compose_cells(loader: ConfigLoader, master: DictConfig,
+                  cells: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[Config], list[Sentence]]:
+    """Every cell with its config, and what was left out of which. Raises ConfigError.
+
+    A setting below a group that the sweep varies is left out where that cell's option cannot take it, as mode.turns=5
+    for mode=oneshot; one that no cell can take is an error, as are cells that are the same with it."""
+    options = {group: {option for cell in cells for option in _values(cell, group)} for group in GROUPS}
+    varied = [group for group, found in options.items() if len(found) > 1]
+    refused: dict[str, ConfigError] = {}
+    taken: set[str] = set()
+    left_out: dict[tuple[str, str], None] = {}
+    fitted: list[list[str]] = []
+    for cell in cells:
+        kept = list(cell)
+        for group in varied:
+            below = [override for override in kept if override.lstrip("+").startswith(f"{group}.")]
+            if not below or _complaint(loader.load_sweep_config(master, kept), group) is None:
+                taken.update(below)
+                continue
+            kept = [override for override in kept if override not in below]
+            for override in below:
+                tried = [each for each in cell if each in kept or each == override]
+                if error := _complaint(loader.load_sweep_config(master, tried), group):
+                    refused[override] = error
+                    left_out[override, f"{group}={_values(cell, group)[-1]}"] = None
+                else:
+                    kept = tried
+                    taken.add(override)
+        fitted.append(kept)
+    if wrong := next((refused[override] for override in refused if override not in taken), None):
+        raise wrong
+    found: list[tuple[list[str], list[str], Config]] = []
+    for whole, kept in zip(map(list, cells), fitted, strict=True):
+        config = typed(loader.load_sweep_config(master, kept))
+        same = next((each for each in found if each[2] == config), None)
+        if same is None:
+            found.append((whole, kept, config))
+        elif whole == kept and same[0] == same[1]:
+            _refuse_same(same[1], kept, varied)
+            found.append((whole, kept, config))
+    overrides, configs = [kept for _whole, kept, _config in found], [config for *_cell, config in found]
+    return overrides, configs, [sentence(N_("{setting} does not apply to {choice}, which cannot take it"),
+                                         setting=override, choice=choice) for override, choice in left_out]
+
+
+def _values(cell: Sequence[str], key: str) -> list[str]:
+    return [override.partition("=")[2] for override in cell if override.lstrip("+").startswith(f"{key}=")]
+
+
+def _complaint(composed: DictConfig, group: str) -> ConfigError | None:
+    """What the group's own checks say of its settings; what must be given yet is not theirs to say."""
+    if OmegaConf.missing_keys(composed[group]):
+        return None
+    try:
+        OmegaConf.to_object(composed[group])
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _refuse_same(one: Sequence[str], other: Sequence[str], varied: Sequence[str]) -> None:
+    """Two cells that a setting makes the same; without one, the sweep names a cell twice, which check_cells says."""
+    for group in varied:
+        below = [override for override in other if override.lstrip("+").startswith(f"{group}.")]
+        ours, theirs = _values(other, group), _values(one, group)
+        if below and ours != theirs:
+            raise ConfigError(
+                f"{', '.join(below)} cannot be combined with the sweep over {group}: it makes {group}={theirs[-1]} and "
+                f"{group}={ours[-1]} the same. Leave it out, or choose one {group}=…, which takes the place of that "
+                "sweep. Nothing was started.")

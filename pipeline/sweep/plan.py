@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from pipeline import language, provenance
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.language import _
+from pipeline.language import Sentence, _, worded
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Listener
 from pipeline.sweep.cells import Cell, Skipped, check_cells, fetch_models, honoured_flags, refuse_other_work
-from pipeline.sweep.composed import combinations, typed
+from pipeline.sweep.composed import combinations, compose_cells, typed
 from pipeline.sweep.conversation import check_repetitions, is_typed
 from pipeline.sweep.design import load_design
 from pipeline.sweep.model_words import told_apart
@@ -91,9 +91,12 @@ def plan_sweep(loader: ConfigLoader, master: DictConfig, params: Mapping[str, An
 
     `measured`: cells that were measured before, (name, overrides), in place of those of the arguments. `fetching` is
     told of models on their way here; None: none is fetched, and nobody need be there to type."""
-    overrides = combinations(loader, params, arguments) if measured is None else [
-        [*cell, *arguments] for _, cell in measured]
-    configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
+    gave_way: list[Sentence] = []
+    if measured is None:
+        overrides, gave_way = combinations(loader, params, arguments)
+    else:
+        overrides = [[*cell, *arguments] for _name, cell in measured]
+    overrides, configs, does_not_apply = compose_cells(loader, master, overrides)
     if same_name := told_apart([config.model for config in configs]):
         overrides = [[*cell, f"model.name={json.dumps(same_name[str(config.model.path)], ensure_ascii=False)}"]
                      if config.model.path in same_name else cell
@@ -108,6 +111,8 @@ def plan_sweep(loader: ConfigLoader, master: DictConfig, params: Mapping[str, An
     design = load_design(configs[0].design.name)
     left_out: list[Skipped] = []
     if design.expand is not None and measured is None:
+        for cell, config in zip(overrides, configs, strict=True):
+            _refuse_switched(cell, config)
         flags, left_out = honoured_flags(configs[0])
         overrides = [[*cell, *more] for cell in overrides for more in design.expand(flags)]
         configs = [typed(loader.load_sweep_config(master, cell)) for cell in overrides]
@@ -125,7 +130,19 @@ def plan_sweep(loader: ConfigLoader, master: DictConfig, params: Mapping[str, An
     blocks = 1 if person else first.repetitions if first.stop.name == "repetitions" else first.stop.limit
     return SweepPlan(cells, [*skipped, *left_out], design.blocks(len(cells), blocks, seed),
                      warm_ups(cells, first.design.warmup), seed,
-                     "; ".join(filter(None, [design.note, _one_repetition(cells)])), person)
+                     "; ".join(filter(None, [*map(worded, [*gave_way, *does_not_apply]), design.note,
+                                             _one_repetition(cells)])), person)
+
+
+def _refuse_switched(cell: Sequence[str], config: Config) -> None:
+    """A design with cells of its own, one for each setting of the flags, would pass over a flag that was given."""
+    given = [override for override in cell if override.lstrip("+").startswith("infer_os.")
+             and override.lstrip("+").split("=")[0] != "infer_os.environment"]
+    if config.infer_os.switched_on and not given:
+        given = [override for override in cell if override.startswith("infer_os=")]
+    if given:
+        raise ConfigError(f"{', '.join(given)} cannot be combined with design={config.design.name}, which switches "
+                          "each flag on and off itself. Leave it out, or choose design=blocked. Nothing was started.")
 
 
 def _one_repetition(cells: Sequence[Cell]) -> str:
