@@ -105,6 +105,8 @@ class Engine:
     """The same for a server that starts."""
     stop_limit_s: float = 10.0
     """The same for a model that is unloaded; and how long a server may take to end before it is killed."""
+    trial_limit_s: float | None = None
+    """A trial ends after so long even if its server is busy; null: far above its forecast (sweep/forecast.py)."""
     url: str | None = None
     """An attached engine's address."""
     pid: int | None = None
@@ -120,6 +122,8 @@ class Engine:
         for key in ("no_progress_s", "start_limit_s", "stop_limit_s"):
             value = getattr(self, key)
             _require(value > 0, f"engine.{key}", value, "a number of seconds above 0")
+        _require(self.trial_limit_s is None or self.trial_limit_s > 0, "engine.trial_limit_s", self.trial_limit_s,
+                 "null (far above the forecast) or a number of seconds above 0")
 
 
 @dataclass
@@ -402,8 +406,6 @@ class Config:
     max_tokens: int = 64
     num_ctx: int = 2048
     seed: int = 42
-    trial_limit_s: float | None = None
-    """A trial ends after so long even if its server is busy; null: far above its forecast (sweep/forecast.py)."""
     lang: str | None = None
     """Language of what is printed; null: $SLACKWATER_LANG, else English. Not part of what defines the sweep."""
     place: Place = field(default_factory=Place)
@@ -459,8 +461,6 @@ class Config:
                  N_("seconds, 0 or more"))
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, N_("a whole number from 1"))
         _require(self.num_ctx >= 1, "num_ctx", self.num_ctx, N_("a whole number from 1"))
-        _require(self.trial_limit_s is None or self.trial_limit_s > 0, "trial_limit_s", self.trial_limit_s,
-                 "null (far above the forecast) or a number of seconds above 0")
         _require(self.seed >= 0, "seed", self.seed, N_("a whole number, 0 or more"))
         _require(self.lang is None or self.lang in languages(), "lang", self.lang, one_of(languages()))
 

@@ -12,14 +12,24 @@ import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pipeline.config import Config
-from pipeline.engine import checks, llamacpp_available, llamacpp_log, process
+from pipeline.engine import checks, llamacpp_available, llamacpp_log, process, server_log
+from pipeline.engine.answers import UnexpectedError, quoted
 from pipeline.engine.base import Buffer, EngineBase, Generation, LogCheck, OnEvent, Plan, Proof, Request, Scalar, Server
 from pipeline.engine.effective import in_force
-from pipeline.engine.http import BrokenError, Client, RefusedError
+from pipeline.engine.http import ANSWER_BYTES, BrokenError, Client, RefusedError
 from pipeline.engine.knobs import NOTHING_STARTED, as_text, prove, refuse, resolve
+from pipeline.engine.llamacpp_answers import (
+    PIPE_BYTES,
+    RefusedInStream,
+    Stream,
+    read_command,
+    read_prompt,
+    read_refusal,
+    read_tokens,
+)
 from pipeline.engine.llamacpp_settings import KNOBS, UNQUANTIZED, WORDS
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
 from pipeline.errors import ConfigError, EngineError, EngineUnusableError, PromptTooLongError
@@ -27,6 +37,8 @@ from pipeline.machine import usable_cores
 from pipeline.model import weights
 from pipeline.model.digest import Progress, known_digest
 from pipeline.model.files import files_of, read_model, title
+
+T = TypeVar("T")
 
 LOG_LAG_S = 1.0
 """How long an error waits for its reason to appear in the log."""
@@ -138,6 +150,7 @@ class LlamaServer(Server):
         self._config, self._settings, self._model, self._outer = config, settings, model, outer
         self._http = Client()
         self._address: str | None = None
+        self._load_at = 0
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         pairs = [f"{name}={as_text(value)}" for name, value in settings.items()]
@@ -163,10 +176,13 @@ class LlamaServer(Server):
         """See Server."""
         if self.loaded:
             return
+        self._load_at = server_log.size(self._child.log_path)
         on_event("load_start", time.monotonic_ns())
-        answer = self._command("load", self._wait("load"), "neither its memory nor its log grew")
+        address = self._command("load", self._wait("load"), "its memory did not grow")
         on_event("load_end", time.monotonic_ns())
-        self._address = str(answer["address"])
+        if not address:
+            raise self._error("loaded the model and did not say where it listens")
+        self._address = address
 
     def generate(self, request: Request, on_event: OnEvent) -> Generation:
         """See Server. Decoding is greedy; end-of-text is ignored, so that the answer has max_tokens tokens.
@@ -176,14 +192,20 @@ class LlamaServer(Server):
         self.load(on_event)
         wait = self._wait("generation")
         prompt = request.prompt if request.raw else self._templated(request.prompt, wait)
-        answer = _Stream(request.max_tokens, on_event, request.on_text)
+        answer = Stream(request.max_tokens, on_event, request.on_text)
         body = {
             "prompt": prompt, "n_predict": request.max_tokens, "seed": request.seed, "temperature": 0.0,
             "ignore_eos": not request.natural_end, "cache_prompt": self._settings["cache_prompt"], "stream": True,
             "return_progress": True,  # a long prompt shows progress before its first token
         }
-        for line, t_ns in self._lines("/completion", body, wait, "no token"):
-            self._take(answer, line, t_ns)
+        try:
+            for line, t_ns in self._lines("/completion", body, wait, "no token"):
+                if answer.take(line, t_ns):
+                    wait.moved()
+        except RefusedInStream as error:
+            raise self._refusal(error.data) from error
+        except UnexpectedError as error:
+            raise self._error(f"said what was not expected: {error}") from error
         return self._finished(answer, request)
 
     def unload(self) -> None:
@@ -196,13 +218,13 @@ class LlamaServer(Server):
         self.load(lambda kind, t_ns: None)
         wait = self._wait("counting tokens")
         content = prompt if raw else self._templated(prompt, wait)
-        answer = self._ask("/tokenize", {"content": content, "add_special": True, "parse_special": True}, wait)
-        return len(answer["tokens"])
+        body = {"content": content, "add_special": True, "parse_special": True}
+        return self._ask("/tokenize", body, wait, read_tokens)
 
     def proofs(self) -> Sequence[Proof]:
         """See Server: command line of the child, llama.cpp's log, and whether the model file is mapped."""
         arrived = dict(pair.partition("=")[::2] for pair in process.command_line(self.pid) if "=" in pair)
-        effective = in_force(self._child.log(), self._settings, self.pid, self._model) if self.loaded else {}
+        effective = in_force(self._load_log(), self._settings, self.pid, self._model) if self.loaded else {}
         return [
             prove(name, asked, arrived.get(name), *effective.get(name, (None, "")))
             for name, asked in self._settings.items()
@@ -211,13 +233,13 @@ class LlamaServer(Server):
     def check_log(self) -> LogCheck | None:
         """See Server. The log is written by a thread of its own: its last lines are waited for."""
         deadline = time.monotonic() + LOG_LAG_S
-        while (missing := llamacpp_log.parse(self._child.log()).unrecognised) and time.monotonic() < deadline:
+        while (missing := llamacpp_log.parse(self._load_log()).unrecognised) and time.monotonic() < deadline:
             time.sleep(0.02)
         return LogCheck(f"xllamacpp {llamacpp_available.version()}", len(llamacpp_log.LINES), missing)
 
     def buffers(self) -> Sequence[Buffer]:
         """See Server: from llama.cpp's log."""
-        return llamacpp_log.parse(self._child.log()).buffers
+        return llamacpp_log.parse(self._load_log()).buffers
 
     def alive(self) -> str | None:
         return self._child.ended()
@@ -232,13 +254,17 @@ class LlamaServer(Server):
         self._http.close()
         self._child.end(self._config.engine.stop_limit_s)
 
+    def _load_log(self) -> str:
+        return self._child.log(self._load_at)
+
     def _wait(self, doing: str, limit: str = "no_progress_s") -> Wait:
         limit_s: float = getattr(self._config.engine, limit)
+        sign = {"load": 1, "unload": -1}.get(doing, 0)
         return Wait(doing, limit_s, f"engine.{limit}", self.pid, self._outer,
-                    lambda: (process.resident_bytes(self.pid), self._child.log_bytes()))
+                    lambda: sign * process.resident_bytes(self.pid), self._child.log_path)
 
-    def _command(self, do: str, wait: Wait, missing: str) -> dict[str, Any]:
-        """One command to the child and its answer."""
+    def _command(self, do: str, wait: Wait, missing: str) -> str:
+        """One command to the child: the address it answers with, "" for most."""
         try:
             os.write(self._commands, json.dumps({"do": do}).encode() + b"\n")
         except OSError as error:
@@ -252,12 +278,17 @@ class LlamaServer(Server):
                 if not block:
                     raise self._died(wait.doing)
                 received += block
-            elif reason := wait.overdue(missing):
+            if len(received) > PIPE_BYTES:
+                raise self._error(f"answered on its pipe with more than {PIPE_BYTES} bytes: {quoted(received)}")
+            if not received.endswith(b"\n") and (reason := wait.overdue(missing)):
                 raise self._error(reason)
-        answer: dict[str, Any] = json.loads(received)
-        if "error" in answer:
-            raise self._error(f"failed to {wait.doing}: {answer['error'].rstrip('. ')}")
-        return answer
+        try:
+            address, why = read_command(received)
+        except UnexpectedError as error:
+            raise self._error(f"said what was not expected: {error}") from error
+        if why:
+            raise self._error(f"failed to {wait.doing}: {why.rstrip('. ')}")
+        return address
 
     def _lines(self, path: str, body: Mapping[str, object], wait: Wait, missing: str) -> Iterator[tuple[bytes, int]]:
         """The answer's lines and when they arrived. Raises EngineError: refused, ended, no progress."""
@@ -267,47 +298,41 @@ class LlamaServer(Server):
             return wait.look_s
 
         try:
-            for line, t_ns in self._http.lines(f"{self._address}{path}", body, look):
-                wait.moved()
-                yield line, t_ns
+            yield from self._http.lines(f"{self._address}{path}", body, look)
         except RefusedError as error:
             raise self._refusal(error.answer.text) from error
         except BrokenError as error:
             raise self._broken(str(error)) from error
 
-    def _ask(self, path: str, body: Mapping[str, object], wait: Wait) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(b"".join(line for line, _ in self._lines(path, body, wait, "no answer")))
-        return answer
+    def _ask(self, path: str, body: Mapping[str, object], wait: Wait, read: Callable[[bytes], T]) -> T:
+        said = bytearray()
+        for line, _ in self._lines(path, body, wait, "no answer"):
+            said += line
+            if len(said) > ANSWER_BYTES:
+                raise self._error(f"answered {path} with more than {ANSWER_BYTES // 2**20} MiB: {quoted(bytes(said))}")
+        try:
+            return read(bytes(said))
+        except UnexpectedError as error:
+            raise self._error(f"said what was not expected: {error}") from error
 
     def _templated(self, prompt: str, wait: Wait) -> str:
-        return str(self._ask("/apply-template", {"messages": [{"role": "user", "content": prompt}]}, wait)["prompt"])
+        return self._ask("/apply-template", {"messages": [{"role": "user", "content": prompt}]}, wait, read_prompt)
 
-    def _take(self, answer: _Stream, line: bytes, t_ns: int) -> None:
-        field, _, data = line.partition(b": ")
-        if field not in (b"data", b"error"):
-            return
-        chunk = json.loads(data)
-        if field == b"error" or "error" in chunk:
-            raise self._refusal(data.decode(errors="replace"))
-        answer.take(chunk, t_ns)
-
-    def _finished(self, answer: _Stream, request: Request) -> Generation:
+    def _finished(self, answer: Stream, request: Request) -> Generation:
         last = answer.last
         if last is None:
             raise self._broken("the connection was closed")
-        prompt_tokens, output_tokens = last["tokens_evaluated"], last["tokens_predicted"]
-        timings = last.get("timings", {})
-        if output_tokens < request.max_tokens and (last.get("truncated") or last.get("stop_type") == "limit"):
+        prompt_tokens, output_tokens = last.prompt_tokens, last.output_tokens
+        if output_tokens < request.max_tokens and (last.truncated or last.reason == "limit"):
             raise PromptTooLongError(
                 f"prompt and answer do not fit: the server counts {prompt_tokens} prompt tokens and stopped after "
                 f"{output_tokens} of {request.max_tokens} at its context of num_ctx={self._config.num_ctx}. Raise "
                 "num_ctx, or lower max_tokens, or shorten the prompt."
             )
         return Generation(
-            text="".join(answer.text), prompt_tokens=prompt_tokens, cached_tokens=timings.get("cache_n"),
-            output_tokens=output_tokens, stop_reason=last.get("stop_type", "unknown"),
-            truncated=bool(last.get("truncated", False)),
-            prefill_s=_seconds(timings.get("prompt_ms")), decode_s=_seconds(timings.get("predicted_ms")),
+            text="".join(answer.text), prompt_tokens=prompt_tokens, cached_tokens=last.cached_tokens,
+            output_tokens=output_tokens, stop_reason=last.reason, truncated=last.truncated,
+            prefill_s=_seconds(last.prompt_ms), decode_s=_seconds(last.predicted_ms),
         )
 
     def _error(self, what: str) -> EngineError:
@@ -330,43 +355,17 @@ class LlamaServer(Server):
             return self._died("generation")
         return self._error(f"broke the stream before its last line ({why})")
 
-    def _refusal(self, content: str) -> EngineError:
+    def _refusal(self, said: bytes | str) -> EngineError:
         try:
-            error = json.loads(content)
-        except ValueError:
-            return self._error(f"refused the request: {content[:300]}")
-        error = error.get("error", error)
-        if error.get("type") == "exceed_context_size_error":
+            refusal = read_refusal(said)
+        except UnexpectedError:
+            return self._error(f"refused the request: {quoted(said)}")
+        if refusal.kind == "exceed_context_size_error":
             return PromptTooLongError(
-                f"the prompt is too long: the server counts {error.get('n_prompt_tokens')} tokens, its context holds "
-                f"{error.get('n_ctx')} (num_ctx={self._config.num_ctx}). Raise num_ctx, or shorten the prompt."
+                f"the prompt is too long: the server counts {refusal.prompt_tokens} tokens, its context holds "
+                f"{refusal.context} (num_ctx={self._config.num_ctx}). Raise num_ctx, or shorten the prompt."
             )
-        return self._error(f"refused the request: {error.get('message', error)}")
-
-
-class _Stream:
-    """One streamed answer. Counts tokens as the server does: a chunk may carry none, one, or several."""
-
-    def __init__(self, max_tokens: int, on_event: OnEvent, on_text: Callable[[str], None] | None = None) -> None:
-        self.text: list[str] = []
-        self.last: Mapping[str, Any] | None = None
-        self._max_tokens, self._on_event, self._on_text = max_tokens, on_event, on_text
-        self._tokens, self._last_ns = 0, 0
-
-    def take(self, chunk: Mapping[str, Any], t_ns: int) -> None:
-        """One chunk of the stream."""
-        self.text.append(chunk.get("content", ""))
-        for _ in range(self._tokens, chunk.get("tokens_predicted", self._tokens)):
-            self._on_event("token" if self._tokens else "first_token", t_ns)
-            self._tokens, self._last_ns = self._tokens + 1, t_ns
-            if self._tokens == self._max_tokens:
-                self._on_event("last_token", t_ns)
-        if self._on_text is not None and chunk.get("content"):
-            self._on_text(chunk["content"])
-        if chunk.get("stop"):
-            if 0 < self._tokens < self._max_tokens:
-                self._on_event("last_token", self._last_ns)
-            self.last = chunk
+        return self._error(f"refused the request: {refusal.message}")
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -20,21 +20,22 @@ _BOOT = re.compile(r"^.*using \d+ threads for HTTP server", re.MULTILINE)
 _LOAD = re.compile(r"^load_tensors: loading model tensors", re.MULTILINE)
 _LOADED = re.compile(r"model loaded$", re.MULTILINE)
 _BUFFER = re.compile(
-    r"^(?P<who>\w+): +(?P<device>\S+) +(?P<what>model|output|KV|RS|compute) buffer size = +(?P<mib>[\d.]+) MiB",
+    r"^(?P<who>\w+): +(?P<device>\S+) +(?P<what>model|output|KV|RS|compute) buffer size = +"
+    r"(?P<mib>\d{1,12}(?:\.\d{1,9})?) MiB",
     re.MULTILINE,
 )
 _COMPLAINT = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [EW] |error|failed|cannot|unable|exception", re.IGNORECASE)
 _NO_COMPLAINT = re.compile(r"no API key is set|reproduce them with -fit off|n_past")
-_CACHE_STATE = re.compile(r"cache state: \d+ prompts, (?P<mib>[\d.]+) MiB")
+_CACHE_STATE = re.compile(r"cache state: \d+ prompts, (?P<mib>\d{1,12}(?:\.\d{1,9})?) MiB")
 _COMPONENTS = {"model": "weights", "output": "output", "KV": "kv", "RS": "kv", "compute": "compute"}
 _REPACKED = ("CPU_REPACK", "CPU_KLEIDIAI", "AMX")
 _WORDS = {"enabled": "true", "disabled": "false",
           "mmap+mlock": "mmap_mlock", "dio": "direct_io"}  # llama_load_mode_name, include/llama.h
 _MODEL_FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+) \(version ")
 _NO_GPU = re.compile(r"^.*no usable GPU found, --gpu-layers option will be ignored.*$", re.MULTILINE)
-_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)")
-_CACHED = re.compile(r"cached n_tokens = (\d+), memory_seq_rm")
+_OFFLOADED = re.compile(r"offloaded (\d{1,9})/(\d{1,9}) layers to GPU")
+_TOO_LONG = re.compile(r"request \((\d{1,12}) tokens\) exceeds the available context size \((\d{1,12}) tokens\)")
+_CACHED = re.compile(r"cached n_tokens = (\d{1,12}), memory_seq_rm")
 _LOCK_REFUSED = re.compile(r"^.*failed to (?:mlock|VirtualLock) .*$", re.MULTILINE)
 
 # (setting, pattern): its group is the value; a later pattern of the same setting wins over an earlier one.
@@ -43,8 +44,8 @@ _BEFORE_LOAD = (
 )
 _AFTER_LOAD = (
     ("load_mode", r"^load_tensors: .*\(load_mode = (\S+)\)"),
-    ("n_ctx", r"^llama_context: n_ctx +=\s+(\d+)"),
-    ("n_parallel", r"^llama_context: n_seq_max +=\s+(\d+)"),
+    ("n_ctx", r"^llama_context: n_ctx +=\s+(\d{1,12})"),
+    ("n_parallel", r"^llama_context: n_seq_max +=\s+([1-9]\d{0,8})"),
     ("n_batch", r"^llama_context: n_batch +=\s+(\d+)"),
     ("n_ubatch", r"^llama_context: n_ubatch +=\s+(\d+)"),
     ("kv_unified", r"^llama_context: kv_unified +=\s+(\w+)"),

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from pipeline import interrupt
-from pipeline.engine import guard
+from pipeline.engine import guard, server_log
 from pipeline.errors import EngineError
 from pipeline.record.reason import Reason
 
@@ -119,17 +119,9 @@ class Child:
             self._popen.wait(limit_s)
         return self.ended()
 
-    def log(self) -> str:
-        """Everything that it and its children have written so far."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.log_path.read_text(encoding="utf-8", errors="replace")
-        return ""
-
-    def log_bytes(self) -> int:
-        """Length of the log: whether it grows is a sign of progress."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.log_path.stat().st_size
-        return 0
+    def log(self, since: int = 0) -> str:
+        """What it and its children have written from this byte on (server_log.py says how much of it)."""
+        return server_log.read(self.log_path, since)
 
     def descendants(self) -> list[psutil.Process]:
         """Its living children and theirs, also those that left its session and whose parent has ended."""
@@ -179,6 +171,7 @@ class Child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(0.2)
             psutil.wait_procs(below, timeout=0.2)  # those that were re-parented to us are reaped by it
+        server_log.cut(self.log_path)
 
 
 def guarded() -> None:

@@ -1,8 +1,8 @@
 """When a wait for a server has lasted too long: one rule for every wait of a trial, on every engine.
 
-A wait goes on while something moves: a token, a byte loaded, a line in the log, or 0.1 core used by the server's
-processes. It ends when none of these moved for the wait's limit, at the outer limit of the whole trial, or when a
-process is stopped. How an engine asks its server, and what it does about a wait that is over, is the engine's.
+A wait goes on while something moves: a token, a byte loaded, or 0.1 core used by the server's processes. It ends when
+none of these moved for the wait's limit, at the outer limit of the whole trial, or when a process is stopped. How an
+engine asks its server, and what it does about a wait that is over, is the engine's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.engine import server_log
 
 BUSY_CORES = 0.1
 """CPU of the server's processes from which on it computes: a prompt, a compressed weight, a graph."""
@@ -36,7 +38,7 @@ class OuterLimit:
     at_s: float = math.inf
     """`time.monotonic()`."""
     said: str = ""
-    """How long that is, and by what: "6:00 h (trial_limit_s)"."""
+    """How long that is, and by what: "6:00 h (engine.trial_limit_s)"."""
 
 
 NEVER = OuterLimit()
@@ -46,17 +48,19 @@ class Wait:
     """One wait. `overdue` is asked a few times a second, by the thread that waits or by another."""
 
     def __init__(self, doing: str, limit_s: float, setting: str, pid: int, outer: OuterLimit = NEVER,
-                 signs: Callable[[], object] = lambda: None) -> None:
+                 loaded_bytes: Callable[[], int] = lambda: 0, log: Path | None = None) -> None:
         """`doing`: what the server is at, in a word. `setting`: the key that `limit_s` stands at. `pid`: the root of
-        the server's processes; 0: out of sight. `signs`: what changes while something is loaded."""
+        the server's processes; 0: out of sight. `loaded_bytes`: what grows while something is loaded. `log`: what it
+        writes meanwhile has a limit."""
         self.doing, self.setting, self.outer = doing, setting, outer
         self._asked_s = limit_s
-        self._signs, self._pid = signs, pid
+        self._loaded_bytes, self._pid = loaded_bytes, pid
+        self._log, self._log_at = log, server_log.size(log)
         self.limit_s = limit_s if pid else limit_s * BLIND_FACTOR
         self.look_s = min(LOOK_S, self.limit_s / 4)
         """Seconds between two readings of CPU time."""
         self._last = self._looked = self._read = self._running = time.monotonic()
-        self._seen, self._used = signs(), cpu_seconds(pid)
+        self._most, self._used = loaded_bytes(), cpu_seconds(pid)
         self.reason = ""
         """Why it is over; "" while it is not."""
 
@@ -66,7 +70,7 @@ class Wait:
         return min(SIGNS_S, self.look_s)
 
     def moved(self) -> None:
-        """Something has come: a token, a line."""
+        """Something has come: a token."""
         self._last = time.monotonic()
 
     def overdue(self, missing: str) -> str:
@@ -75,7 +79,10 @@ class Wait:
         if not self.reason and now - self._looked >= self.pause_s:
             self._looked = now
             self._look(now)
-            if now >= self.outer.at_s:
+            if server_log.size(self._log) - self._log_at > server_log.MOST_BYTES:
+                self.reason = (f"wrote more than {server_log.MOST_BYTES // 2**20} MiB of log during {self.doing}, and "
+                               "is ended before the disk is full")
+            elif now >= self.outer.at_s:
                 self.reason = (f"was still busy during {self.doing} when the trial had lasted {self.outer.said}, its "
                                "outer limit")
             elif now - self._running > STOPPED_S:
@@ -85,9 +92,9 @@ class Wait:
         return self.reason
 
     def _look(self, now: float) -> None:
-        seen = self._signs()
-        if seen != self._seen:
-            self._seen, self._last = seen, now
+        loaded = self._loaded_bytes()
+        if loaded > self._most:
+            self._most, self._last = loaded, now
         if now - self._read >= self.look_s:
             used = cpu_seconds(self._pid)
             # a process that has ended takes its time with it, one that is new brings its own

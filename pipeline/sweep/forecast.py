@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections import defaultdict
@@ -29,10 +30,10 @@ from pipeline.sweep.cells import ONE_PER_SWEEP, Cell
 BETWEEN_S = 0.7
 """From the end of one trial to the next: keeping, sending, composing. Measured, 12 trials of mode_gap: 0.7 s each."""
 
-OUTER_FACTOR = 20
+OUTER_FACTOR = 10
 """A trial's outer limit in units of its forecast."""
-OUTER_LEAST_S = 3600.0
-OUTER_UNKNOWN_S = 6 * 3600.0
+OUTER_LEAST_S = 1800.0
+OUTER_UNKNOWN_S = 4 * 3600.0
 """The same without a forecast, its waits not counted: a long prompt on a slow machine takes hours."""
 
 
@@ -54,6 +55,8 @@ class Forecast:
     """From earlier trials; else from the model file's header."""
     available_mib: float
     asks: Sequence[str]
+    trial_limit_s: float | None = None
+    """When a trial is ended although its server is busy, the longest of them; None: one has no limit."""
 
     @property
     def short_of_memory(self) -> bool:
@@ -77,7 +80,12 @@ class Forecast:
         said = peak.format(peak=f"{self.peak_mib or 0:.0f}", cell=self.peak_cell, available=f"{self.available_mib:.0f}")
         if self.short_of_memory:
             said += " – " + _("this is too little: the machine will swap, or the kernel will end the server")
-        return [duration, said, _("asks for: {demands}").format(demands="; ".join(self.asks))]
+        asks = _("asks for: {demands}").format(demands="; ".join(self.asks))
+        if self.trial_limit_s is None:
+            return [duration, said, asks]
+        longest = _("a trial is ended after {time} at the latest (engine.trial_limit_s)").format(
+            time=clock(self.trial_limit_s))
+        return [duration, said, asks, longest]
 
 
 def clock(seconds: float) -> str:
@@ -116,26 +124,32 @@ def forecast(cells: Sequence[Cell], ahead: Sequence[int], sweeps: Sweeps) -> For
     # a cell that was never measured may be the largest
     known = planned | measured
     largest = max(known, key=lambda name: known[name], default="")
+    limit_s = max((_limit(cell.config, trial_s.get(cell.name))[0] for cell in cells), default=math.inf)
     return Forecast(len(ahead), trial_s, sum(map(len, seconds.values())), total, known.get(largest), largest,
-                    largest in measured, psutil.virtual_memory().available / MIB, _demands(cells))
+                    largest in measured, psutil.virtual_memory().available / MIB, _demands(cells),
+                    limit_s if math.isfinite(limit_s) else None)
 
 
 def outer_limit(config: Config, expected_s: float | None) -> OuterLimit:
     """When a trial that begins now ends although its server is still busy: far above what it is expected to take.
 
-    Never for a conversation, whose length is a person's."""
-    if config.mode.source == "stdin":
-        return NEVER
-    if config.trial_limit_s is not None:
-        limit_s, by = config.trial_limit_s, "trial_limit_s"
-    elif expected_s is not None:
-        limit_s = max(OUTER_FACTOR * expected_s, OUTER_LEAST_S)
-        by = f"far above its forecast of {clock(expected_s)}; trial_limit_s sets another"
-    else:
-        mode, settle = config.mode, config.settle
-        waits_s = mode.turns * max(mode.think_time_s, settle.limit_s, config.stabilization_delay_s)
-        limit_s, by = OUTER_UNKNOWN_S + waits_s, "no forecast; trial_limit_s sets another"
-    return OuterLimit(time.monotonic() + limit_s, f"{clock(limit_s)} ({by})")
+    Never for a conversation, whose length is a user's."""
+    limit_s, by = _limit(config, expected_s)
+    return OuterLimit(time.monotonic() + limit_s, f"{clock(limit_s)} ({by})") if math.isfinite(limit_s) else NEVER
+
+
+def _limit(config: Config, expected_s: float | None) -> tuple[float, str]:
+    """Seconds, and by what."""
+    mode, settle, given_s = config.mode, config.settle, config.engine.trial_limit_s
+    if mode.source == "stdin":
+        return math.inf, ""
+    if given_s is not None:
+        return given_s, "engine.trial_limit_s"
+    if expected_s is not None:
+        return (max(OUTER_FACTOR * expected_s, OUTER_LEAST_S),
+                f"far above its forecast of {clock(expected_s)}; engine.trial_limit_s sets another")
+    waits_s = mode.turns * max(mode.think_time_s, settle.limit_s, config.stabilization_delay_s)
+    return OUTER_UNKNOWN_S + waits_s, "no forecast; engine.trial_limit_s sets another"
 
 
 def _demands(cells: Sequence[Cell]) -> list[str]:

@@ -268,7 +268,7 @@ def test_another_ollama_is_noticed_and_left_alone(double: Double, monkeypatch: p
     assert "another Ollama 0.33.0 runs at" in notes
     assert "hold 224 MiB" in notes  # 64 of weights, 128 of KV at the default context, 32 to compute
     double.start().generate(Request("tide", 4, 1), ignore)
-    assert [entry["name"] for entry in Api(url).running()] == ["tide:1b"]
+    assert [entry.names[0] for entry in Api(url).running()] == ["tide:1b"]
 
 
 def test_an_attached_server_is_read_driven_and_left_as_it_was(double: Double) -> None:

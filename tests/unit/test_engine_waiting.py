@@ -73,7 +73,7 @@ def test_a_server_that_is_stopped_is_given_up_within_two_seconds(running: list[s
 
 def test_tokens_and_loaded_bytes_are_progress_without_any_cpu(running: list[subprocess.Popen[bytes]]) -> None:
     pid, loaded = run(IDLE, running), [0]
-    wait = Wait("load", 0.4, "engine.no_progress_s", pid, signs=lambda: loaded[0])
+    wait = Wait("load", 0.4, "engine.no_progress_s", pid, loaded_bytes=lambda: loaded[0])
     for _ in range(4):
         loaded[0] += 1
         assert outlived(wait, 0.15) == ""
@@ -92,7 +92,7 @@ def test_a_server_out_of_sight_has_longer_and_the_reason_says_why() -> None:
 
 def test_a_server_that_is_busy_for_ever_ends_at_the_outer_limit_and_the_reason_says_which(
         running: list[subprocess.Popen[bytes]]) -> None:
-    outer = OuterLimit(time.monotonic() + 1.0, "6:00 h (trial_limit_s)")
+    outer = OuterLimit(time.monotonic() + 1.0, "6:00 h (engine.trial_limit_s)")
     wait = Wait("generation", 60.0, "engine.no_progress_s", run(BUSY, running), outer)
     assert outlived(wait, 5.0) == (
-        "was still busy during generation when the trial had lasted 6:00 h (trial_limit_s), its outer limit")
+        "was still busy during generation when the trial had lasted 6:00 h (engine.trial_limit_s), its outer limit")

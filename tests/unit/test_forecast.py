@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -57,10 +58,11 @@ def of(cells: Sequence[Cell], ahead: Sequence[int], *trials: Earlier) -> forecas
 def test_a_sweep_that_was_never_run_says_so_and_takes_the_peak_from_the_model_file(cells: list[Cell]) -> None:
     found = of(cells, [0, 1, 0, 1])
     assert (found.seconds, found.peak_mib, found.peak_measured, found.earlier) == (None, 100.0, False, 0)
-    duration, peak, demands = found.lines()
+    duration, peak, demands, longest = found.lines()
     assert "unknown until the first trials are done" in duration
     assert "100 MiB" in peak and "by the model file" in peak
     assert "1 of 2 cores" in demands and "page cache" in demands and "no other sweep" in demands
+    assert re.search(r"ended after 4:\d\d h at the latest", longest)
 
 
 def test_duration_and_peak_come_from_earlier_trials_of_the_same_cells(cells: list[Cell]) -> None:
@@ -141,10 +143,10 @@ def test_a_trials_outer_limit_is_far_above_its_forecast_and_says_by_what() -> No
         return limit.at_s - time.monotonic(), limit.said
 
     short, said = left_s(10.0)
-    assert short == pytest.approx(3600, abs=1) and "forecast of 10 s" in said
-    assert left_s(1000.0)[0] == pytest.approx(20_000, abs=1)
+    assert short == pytest.approx(1800, abs=1) and "forecast of 10 s" in said
+    assert left_s(1000.0)[0] == pytest.approx(10_000, abs=1)
     unknown, said = left_s(None, "mode.turns=10", "mode.think_time_s=3600")
-    assert unknown == pytest.approx(16 * 3600, abs=1) and said.startswith("16:00 h (no forecast")
-    given, said = left_s(10.0, "trial_limit_s=30")
-    assert given == pytest.approx(30, abs=1) and said == "30 s (trial_limit_s)"
+    assert unknown == pytest.approx(14 * 3600, abs=1) and said.startswith("14:00 h (no forecast")
+    given, said = left_s(10.0, "engine.trial_limit_s=30")
+    assert given == pytest.approx(30, abs=1) and said == "30 s (engine.trial_limit_s)"
     assert left_s(10.0, "mode.source=stdin")[0] == float("inf")

@@ -60,7 +60,7 @@ def test_an_answer_that_came_all_at_once_has_no_prefill_that_swallows_the_rest(t
     ('time=… level=INFO msg="llama-server started in 0.40 seconds"\n', False), ("a line in other words\n", True)])
 def test_the_end_of_a_load_that_the_log_does_not_tell_is_called_guessed(line: str, guessed: bool) -> None:
     host: Any = type("Host", (), {"pid": 0, "child": lambda self, thorough=False: 7, "ended": lambda self: None,
-                                  "log_since": lambda self, at: line, "log_bytes": lambda self: 1})()
+                                  "log_since": lambda self, at: line, "log_bytes": lambda self: 1, "log_path": None})()
     seen: list[str] = []
     watch = _Watch(host, 60.0, NEVER, 0, lambda kind, t_ns: seen.append(kind), loading=True)
     watch._begin(1)

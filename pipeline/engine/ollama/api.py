@@ -1,20 +1,77 @@
 """Ollama's HTTP API as this project uses it: short questions, one streamed request, errors in words.
 
+What the server says is read here and nowhere else: what is not as expected is an error that quotes it (answers.py).
 No process and no log is looked at here. Texts and statuses: server/routes.go in Ollama's repository.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
+from pipeline.engine.answers import Said, UnexpectedError, count, inner, quoted, read_object, several, text, truth
 from pipeline.engine.http import CONNECT_S, Answer, BrokenError, Client, Look, RefusedError
 from pipeline.errors import EngineError, PromptTooLongError
 
+_VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
 _NO_SUCH_MODEL = re.compile(r"model ['\"]?(.+?)['\"]? not found")
 _TOO_LONG = ("exceeds the context length", "longer than the context length", "exceeds the available context")
+_SAID = 600
+"""Characters of an error that are kept: a load that fails has its reason in them."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A loaded model, as /api/ps lists it."""
+
+    names: Sequence[str]
+    bytes: int | None
+    """What it takes by the server's own account."""
+    expires_at: str
+    """A date and a time; "" if it is missing."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the server knows of a model (/api/show)."""
+
+    modelfile: str
+    quantisation: str
+    architecture: str
+    trained: int | None
+    """The context that it was trained for, in tokens."""
+
+
+@dataclass(frozen=True)
+class Last:
+    """The end of an answer: the server's own counts and times. None: it does not say."""
+
+    reason: str
+    prompt_tokens: int
+    output_tokens: int
+    prefill_ns: int | None
+    decode_ns: int | None
+    load_ns: int | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A line of a streamed answer."""
+
+    text: str
+    thinking: str
+    last: Last | None
+    """The answer ends with this line."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A line of a pull: how far it is."""
+
+    status: str
+    completed: int
+    total: int
 
 
 class NoSuchModelError(EngineError):
@@ -34,27 +91,57 @@ class Api:
 
     def version(self, limit_s: float = CONNECT_S) -> str:
         """What /api/version says. Raises BrokenError, or EngineError for something that is not Ollama."""
-        answer = self._json("GET", "/api/version", None, limit_s)
-        if not isinstance(answer.get("version"), str):
-            raise self._not_ollama(f"/api/version said {json.dumps(answer)[:80]}")
-        return str(answer["version"])
+        answer = self._object("GET", "/api/version", None, limit_s)
+        said = answer.get("version")
+        if not isinstance(said, str) or not _VERSION.fullmatch(said):
+            raise self._not_ollama(f"/api/version said {_shown(answer)}")
+        return said
 
-    def running(self) -> Sequence[Mapping[str, Any]]:
+    def running(self) -> Sequence[Running]:
         """The loaded models (/api/ps). One that is still loading is missing, one whose engine crashed is listed."""
-        return list(self._json("GET", "/api/ps", None, CONNECT_S).get("models") or [])
+        answer = self._object("GET", "/api/ps", None, CONNECT_S)
+        try:
+            return [Running((text(entry, "name"), text(entry, "model")), count(entry, "size"),
+                            text(entry, "expires_at")) for entry in several(answer, "models")]
+        except UnexpectedError as error:
+            raise self._not_ollama(f"in its /api/ps {error}") from error
 
-    def show(self, model: str) -> Mapping[str, Any]:
+    def show(self, model: str) -> Shown:
         """What the server knows of a model (/api/show). Raises NoSuchModelError."""
-        return self._json("POST", "/api/show", {"model": model}, CONNECT_S)
+        answer = self._object("POST", "/api/show", {"model": model}, CONNECT_S)
+        try:
+            details, info = inner(answer, "details"), inner(answer, "model_info")
+            trained = next((count(info, key) for key in info if key.endswith(".context_length")), None)
+            return Shown(text(answer, "modelfile"), quoted(text(details, "quantization_level") or "unknown"),
+                         quoted(text(details, "family") or "unknown"), trained)
+        except UnexpectedError as error:
+            raise self._not_ollama(f"in its /api/show {error}") from error
 
-    def send(self, body: Mapping[str, object], limit_s: float) -> Mapping[str, Any]:
-        """One /api/generate request that is answered by one object."""
-        return self._json("POST", "/api/generate", body, limit_s)
+    def send(self, body: Mapping[str, object], limit_s: float) -> None:
+        """One /api/generate request that is answered by one object, which says nothing that is needed."""
+        self._object("POST", "/api/generate", body, limit_s)
 
-    def lines(self, path: str, body: Mapping[str, object], look: Look) -> Iterator[tuple[Mapping[str, Any], int]]:
-        """One POST: the answer line by line, each with the time at which it arrived (`Client.lines`).
+    def generate(self, body: Mapping[str, object], look: Look) -> Iterator[tuple[Piece, int]]:
+        """One answer line by line, each with the time at which it arrived (`Client.lines`).
 
         Raises EngineError (refused, error inside the stream), BrokenError, whatever `look` raises."""
+        for line, t_ns in self._lines("/api/generate", body, look):
+            try:
+                piece = _piece(line)
+            except UnexpectedError as error:
+                raise self._not_ollama(f"in a line of its answer {error}") from error
+            yield piece, t_ns
+
+    def pull(self, model: str, look: Look) -> Iterator[Pulled]:
+        """One pull, line by line. Raises what `generate` raises."""
+        for line, _t_ns in self._lines("/api/pull", {"model": model, "stream": True}, look):
+            try:
+                pulled = Pulled(text(line, "status"), count(line, "completed") or 0, count(line, "total") or 0)
+            except UnexpectedError as error:
+                raise self._not_ollama(f"in a line of its answer {error}") from error
+            yield pulled
+
+    def _lines(self, path: str, body: Mapping[str, object], look: Look) -> Iterator[tuple[Said, int]]:
         try:
             for line, t_ns in self._client.lines(self.url + path, body, look, kind="json"):
                 if line.strip():
@@ -64,18 +151,16 @@ class Api:
         except BrokenError as error:
             raise self._unreachable(error) from error
 
-    def _decoded(self, line: bytes) -> Mapping[str, Any]:
+    def _decoded(self, line: bytes) -> Said:
         try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise self._not_ollama(f"a line of its answer is not JSON: {line[:60]!r}") from error
-        if not isinstance(value, dict):
-            raise self._not_ollama(f"a line of its answer is not an object: {line[:60]!r}")
+            value = read_object(line, "a line of its answer")
+        except UnexpectedError as error:
+            raise self._not_ollama(str(error)) from error
         if "error" in value:
-            raise self._error(str(value["error"]), "in the middle of its answer")
+            raise self._error(_shown(value["error"]), "in the middle of its answer")
         return value
 
-    def _json(self, method: str, path: str, body: Mapping[str, object] | None, limit_s: float) -> Mapping[str, Any]:
+    def _object(self, method: str, path: str, body: Mapping[str, object] | None, limit_s: float) -> Said:
         try:
             answer = self._client.ask(method, self.url + path, body, limit_s)
         except BrokenError as error:
@@ -83,20 +168,17 @@ class Api:
         if answer.status != 200:
             raise self._refused(answer)
         try:
-            value = json.loads(answer.text)
-        except ValueError as error:
-            raise self._not_ollama(f"{path} answered {_summary(answer)}") from error
-        if not isinstance(value, dict):
-            raise self._not_ollama(f"{path} answered with {answer.text[:60]!r}")
-        return value
+            return read_object(answer.text, path)
+        except UnexpectedError as error:
+            raise self._not_ollama(f"{error} (it answered {_summary(answer)})") from error
 
     def _refused(self, answer: Answer) -> EngineError:
         """The error for an answer that is not 200 with JSON."""
         try:
-            said = json.loads(answer.text)["error"]
-        except (ValueError, KeyError, TypeError):
+            said = read_object(answer.text, "it")["error"]
+        except (UnexpectedError, KeyError):
             return self._not_ollama(f"it answered {_summary(answer)}")
-        return self._error(said if isinstance(said, str) else json.dumps(said), f"with HTTP {answer.status}")
+        return self._error(_shown(said), f"with HTTP {answer.status}")
 
     def _error(self, said: str, where: str) -> EngineError:
         if match := _NO_SUCH_MODEL.search(said):
@@ -118,7 +200,19 @@ class Api:
                            "address, and whether a proxy stands in between.")
 
 
+def _piece(line: Said) -> Piece:
+    last = Last(quoted(text(line, "done_reason") or "unknown"), count(line, "prompt_eval_count") or 0,
+                count(line, "eval_count") or 0, count(line, "prompt_eval_duration"), count(line, "eval_duration"),
+                count(line, "load_duration")) if truth(line, "done") else None
+    return Piece(text(line, "response"), text(line, "thinking"), last)
+
+
+def _shown(said: object) -> str:
+    return quoted(said if isinstance(said, str) else repr(said), _SAID)
+
+
 def _summary(answer: Answer) -> str:
-    title = re.search(r"<title>(.*?)</title>", answer.text, re.IGNORECASE | re.DOTALL)
-    words = " ".join((title[1] if title else answer.text).split())[:80]
-    return f"HTTP {answer.status} {answer.kind.split(';')[0] or 'no content type'} ({words or 'empty'})"
+    seen = answer.text[:4096]
+    title = re.search(r"<title>(.*?)</title>", seen, re.IGNORECASE | re.DOTALL)
+    kind = quoted(answer.kind.split(";")[0]) or "no content type"
+    return f"HTTP {answer.status} {kind} ({quoted(title[1] if title else seen, 80) or 'empty'})"

@@ -10,16 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline import ports
 from pipeline.config import Config
-from pipeline.engine import checks, process
+from pipeline.engine import checks, process, server_log
+from pipeline.engine.answers import quoted
 from pipeline.engine.base import EngineBase, Plan, Progress, Scalar
 from pipeline.engine.knobs import NOTHING_STARTED, Resolved, as_text
 from pipeline.engine.ollama import settings as ollama_settings
-from pipeline.engine.ollama.api import Api, NoSuchModelError
+from pipeline.engine.ollama.api import Api, NoSuchModelError, Shown
 from pipeline.engine.ollama.environment import in_force
 from pipeline.engine.ollama.plan import model_name, resolved_settings
 from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
@@ -55,7 +55,7 @@ class Engine(EngineBase):
             raise ConfigError(f"engine.pid={config.engine.pid}: there is no such process on "
                               f"{'this machine' if self._local else 'the machine of engine.url'} that could be read. "
                               f"Expected the id of the Ollama that answers at {self._url}. {NOTHING_STARTED}")
-        self._shown: Mapping[str, Any] | None = None
+        self._shown: Shown | None = None
         self._server: OllamaServer | None = None
 
     @classmethod
@@ -72,11 +72,11 @@ class Engine(EngineBase):
     @property
     def model_path(self) -> Path | None:
         """The server's blob, if it lies on this machine and may be read."""
-        said = str(self._show().get("modelfile", "")) if self._local else ""
+        said = self._show().modelfile if self._local else ""
         match = re.search(r"^FROM (/.+)$", said, re.MULTILINE)
         try:
             return Path(match[1]).resolve() if match and Path(match[1]).is_file() else None
-        except PermissionError:
+        except (OSError, ValueError):  # not ours to look into, or nothing that could be a path
             return None
 
     @property
@@ -96,7 +96,7 @@ class Engine(EngineBase):
         found, more = self._as_found(resolved, self._environment(), version)
         num_ctx, rounded = checks.context_in_force(config.num_ctx)
         ollama_settings.check(found, num_ctx)
-        checks.check_context(self._trained(), config.num_ctx, config.max_tokens)
+        checks.check_context(self._show().trained, config.num_ctx, config.max_tokens)
         asked = {"model": str(self.model_path or self._name), "num_ctx": num_ctx, **found,
                  "keep_alive": ollama_settings.FOR_EVER}
         wants = _("the server at {url}: its model is loaded and unloaded, and nobody else should use it")
@@ -108,7 +108,7 @@ class Engine(EngineBase):
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""
         plan, pid = self.plan(), self._pid()
         api = Api(self._url)
-        others = [str(entry.get("name")) for entry in api.running() if entry.get("name") != self._name]
+        others = [quoted(entry.names[0]) for entry in api.running() if entry.names[0] != self._name]
         if others and pid:
             raise EngineError(f"the server at {self._url} holds other models ({', '.join(others)}), which would be "
                               f"measured too. Unload them first: ollama stop {others[0]}.")
@@ -119,9 +119,10 @@ class Engine(EngineBase):
         def end() -> None:
             if host.ended() is None:
                 _let_go(server)
-            said = host.log_since(begin)
-            log_path.write_text(said or f"The log of the Ollama at {self._url} cannot be read from here.\n",
-                                encoding="utf-8")
+            if source is not None and host.log_bytes() > begin:
+                server_log.copy(source, begin, log_path)
+            else:
+                log_path.write_text(f"The log of the Ollama at {self._url} cannot be read from here.\n", "utf-8")
 
         server = OllamaServer(api, host, self._name, self.model_path, plan.settings, self.config.engine, end,
                               self._ask_version(), self.outer)
@@ -131,11 +132,11 @@ class Engine(EngineBase):
 
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; after a trial with what /api/ps claimed."""
-        details, path = self._show().get("details", {}), self.model_path
+        shown, path = self._show(), self.model_path
         facts = {"engine_version": f"ollama {self._ask_version()}", "engine_url": self._url, "model_name": self._name,
-                 "model_quantisation": str(details.get("quantization_level", "unknown")),
-                 "model_architecture": str(details.get("family", "unknown"))}
-        blob = re.search(r"^FROM \S*sha256-([0-9a-f]{64})", str(self._show().get("modelfile", "")), re.MULTILINE)
+                 "model_quantisation": shown.quantisation,
+                 "model_architecture": shown.architecture}
+        blob = re.search(r"^FROM \S*sha256-([0-9a-f]{64})", shown.modelfile, re.MULTILINE)
         facts["model_digest"] = f"sha256:{blob[1]}" if blob else "not known"
         if path is not None:
             facts["model_file"], facts["model_bytes"] = str(path), str(path.stat().st_size)
@@ -149,7 +150,7 @@ class Engine(EngineBase):
         except EngineError as error:
             raise ConfigError(f"engine.url={self._url}: {error} {NOTHING_STARTED}") from error
 
-    def _show(self) -> Mapping[str, Any]:
+    def _show(self) -> Shown:
         if self._shown is None:
             try:
                 self._shown = Api(self._url).show(self._name)
@@ -175,11 +176,6 @@ class Engine(EngineBase):
     def _environment(self) -> Mapping[str, str] | None:
         pid = self._pid()
         return (process.environment_of(pid) or None) if pid else None
-
-    def _trained(self) -> int | None:
-        info = self._show().get("model_info", {})
-        return next((value for key, value in info.items() if key.endswith(".context_length") and type(value) is int),
-                    None)
 
     def _as_found(self, resolved: Resolved, environment: Mapping[str, str] | None,
                   version: str) -> tuple[dict[str, Scalar], list[str]]:

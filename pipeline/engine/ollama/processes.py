@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.engine import process
+from pipeline.engine import process, server_log
 from pipeline.engine.waiting import children
 
 
@@ -29,18 +29,11 @@ class Host:
 
     def log_bytes(self) -> int:
         """Length of its log; 0 without one."""
-        with contextlib.suppress(OSError):
-            return self.log_path.stat().st_size if self.log_path else 0
-        return 0
+        return server_log.size(self.log_path)
 
     def log_since(self, offset: int) -> str:
-        """What it and its children have logged from this byte on; empty without a readable log."""
-        if self.log_path is None:
-            return ""
-        with contextlib.suppress(OSError), self.log_path.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read().decode(errors="replace")
-        return ""
+        """What it and its children have logged from this byte on (server_log.py says how much of it)."""
+        return server_log.read(self.log_path, offset)
 
     def child(self, thorough: bool = False) -> int | None:
         """The child that holds a model: of several the youngest. Probes for GPUs are none of them.

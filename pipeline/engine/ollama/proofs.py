@@ -139,7 +139,7 @@ def _on_command_line(name: str, seen: Evidence) -> str | None:
         return parallel
     if name == "num_ctx":
         total = seen.argument("-c", "--ctx-size")
-        return None if total is None else str(int(total) // int(parallel or 1))
+        return None if total is None else _each(total, parallel)
     if name == "num_batch":
         return _both(seen.argument("-b"), seen.argument("-ub"))
     if name == "num_thread":
@@ -203,7 +203,7 @@ def _effective_before_030(name: str, seen: Evidence) -> Step:
     if name == "use_mmap" and seen.mapped is not None and value != str(seen.mapped).lower():
         return str(seen.mapped).lower(), f"{source}, but maps: the file is {'' if seen.mapped else 'not '}mapped"
     if name == "num_ctx":
-        value = str(int(value) // int(seen.request.get("Parallel", "1") or 1))
+        value = _each(value, seen.request.get("Parallel"))
     if name == "flash_attention":
         value = {"enabled": "true", "disabled": "false", "true": "true", "false": "false"}.get(value.lower(), value)
     if name == "kv_cache_type":
@@ -224,6 +224,13 @@ def _layers(asked: Scalar, seen: Evidence) -> Step:
     if seen.buffers and all(buffer.device.startswith("CPU") for buffer in seen.buffers):
         return "0", "log: every buffer is the CPU's"
     return None, ""
+
+
+def _each(total: str, slots: str | None) -> str:
+    """The context of one slot; the words themselves where they are no numbers."""
+    slots = slots or "1"
+    whole = re.compile(r"[1-9][0-9]{0,11}")
+    return str(int(total) // int(slots)) if whole.fullmatch(total) and whole.fullmatch(slots) else f"{total}/{slots}"
 
 
 def _both(*values: str | None) -> str | None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from pipeline.config import Engine
+from pipeline.engine.answers import quoted
 from pipeline.engine.ollama import model_store
 from pipeline.engine.ollama.api import Api
 from pipeline.engine.ollama.start import answering, start_serve
@@ -50,8 +51,11 @@ def _pull(api: Api, name: str, progress: Progress) -> None:
             raise EngineError(f"nothing arrived for {_STALL_S:g} s.")
         return 1.0
 
-    for line, _t_ns in api.lines("/api/pull", {"model": name, "stream": True}, look):
-        last, moved = str(line.get("status", "")), time.monotonic()
-        progress("fetching", int(line.get("completed", 0)), int(line.get("total", 0)))
+    done = 0
+    for line in api.pull(name, look):
+        if line.status != last or line.completed > done:
+            moved = time.monotonic()
+        last, done = line.status, line.completed
+        progress("fetching", line.completed, line.total)
     if last != "success":
-        raise EngineError(f"the pull ended with {last!r} instead of success.")
+        raise EngineError(f"the pull ended with {quoted(last)!r} instead of success.")

@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import Engine as EngineConfig
 from pipeline.engine import llamacpp_log, process
+from pipeline.engine.answers import Length, UnexpectedError
 from pipeline.engine.base import Buffer, Generation, LogCheck, OnEvent, Proof, Request, Scalar, Server
 from pipeline.engine.effective import in_force
 from pipeline.engine.http import BrokenError
 from pipeline.engine.ollama import log
 from pipeline.engine.ollama import settings as ollama_settings
-from pipeline.engine.ollama.api import Api, NoSuchModelError
+from pipeline.engine.ollama.api import Api, Last, NoSuchModelError, Piece, Running
 from pipeline.engine.ollama.processes import Host, gone
 from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 from pipeline.engine.ollama.start import older
@@ -60,14 +60,23 @@ class OllamaServer(Server):
         """See Server."""
         if self.loaded:
             return
-        said: list[Mapping[str, Any]] = []
-        self._talk(ollama_settings.load_body(self._model, self._settings), on_event, lambda line, _: said.append(line))
-        if not said or said[-1].get("done_reason") != "load":
-            raise EngineError(f"Ollama answered a load with {said[-1:]!r}; expected one object, done_reason load.")
+        said: list[Piece] = []
+
+        def take(piece: Piece, _t_ns: int) -> bool:
+            if said:
+                raise UnexpectedError("a second line follows the answer to a load")
+            said.append(piece)
+            return False
+
+        self._talk(ollama_settings.load_body(self._model, self._settings), on_event, take)
+        last = said[0].last if said else None
+        if last is None or last.reason != "load":
+            raise EngineError(f"Ollama answered a load with {last.reason if last else 'no last line'!r}; expected one "
+                              "object, done_reason load.")
 
     def generate(self, request: Request, on_event: OnEvent) -> Generation:
         """See Server. Ollama cannot be made to ignore an end of text: an answer may be shorter than asked."""
-        answer, since = _Answer(on_event, request.on_text), self.host.log_bytes()
+        answer, since = _Answer(request.max_tokens, on_event, request.on_text), self.host.log_bytes()
         # Before 0.30 a refusal does not count the tokens; the log counts them where the server cuts.
         body = ollama_settings.generate_body(self._model, self._settings, request, truncate=self._old)
         on_event("request_sent", time.monotonic_ns())
@@ -78,14 +87,13 @@ class OllamaServer(Server):
                               "its engine is replaced)")
         said = self.host.log_since(since)
         self._refuse_cut(said)
-        prompt_tokens, output_tokens = int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
+        prompt_tokens, output_tokens = last.prompt_tokens, last.output_tokens
         return Generation(
             text="".join(answer.text), thinking="".join(answer.thinking), prompt_tokens=prompt_tokens,
             cached_tokens=llamacpp_log.cached_tokens(said), output_tokens=output_tokens,
-            stop_reason=str(last.get("done_reason", "unknown")),
+            stop_reason=last.reason,
             truncated=prompt_tokens >= self._num_ctx - 1 or prompt_tokens + output_tokens > self._num_ctx,
-            prefill_s=_seconds(last.get("prompt_eval_duration")), decode_s=_seconds(last.get("eval_duration")),
-            load_s=_seconds(last.get("load_duration")),
+            prefill_s=_seconds(last.prefill_ns), decode_s=_seconds(last.decode_ns), load_s=_seconds(last.load_ns),
             unseen=("load", "prefill") if watch.guessed else (),
         )
 
@@ -95,7 +103,7 @@ class OllamaServer(Server):
         child = self.host.child(thorough=True)
         self.api.send(ollama_settings.unload_body(self._model), limit_s)
         wait = Wait("unload", limit_s, "engine.stop_limit_s", self.pid, self._outer,
-                    lambda: child and process.resident_bytes(child))
+                    lambda: -process.resident_bytes(child) if child else 0, self.host.log_path)
         while child is not None and not gone(child):
             if reason := wait.overdue(f"no sign that its process {child} ends"):
                 raise self._error(reason)
@@ -132,8 +140,9 @@ class OllamaServer(Server):
     # What the above are made of
 
     def _talk(self, body: Mapping[str, object], on_event: OnEvent,
-              on_line: Callable[[Mapping[str, Any], int], None]) -> _Watch:
-        """One request, watched: load events while it loads, its end if the server ends or nothing moves any more."""
+              take: Callable[[Piece, int], bool]) -> _Watch:
+        """One request, watched: load events while it loads, its end if the server ends or nothing moves any more.
+        `take` says whether a line brought something."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
         since = self.host.log_bytes()
         watch = _Watch(self.host, self._config.no_progress_s, self._outer, self._load_at, on_event,
@@ -144,9 +153,10 @@ class OllamaServer(Server):
             return watch.look()
 
         try:
-            for line, t_ns in self.api.lines("/api/generate", body, look):
+            for piece, t_ns in self.api.generate(body, look):
                 watch.answered(t_ns)
-                on_line(line, t_ns)
+                if take(piece, t_ns):
+                    watch.moved()
         except BrokenError as error:
             raise self._died(watch.doing, error) from error
         except NoSuchModelError as error:
@@ -186,7 +196,7 @@ class OllamaServer(Server):
         if not self._loaded:
             self._loaded, self._child = True, child
             entry = self._listed()
-            self.claim = int(entry["size"]) if entry and "size" in entry else None
+            self.claim = entry.bytes if entry else None
 
     def _evidence(self) -> Evidence:
         child, said = self._child, self.host.log_since(0)
@@ -203,14 +213,13 @@ class OllamaServer(Server):
             load_text=since_load, in_force=effective, buffers=found or log.old_buffers(since_load),
             model_path=str(Path(named).resolve()) if named and self._weights else None,
             model_logged=str(Path(logged).resolve()) if logged and self._weights else None,
-            keeps=_stays(str(entry["expires_at"])) if entry and "expires_at" in entry else None,
+            keeps=_stays(entry.expires_at) if entry and entry.expires_at else None,
             request=log.load_request(since_load),
             mapped=process.maps_file(child, self._weights) if child and self._weights else None,
         )
 
-    def _listed(self) -> Mapping[str, Any] | None:
-        return next((entry for entry in self.api.running() if self._model in (entry.get("name"), entry.get("model"))),
-                    None)
+    def _listed(self) -> Running | None:
+        return next((entry for entry in self.api.running() if self._model in entry.names), None)
 
     def _died(self, doing: str, error: EngineError) -> EngineError:
         """A connection that broke may be the first sign of a server that is ending."""
@@ -227,25 +236,29 @@ class OllamaServer(Server):
 class _Answer:
     """One streamed answer. Thinking counts as much as the response: it is what the first token may be."""
 
-    def __init__(self, on_event: OnEvent, on_text: Callable[[str], None] | None = None) -> None:
+    def __init__(self, max_tokens: int, on_event: OnEvent, on_text: Callable[[str], None] | None = None) -> None:
         self.text: list[str] = []
         self.thinking: list[str] = []
-        self.last: Mapping[str, Any] | None = None
-        self._on_event, self._on_text, self._begun = on_event, on_text, False
+        self.last: Last | None = None
+        self._on_event, self._on_text, self._length, self._tokens = on_event, on_text, Length(max_tokens), 0
 
-    def take(self, line: Mapping[str, Any], t_ns: int) -> None:
-        """One line of the stream."""
-        text, thinking = str(line.get("response") or ""), str(line.get("thinking") or "")
-        self.text.append(text)
-        self.thinking.append(thinking)
-        if (text or thinking) and self.last is None:
-            self._on_event("token" if self._begun else "first_token", t_ns)
-            self._begun = True
-        if text and self._on_text is not None:
-            self._on_text(text)
-        if line.get("done"):
-            self.last = line
+    def take(self, piece: Piece, t_ns: int) -> bool:
+        """One line of the stream: did it bring something? Raises UnexpectedError: it goes on where it had to end."""
+        if self.last is not None:
+            raise UnexpectedError("Ollama goes on after the last line of its answer")
+        came = bool(piece.text or piece.thinking)
+        self._length.add(self._tokens + came, len(piece.text) + len(piece.thinking))
+        if came:
+            self.text.append(piece.text)
+            self.thinking.append(piece.thinking)
+            self._on_event("token" if self._tokens else "first_token", t_ns)
+            self._tokens += 1
+        if piece.text and self._on_text is not None:
+            self._on_text(piece.text)
+        if piece.last is not None:
+            self.last = piece.last
             self._on_event("last_token", t_ns)
+        return came
 
 
 class _Watch:
@@ -259,7 +272,8 @@ class _Watch:
         """The process that began to load."""
         self.guessed = False
         """The load's end was not seen, and stands at the answer's first line."""
-        self._wait = Wait(self.doing, limit_s, "engine.no_progress_s", host.pid, outer, self._signs)
+        self._wait = Wait(self.doing, limit_s, "engine.no_progress_s", host.pid, outer, self._loaded_bytes,
+                          host.log_path)
 
     @property
     def doing(self) -> str:
@@ -278,13 +292,16 @@ class _Watch:
                 self._begin(t_ns)
             if self._begun and log.loaded(self._host.log_since(self._since)):
                 self._end(t_ns)
-        if reason := self._wait.overdue("neither its memory nor its log grew" if self._loading else "no token"):
+        if reason := self._wait.overdue("its memory did not grow" if self._loading else "no token"):
             raise EngineError(f"Ollama {reason}.")
         return _LOADING_POLL_S if self._loading else _POLL_S
 
+    def moved(self) -> None:
+        """A token has come; a line without one is no progress."""
+        self._wait.moved()
+
     def answered(self, t_ns: int) -> None:
         """A line of the answer has come: whatever had to be loaded is loaded."""
-        self._wait.moved()
         if self._loading:
             self.child = self.child or self._host.child()
             self.guessed = not (self._begun and log.loaded(self._host.log_since(self._since)))
@@ -294,6 +311,7 @@ class _Watch:
     def _begin(self, t_ns: int) -> None:
         if not self._begun:
             self._begun = True
+            self._wait.moved()
             self._on_event("load_start", t_ns)
 
     def _end(self, t_ns: int) -> None:
@@ -302,15 +320,15 @@ class _Watch:
         self._wait.moved()
         self._on_event("load_end", t_ns)
 
-    def _signs(self) -> object:
-        child = self._host.child() if self._host.pid else None
-        return self._host.log_bytes(), child, process.resident_bytes(child) if child and self._loading else 0
+    def _loaded_bytes(self) -> int:
+        child = self._host.child() if self._host.pid and self._loading else None
+        return process.resident_bytes(child) if child else 0
 
 
-def _seconds(nanoseconds: object) -> float | None:
-    return float(nanoseconds) / 1e9 if isinstance(nanoseconds, int) else None
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
 
 
 def _stays(expires_at: str) -> bool:
     year = expires_at[:4]
-    return year.isdigit() and int(year) > datetime.now().year + _STAYS_YEARS
+    return year.isdecimal() and int(year) > datetime.now().year + _STAYS_YEARS

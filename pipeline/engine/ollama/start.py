@@ -83,7 +83,7 @@ def desktop_note() -> str | None:
         version, running = api.version(0.5), api.running()
     except EngineError:
         return None
-    held = sum(int(entry.get("size", 0)) for entry in running) / 2**20
+    held = sum(entry.bytes or 0 for entry in running) / 2**20
     return (f"another Ollama {version} runs at {DESKTOP} and is left alone"
             + (f"; its loaded models hold {held:.0f} MiB, which is in every system-wide figure" if running else ""))
 
@@ -121,7 +121,8 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
     """The API of a server just started, once GET /api/version is answered with 200: "Listening on" is logged while
     the server still looks for GPUs. Raises EngineError: it ended, or made no progress for `limit_s` (waiting.py)."""
     api: Api | None = None
-    wait = Wait("start", limit_s, "engine.start_limit_s", child.pid, outer, child.log_bytes)
+    wait = Wait("start", limit_s, "engine.start_limit_s", child.pid, outer,
+                lambda: process.resident_bytes(child.pid), child.log_path)
     while not (reason := wait.overdue("no answer to GET /api/version")):
         said = child.log()
         if (ended := child.ended()) is not None:
@@ -148,7 +149,7 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
 
 
 def _numbers(version: str) -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", version)
+    match = re.match(r"(\d{1,9})\.(\d{1,9})", version)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
