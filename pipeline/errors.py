@@ -7,7 +7,8 @@
     ├── EngineError                 1   a server did not do what a trial needs; that trial is failed
     │   ├── EngineUnusableError     2   no server of this engine can run here; the sweep ends
     │   └── PromptTooLongError      1   the prompt does not fit into the server's context
-    └── MeterError                  1   a meter or the sampler could not be read; that trial is failed
+    ├── MeterError                  1   a meter or the sampler could not be read; that trial is failed
+    └── BugError                    1   a bug inside a trial; that trial is failed, its folder has the traceback
 
 A message has up to three parts: what was seen, what was expected, what to do. A room may refine one of these for its
 own use; what it lets out is one of them. Nothing else lives here but `innermost`, which reads a library's error.
@@ -52,6 +53,10 @@ class PromptTooLongError(EngineError):
 
 class MeterError(SlackwaterError):
     """A meter could not be read or its sampler ended; the trial is recorded as failed with this message."""
+
+
+class BugError(SlackwaterError):
+    """Something inside a trial that nobody foresaw; the trial is recorded as failed, traceback.txt says where."""
 
 
 def innermost(error: BaseException) -> str:

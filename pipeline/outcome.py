@@ -47,7 +47,7 @@ from pipeline.record.reason import INTERRUPTED, Reason, as_reason, of_error
 from pipeline.record.trial import METHOD, TrialRecord, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
 from pipeline.text import printable, to_json
-from pipeline.trial import Record
+from pipeline.trial import Record, kept
 
 LOST_SLOTS_PCT = 1.0
 """Share of the sampler's readings above which a note says that they were lost; what they were needed for is judged
@@ -349,16 +349,23 @@ class Sampled:
     report: SamplerReport | None
 
 
-def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBase, plan: Plan, folder: Path,
+def result_of(record: Record, sampled: Sampled, config: Config, engine: EngineBase | None, plan: Plan, folder: Path,
               started_ms: int, ended_ms: int) -> TrialRecord:
-    """The trial as it is kept, its artifacts written into `folder`; what was measured before a failure is in it."""
-    metrics = metrics_of(record, sampled.timeline, sampled.report, config, sampled.processes)
+    """The trial as it is kept, its artifacts written into `folder`; what was measured before a failure is in it.
+
+    `engine`: None if it could not even be loaded."""
+    here = provenance.facts()
+    provided = dict(here)
+    with kept(record, folder):
+        provided |= engine.provenance() if engine is not None else {}
+    with kept(record, folder):
+        _write_artifacts(record, sampled, config, plan, folder, provided)
+    metrics = dict[str, dict[int, float]]()
+    with kept(record, folder):
+        metrics |= metrics_of(record, sampled.timeline, sampled.report, config, sampled.processes)
     metrics |= {f"plan/{component}_mib": {0: held / MIB} for component, held in plan.memory.items()}
     verdict, reasons, notes = verdict_of(record, metrics, sampled.report, config)
-    here = provenance.facts()
-    provided = {**here, **engine.provenance()}
     place = config.place
-    _write_artifacts(record, sampled, config, plan, folder, provided)
     called = {"model.name": title(config.model)}
     return TrialRecord(
         sweep_id=place.sweep_id, cell=place.cell, repetition=place.repetition, block=place.block, order=place.order,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from pipeline import interrupt
 from pipeline.clear import clear_caches, clear_program
 from pipeline.config import Config
 from pipeline.engine import process
+from pipeline.engine.answers import quoted
 from pipeline.engine.base import Buffer, EngineBase, EventKind, Generation, LogCheck, Proof, Request, Server
-from pipeline.errors import EngineError, MeterError, PromptTooLongError, SlackwaterError
+from pipeline.errors import BugError, EngineError, MachineError, PromptTooLongError, SlackwaterError
 from pipeline.meter import tree
 from pipeline.meter.base import Available, Found, Meter, Target, find_all
 from pipeline.meter.model_file import Eviction
@@ -31,6 +33,7 @@ from pipeline.progress import Listener, Reading, Stage, StageEntered, TokenCount
 from pipeline.prompts import Prompts, Recorded
 from pipeline.record.reason import Reason, of_error
 from pipeline.settle.base import Settling, load_rule
+from pipeline.text import printable
 
 POLL_S = 0.05
 """How often a wait looks at memory; far above the sampler's period, far below a user's patience."""
@@ -82,6 +85,27 @@ class Record:
     interrupted: bool = False
 
 
+@contextmanager
+def kept(record: Record, folder: Path) -> Iterator[None]:
+    """What happens inside ends a trial and not its sweep: the first error is in the record, a bug's traceback in the
+    folder, and that a user interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        record.interrupted = True
+    except SlackwaterError as error:
+        record.error = record.error or error
+    except OSError as error:
+        said = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+        record.error = record.error or MachineError(f"The machine refused something during the trial: {said}.")
+    except Exception as error:  # noqa: BLE001  a bug costs one trial
+        if record.error is None:
+            record.error = BugError(f"A bug: {type(error).__name__}: {quoted(str(error))}. traceback.txt in this "
+                                    "trial's folder says where; please report it.")
+            with suppress(OSError):
+                (folder / "traceback.txt").write_text(printable(traceback.format_exc()), encoding="utf-8")
+
+
 class Trial:
     """One repetition of a cell on a running sampler. `run` is the table of stages; the rest is one method per stage."""
 
@@ -108,25 +132,22 @@ class Trial:
     def run(self) -> Record:
         """All stages. Never raises what a trial can suffer: a failure or Ctrl-C ends it early and is in the record."""
         try:
-            process.guarded()  # before anything is measured
-            self.before = snapshot(own_pids=self.own)
-            self.clear()
-            self.start()
-            if self.config.mode.preload:
-                self.load()
-            turn = 1
-            while (prompt := self.ask(turn)) is not None:
-                self.measure("pre_generation", turn)
-                if self.generate(turn, prompt):
-                    self.measure("post_generation", turn)
-                    self.settle(turn)
-                    turn += 1
-            self.release()
-            self.record.disturbed = disturbance(self.before, snapshot(self.members(), self.own))
-        except (EngineError, MeterError) as error:
-            self.record.error = error
-        except KeyboardInterrupt:
-            self.record.interrupted = True
+            with kept(self.record, self.folder):
+                process.guarded()  # before anything is measured
+                self.before = snapshot(own_pids=self.own)
+                self.clear()
+                self.start()
+                if self.config.mode.preload:
+                    self.load()
+                turn = 1
+                while (prompt := self.ask(turn)) is not None:
+                    self.measure("pre_generation", turn)
+                    if self.generate(turn, prompt):
+                        self.measure("post_generation", turn)
+                        self.settle(turn)
+                        turn += 1
+                self.release()
+                self.record.disturbed = disturbance(self.before, snapshot(self.members(), self.own))
         finally:
             self.end()
         return self.record
@@ -247,15 +268,11 @@ class Trial:
     def end(self) -> None:
         """The server's own end. Ctrl-C waits meanwhile: an orderly end is bounded, an orphan is not."""
         with interrupt.held_back() as held, self.spend("stop"):
-            try:
+            with kept(self.record, self.folder):
                 self.sampler.unfollow()
-            except MeterError as error:
-                self.record.error = self.record.error or error
-            try:
+            with kept(self.record, self.folder):
                 if self.server is not None:
                     self.server.stop()
-            except EngineError as error:
-                self.record.error = self.record.error or error
         self.record.interrupted = self.record.interrupted or held.came
 
     # What a source of prompts may ask for while it waits (prompts.Meanwhile)

@@ -38,8 +38,9 @@ FINAL = ("valid", "suspect")
 """Verdicts of trials that are not run again."""
 
 RESULT = "result.json"
-ARTIFACTS = ("timeline.parquet", "timeline.png", "config.yaml", "provenance.json", "response.txt", "server.log")
-"""The files of every trial beside its result, under the same names everywhere."""
+ARTIFACTS = ("timeline.parquet", "timeline.png", "config.yaml", "provenance.json", "response.txt", "server.log",
+             "traceback.txt")
+"""The files of a trial beside its result, under the same names everywhere; traceback.txt only after a bug."""
 
 
 @dataclass(frozen=True)

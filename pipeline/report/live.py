@@ -197,14 +197,14 @@ class Progress:
         if result.order not in self._orders:  # a trial that failed may be run again
             self._orders.add(result.order)
             self._finished += 1
-        self._last = result
+        before, self._last = self._last, result
         if self._trial is not None:  # trials run by other processes are only heard of when they are done
             self._durations[result.cell].append(self._clock() - self._trial_began)
         self._trial = None
         # On a terminal the region shows the last verdict; only what went wrong must stay readable above it.
         if self._region is None or self._verbose or result.verdict in ("suspect", "failed", "interrupted"):
             number = _("trial {n} of {of}").format(n=result.order, of=self._started.trials)
-            self._say(Text.assemble(f"{number}  ", finished_line(result)))
+            self._say(Text.assemble(f"{number}  ", finished_line(result, before)))
 
     def left_s(self) -> float | None:
         """Seconds the remaining trials will take, each as long as its cell took so far; None: nothing to go by."""
@@ -282,8 +282,9 @@ class Progress:
         return Text.assemble(_("last:"), " ", finished_line(self._last))
 
 
-def finished_line(result: TrialRecord) -> Text:
-    """"oneshot-off   valid   settled 194.3 MiB after 2.0 s, peak 198.1 MiB", or why it does not count."""
+def finished_line(result: TrialRecord, before: TrialRecord | None = None) -> Text:
+    """"oneshot-off   valid   settled 194.3 MiB after 2.0 s, peak 198.1 MiB", or why it does not count, once for trials
+    that follow each other (`before`)."""
     text = Text.assemble(f"{result.cell}   ", (wording.verdict_name(result.verdict), _STYLES.get(result.verdict, "")),
                          "   ")
     facts = []
@@ -295,7 +296,9 @@ def finished_line(result: TrialRecord) -> Text:
     if peak is not None:
         facts.append(_("peak {size}").format(size=f"{peak:.1f} MiB"))
     if result.verdict in ("suspect", "failed", "interrupted"):
-        facts.insert(0, "; ".join(map(worded, result.reasons)) or _("no reason recorded"))
+        same = before is not None and result.reasons and list(before.reasons) == list(result.reasons)
+        facts.insert(0, _("for the same reason as trial {n}").format(n=before.order) if before is not None and same
+                     else "; ".join(map(worded, result.reasons)) or _("no reason recorded"))
     return text.append(_(", ").join(facts) if facts else _("nothing measured"))
 
 

@@ -185,19 +185,24 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
     if analysis.warm_ups:
         trials = ", ".join(str(order) for order, _cell in analysis.warm_ups)
         paragraph(console, Text(_("Warm-up, not counted: trial {trials}.").format(trials=trials), style="dim"))
-    for one, cell in left_out[:_MOST_LEFT_OUT]:
+    alike: dict[tuple[str, tuple[str, ...]], list[tuple[int, str]]] = {}
+    for one, cell in left_out:
+        alike.setdefault((one.verdict, tuple(one.reasons)), []).append((one.order, labels[cell.cell]))
+    for (verdict, reasons), several in list(alike.items())[:_MOST_LEFT_OUT]:
+        said = _("Left out: trial {n} ({cell}), ") if len(several) == 1 else _("Left out: trials {n} ({cell}), ")
         paragraph(console, Text.assemble(
-            _("Left out: trial {n} ({cell}), ").format(n=one.order, cell=labels[cell.cell]),
-            (wording.verdict_name(one.verdict), _VERDICTS.get(one.verdict, "")),
-            f": {'; '.join(map(worded, one.reasons)) or _('no reason recorded')}"))
-    if len(left_out) > _MOST_LEFT_OUT:
-        row(console, Text("          " + _("… and {n} more").format(n=len(left_out) - _MOST_LEFT_OUT)))
+            said.format(n=_listed([order for order, _cell in several]), cell=", ".join(dict.fromkeys(
+                label for _order, label in several))),
+            (wording.verdict_name(verdict), _VERDICTS.get(verdict, "")),
+            f": {'; '.join(map(worded, reasons)) or _('no reason recorded')}"))
+    if len(alike) > _MOST_LEFT_OUT:
+        more = sum(map(len, list(alike.values())[_MOST_LEFT_OUT:]))
+        row(console, Text("          " + _("… and {n} more").format(n=more)))
     for cell_name, why in skipped:
         paragraph(console, Text(_("Not run: {cell}: {why}").format(cell=cell_name, why=worded(why))))
     for text, orders in _grouped(analysis.notes)[:_MOST_NOTES]:
-        listed = ", ".join(map(str, orders[:6])) + ", …" * (len(orders) > 6)
         said = _("Note: trial {trials}: {note}") if len(orders) == 1 else _("Note: trials {trials}: {note}")
-        paragraph(console, Text(said.format(trials=listed, note=worded(text)), style="dim"))
+        paragraph(console, Text(said.format(trials=_listed(orders), note=worded(text)), style="dim"))
     if len(_grouped(analysis.notes)) > _MOST_NOTES:
         more = len(_grouped(analysis.notes)) - _MOST_NOTES
         row(console, Text("      " + _("… and {n} more notes").format(n=more), style="dim"))
@@ -205,6 +210,10 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
     if jumped > 0:
         paragraph(console, Text(_("In one cell {share} % of the trials lie far from the others: its intervals are too "
                                   "narrow.").format(share=f"{100 * jumped:.0f}")))
+
+
+def _listed(orders: Sequence[int]) -> str:
+    return ", ".join(map(str, orders[:6])) + ", …" * (len(orders) > 6)
 
 
 def _grouped(notes: Sequence[tuple[int, str]]) -> list[tuple[str, list[int]]]:

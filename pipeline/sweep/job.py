@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.engine.base import Plan
-from pipeline.errors import ConfigError, MeterError
+from pipeline.errors import ConfigError
 from pipeline.interrupt import held_back
 from pipeline.language import _
-from pipeline.meter.sampler import STILL_HZ, Sampler, SamplerReport
+from pipeline.meter.sampler import STILL_HZ, Sampler
 from pipeline.metrics import WORK
 from pipeline.outcome import Sampled, result_of
 from pipeline.progress import Notice, TrialStarted
@@ -33,7 +33,7 @@ from pipeline.sweep.forecast import cell_digest, outer_limit
 from pipeline.sweep.lengths import prompts_of
 from pipeline.sweep.run import CURRENT, SweepRun
 from pipeline.sweep.stop_rule import is_hopeless, stop_after
-from pipeline.trial import Record, Trial
+from pipeline.trial import Record, Trial, kept
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,22 @@ class Job:
     def _attempt(self, config: Config, here: SweepRun) -> tuple[TrialRecord, bool]:
         """One run of the trial, kept, and whether a user interrupted it."""
         place, plan, sweep = config.place, self.plans[config.place.cell], SweepFolder(self.folder)
-        engine = load_engine(config)
-        engine.outer = outer_limit(config, self.expected_s.get(place.cell))
         folder = sweep.stage(place.order, place.cell, place.repetition)
         here.listener.on_event(TrialStarted(place.order, place.cell, place.repetition, place.block))
         started_ms = time.time_ns() // 1_000_000
-        with Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s, STILL_HZ) as sampler:
-            record = Trial(config, engine, sampler, folder, here.listener, _prompts(config, here)).run()
-            report = _stop(sampler, record)
-            sampled = Sampled(sampler.timeline(), sampler.processes(), report)
+        sampler = Sampler(folder, config.meter.rate_hz, config.meter.tree_refresh_s, STILL_HZ)
+        engine, report, record = None, None, Record()
+        try:
+            with kept(record, folder):
+                engine = load_engine(config)
+                engine.outer = outer_limit(config, self.expected_s.get(place.cell))
+                sampler.start()
+                record = Trial(config, engine, sampler, folder, here.listener, _prompts(config, here)).run()
+            with kept(record, folder):
+                report = sampler.stop()
+        finally:
+            sampler.close()
+        sampled = Sampled(sampler.timeline(), sampler.processes(), report)
         with held_back() as held:  # what was measured is kept, whatever a user presses now
             ended_ms = time.time_ns() // 1_000_000
             sampler.discard()
@@ -95,14 +102,6 @@ def _prompts(config: Config, here: SweepRun) -> Prompts:
         raise ConfigError(_("mode.source=stdin needs the terminal of slackwater itself, and this trial runs in another "
                             "process: leave hydra/launcher as it is."))
     return here.prompts
-
-
-def _stop(sampler: Sampler, record: Record) -> SamplerReport | None:
-    try:
-        return sampler.stop()
-    except MeterError as error:
-        record.error = record.error or error
-        return None
 
 
 def _first_valid(sweep: SweepFolder, trial: TrialRecord) -> TrialRecord | None:

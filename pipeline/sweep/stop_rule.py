@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
+
 from pipeline.config import Config, Stop
 from pipeline.errors import ConfigError, EngineUnusableError, PromptTooLongError
-from pipeline.language import _
+from pipeline.language import _, worded
 from pipeline.outcome import ERROR_KIND
 from pipeline.progress import Notice
+from pipeline.record.reason import ERROR, SAID, Reason
 from pipeline.record.trial import TrialRecord
 from pipeline.sweep.cells import swept_knobs
 from pipeline.sweep.plan import SweepPlan
 from pipeline.sweep.run import SweepRun
+
+_MARKS = re.compile(r"(?<=:)\d{2,5}\b|\b(pid|process) \d+", re.IGNORECASE)
+
+ALIKE = 3
+"""So many trials in a row, or a whole block if that is longer, that failed for one reason end a sweep."""
 
 
 class StopSweep(BaseException):
@@ -28,7 +37,8 @@ def is_hopeless(trial: TrialRecord) -> bool:
 
 def stop_after(run: SweepRun, trial: TrialRecord, config: Config) -> None:
     """Raises StopSweep if this was the last trial: no further one can succeed (with several engines in the sweep, one
-    that cannot run stops none of the others'), or it failed and `design.on_failure` is stop."""
+    that cannot run stops none of the others'), or it failed and `design.on_failure` is stop, or it is the last of
+    several in a row that failed for one reason, and the user did not ask for design.on_failure=continue."""
     assert run.plan is not None, "trials have a plan"
     if trial.tags.get(ERROR_KIND) == PromptTooLongError.__name__ and run.nothing_measured:
         raise StopSweep(trial.reasons[0], wrong_input=True)
@@ -37,6 +47,26 @@ def stop_after(run: SweepRun, trial: TrialRecord, config: Config) -> None:
     if trial.verdict == "failed" and config.design.on_failure == "stop":
         raise StopSweep(_("stopped after the failed trial {n}, as design.on_failure=stop asks").format(n=trial.order),
                         wrong_input=False)
+    failed = _failed_alike(run, trial)
+    told = "design.on_failure=continue" in run.asked.arguments
+    if failed >= max(ALIKE, len(run.plan.cells)) and not told and trial.order < len(run.plan.trials):
+        raise StopSweep(_("stopped after {n} trials in a row that failed for one reason: {reason} "
+                          "(design.on_failure=continue goes on)").format(
+            n=failed, reason=worded(trial.reasons[0]).rstrip(".")), wrong_input=False)
+
+
+def _failed_alike(run: SweepRun, trial: TrialRecord) -> int:
+    """How many trials in a row, up to this one, failed for the reasons of this one."""
+    until = [run.trials[order] for order in sorted(run.trials, reverse=True) if order <= trial.order]
+    return sum(1 for _one in takewhile(
+        lambda one: one.verdict == "failed" and bool(one.reasons) and _same(one.reasons[0], trial.reasons[0]), until))
+
+
+def _same(one: Reason, other: Reason) -> bool:
+    """By code and values; the numbers of ports and processes in another's words differ from trial to trial."""
+    if one.code in (ERROR, SAID):
+        return one.code == other.code and _MARKS.sub("", one) == _MARKS.sub("", other)
+    return one.code == other.code and one.values == other.values
 
 
 def check_stop(plan: SweepPlan) -> None:

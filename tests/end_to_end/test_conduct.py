@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -27,10 +26,11 @@ from omegaconf import open_dict
 
 from pipeline import provenance
 from pipeline.cli import main
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, MeterError, StoreError
 from pipeline.outcome import ERROR_KIND, WARM_UP_BLOCK, flatten
 from pipeline.record.find import Sweeps
 from pipeline.record.owner import owner_tags
+from pipeline.record.reason import of_error
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.sweep.loop import run_and_close
@@ -51,17 +51,10 @@ class NoSampler:
     def __init__(self, *arguments: object) -> None:
         """Takes what a sampler takes."""
 
-    def __enter__(self) -> NoSampler:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        """Nothing to end."""
-
     def nothing(self, *arguments: object) -> None:
         """Nothing to do."""
 
-    stop = timeline = processes = discard = nothing
+    start = close = stop = timeline = processes = discard = nothing
 
 
 class Program:
@@ -87,6 +80,8 @@ class Program:
             one = trial(place.cell, place.block, reading, sweep=place.sweep_id, order=place.order, verdict=verdict,
                         began_ms=1_760_000_000_000 + 10 * len(self.seen), metrics={
                             **WORK, "during_generation/output_tokens": {1: self.tokens(config)}})
+            if record.error is not None:
+                one = replace(one, verdict="failed", reasons=(of_error(record.error),))
             if error := self.error(config):
                 one = replace(one, reasons=(said("engine=tide cannot run on this machine: no water."),),
                               tags={**one.tags, ERROR_KIND: error})
@@ -139,6 +134,48 @@ def test_a_failed_trial_does_not_end_a_sweep_unless_asked_to(program: Program) -
     assert code == 1
     assert [one.verdict for one in program.trials()] == ["valid", "failed"]
     assert "stopped after the failed trial 2" in said
+
+
+def test_whatever_happens_in_a_trial_is_its_result_and_the_sweep_goes_on(
+        program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: dict[int, Exception] = {
+        1: MeterError("The sampler (process 5) did not answer within 10 s."), 2: OSError(28, "No space left on device"),
+        3: ConfigError("engine.url=http://127.0.0.1:9: no answer."), 4: RuntimeError("nobody foresaw \x1b[2J this")}
+
+    def start(_sampler: NoSampler) -> None:
+        if (fault := faults.get(len(program.seen) + 1)) is not None:
+            raise fault
+
+    monkeypatch.setattr(NoSampler, "start", start)
+    code, said = program.run("mode=oneshot", "repetitions=5")
+    trials = program.trials()
+    assert code == 1 and "Nothing was" not in said and "Traceback" not in said
+    assert [one.verdict for one in trials] == ["failed"] * 4 + ["valid"]
+    for one, words in zip(trials, ("did not answer within 10 s", "No space left", "no answer",
+                                   "RuntimeError: nobody foresaw ␛[2J this"), strict=False):
+        assert words in one.reasons[0]
+    assert "RuntimeError: nobody foresaw" in (trials[3].folder / "traceback.txt").read_text()
+    assert not (trials[2].folder / "traceback.txt").exists()
+
+
+def test_trials_that_fail_for_one_reason_end_the_sweep_which_says_it_once(program: Program) -> None:
+    program.reads = lambda config: ("failed", 200.0)
+    code, said = program.run("mode=oneshot", "repetitions=8")
+    assert code == 1
+    assert [one.order for one in program.trials()] == [1, 2, 3]
+    assert "stopped after 3 trials in a row that failed for one reason" in said.splitlines()[-1]
+    assert said.count("for the same reason as trial") == 2 and "Left out: trials 1, 2, 3 (" in said
+    program.run("mode=oneshot", "repetitions=5", "design.on_failure=continue")
+    assert len(program.trials()) == 5
+    program.reads = lambda config: ("suspect", 200.0)
+    program.run("mode=oneshot", "repetitions=6")
+    assert len(program.trials()) == 6
+
+
+def test_trials_are_counted_as_alike_up_to_a_whole_block_and_one_that_differs_begins_anew(program: Program) -> None:
+    program.reads = lambda config: ("failed" if config.place.order not in (3,) else "valid", 200.0)
+    program.run("mode=oneshot,interactive", "infer_os=off,on", "repetitions=3")
+    assert [one.order for one in program.trials()] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_an_engine_that_cannot_run_here_ends_the_sweep_at_its_first_trial_with_one_line(program: Program) -> None:
