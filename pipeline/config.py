@@ -306,7 +306,7 @@ class Prompt:
     """The same, so many that prompt and answer together fill this share of num_ctx; text, file and tokens win over
     it."""
     distinct: bool = True
-    """Another text each turn (from the start again after the last), or the first one every time."""
+    """Another text each turn (after the last one, seeded words of them in a new order), or the first one every time."""
 
     def __post_init__(self) -> None:
         if self.name == MISSING:

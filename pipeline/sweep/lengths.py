@@ -34,9 +34,17 @@ def prompts_of(config: Config) -> list[str]:
         return [prompt.filled(file_text(prompt.file))] * len(turns)
     wanted = config.prompt_tokens
     if wanted is None:
-        return [prompt.at(turn) for turn in turns]
+        return [prompt.at(turn) if turn <= len(prompt.texts[prompt.language]) or prompt.text or not prompt.distinct
+                else _one_more(config, turn) for turn in turns]
     words = [Seeded(prompt.texts[prompt.language], config.seed, turn if prompt.distinct else 1) for turn in turns]
     return [prompt.filled(each.upto(cut)) for each, cut in zip(words, _cuts(config, words, wanted), strict=True)]
+
+
+def _one_more(config: Config, turn: int) -> str:
+    """A prompt for a turn that has no text of its own: seeded words, as long as the text that would come again."""
+    texts = config.prompt.texts[config.prompt.language]
+    words = Seeded(texts, config.seed, turn)
+    return config.prompt.filled(words.upto(Cut(len(texts[(turn - 1) % len(texts)]))))
 
 
 def require_fit(config: Config) -> None:

@@ -34,6 +34,15 @@ def base() -> Config:
     return composed()
 
 
+def test_more_turns_than_texts_ask_something_new_each_time() -> None:
+    config = made("mode.turns=20")
+    sent, texts = lengths.prompts_of(config), config.prompt.texts["en"]
+    assert sent[:len(texts)] == texts, "its own texts come first"
+    assert len({text[:20] for text in sent}) == 20 and sent == lengths.prompts_of(made("mode.turns=20"))
+    assert [len(text) for text in sent[6:12]] == [len(text) for text in texts], "as long as those before"
+    assert set(lengths.prompts_of(made("mode.turns=8", "prompt.distinct=false"))) == {texts[0]}
+
+
 def made(*overrides: str) -> Config:
     """The default config with these changed, checked as Hydra's; composing takes a quarter of a second each."""
     config, groups = base(), dict[str, dict[str, Any]]()
