@@ -174,6 +174,8 @@ class EngineBase(ABC):
         self.config = config
         self.outer: OuterLimit = NEVER
         """When the trial that this engine serves ends at the latest; every wait of its server keeps it."""
+        self.planned: Mapping[str, Scalar] = {}
+        """What the cell's settings were when the sweep began; a server that is found otherwise serves another cell."""
 
     @classmethod
     @abstractmethod

@@ -49,10 +49,14 @@ SENTENCES: Mapping[str, str] = {
         "the server counts {n} tokens in the prompt of turn {turn}, which was cut to {wanted}"),
     "other_work": N_("{what} by turn {counts}, the cell's other trials {others}"),
     "model_changed": N_("the model's file was changed: digest {now}, the cell's other trials {was}"),
+    "settings_changed": N_("the server's settings are not those of the cell's other trials (now, then): {what}"),
+    "others_asked": N_("another client used the server during the trial: {what}"),
     # what the user should know although it changes no number of the question
     "phase_left_out": N_("{why}: {phase} enters no comparison"),
     "out_of_reach": N_(
         "the server's processes are out of reach of our meters: only what its API says is measured"),
+    "others_unknown": N_(
+        "whether another client used the server meanwhile could not be known: its log cannot be read from here"),
     "log_not_recognised": N_(
         "{n} of the {of} lines that are read of the log of {version} were not recognised ({lines}): what they prove is "
         "not observable"),

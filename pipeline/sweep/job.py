@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from pipeline.config import Config
 from pipeline.engine import load_engine
 from pipeline.engine.base import Plan
+from pipeline.engine.knobs import as_text
 from pipeline.errors import ConfigError
 from pipeline.interrupt import held_back
 from pipeline.language import _
@@ -77,7 +78,7 @@ class Job:
         try:
             with kept(record, folder):
                 engine = load_engine(config)
-                engine.outer = outer_limit(config, self.expected_s.get(place.cell))
+                engine.outer, engine.planned = outer_limit(config, self.expected_s.get(place.cell)), plan.settings
                 sampler.start()
                 record = Trial(config, engine, sampler, folder, here.listener, _prompts(config, here)).run()
             with kept(record, folder):
@@ -120,6 +121,9 @@ def same_work(trial: TrialRecord, first: TrialRecord | None) -> TrialRecord:
     reasons = [Reason("other_work", {"what": name.rpartition("/")[2], "counts": _counts(trial.turns, name),
                                      "others": _counts(first.turns, name)})
                for name in WORK if trial.turns.get(name, {}) != first.turns.get(name, {})]
+    if changed := [f"{name}={as_text(value)}, {as_text(first.settings[name])}" for name, value in trial.settings.items()
+                   if name in first.settings and first.settings[name] != value]:
+        reasons.append(Reason("settings_changed", {"what": "; ".join(changed)}))
     was, now = (each.tags.get("model_digest") for each in (first, trial))
     if was and now and was != now:
         reasons.append(Reason("model_changed", {"now": now, "was": was}))

@@ -249,13 +249,13 @@ def test_a_manifest_without_its_weights_and_one_without_a_gguf(double: Double) -
 # A server that is already there
 
 
-def users_server(double: Double, **environment: str) -> tuple[str, int]:
+def users_server(double: Double, port: int = 0, **environment: str) -> tuple[str, int]:
     """A double as a user would run it, and its process id."""
     name, users = model_store.Name.parse("tide:1b"), double.folder / "users"
     if not (users / name.path).exists():
         model_store.adopt(double.model, read_model(double.model), "0" * 64, name, users)
     child = start.start_serve(double.binary, double.folder / "home", users, double.folder / "users.log",
-                                     "127.0.0.1:0", environment)
+                                     f"127.0.0.1:{port}", environment)
     double.others.append(child)
     return start.answering(child, 20.0).url, child.pid
 
@@ -340,6 +340,23 @@ def test_an_attached_server_is_taken_as_started_unless_infer_os_is_named() -> No
     assert infer_os_label(config_of("engine=ollama").infer_os) == "off"
     with pytest.raises(ConfigError, match=r"infer_os=as_started .* is for engine=ollama_attached"):
         resolved_settings(config_of("engine=ollama", "infer_os=as_started"), "0.33.0")
+
+
+def test_a_server_started_anew_with_other_settings_ends_the_cell_by_name(double: Double) -> None:
+    url, _ = users_server(double)
+    engine = load_engine(attached(double, url))
+    engine.planned = engine.plan().settings
+    double.others.pop().end(3.0)
+    port = url.rpartition(":")[2]
+    users_server(double, port=int(port), OLLAMA_KV_CACHE_TYPE="q8_0")
+    with pytest.raises(EngineError, match=r"started anew with other settings.*kv_cache_type was f16 and is q8_0\. The "
+                                          r"cell ends here"):
+        engine.start(double.folder / "attached.log")
+    double.others.pop().end(3.0)
+    gone = load_engine(attached(double, url))
+    with pytest.raises(EngineError, match=r"no answer from") as caught:
+        gone.start(double.folder / "attached.log")
+    assert not isinstance(caught.value, ConfigError), "a trial fails of it, not the sweep"
 
 
 def test_an_attached_server_gets_no_files_and_must_have_the_model(double: Double) -> None:

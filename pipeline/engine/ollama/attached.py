@@ -56,6 +56,7 @@ class Engine(EngineBase):
                               f"{'this machine' if self._local else 'the machine of engine.url'} that could be read. "
                               f"Expected the id of the Ollama that answers at {self._url}. {NOTHING_STARTED}")
         self._shown: Shown | None = None
+        self._version: str | None = None
         self._server: OllamaServer | None = None
 
     @classmethod
@@ -106,7 +107,11 @@ class Engine(EngineBase):
 
     def start(self, log_path: Path) -> OllamaServer:
         """See EngineBase: nothing is started; the model is unloaded if it is loaded, so that the trial begins empty."""
-        plan, pid = self.plan(), self._pid()
+        try:
+            plan, pid = self.plan(), self._pid()
+        except ConfigError as error:  # it was right when the sweep began
+            raise EngineError(str(error).removesuffix(f" {NOTHING_STARTED}")) from error
+        self._refuse_other_start(plan.settings)
         api = Api(self._url)
         others = [quoted(entry.names[0]) for entry in api.running() if entry.names[0] != self._name]
         if others and pid:
@@ -130,6 +135,15 @@ class Engine(EngineBase):
         self._server = server
         return server
 
+    def _refuse_other_start(self, now: Mapping[str, Scalar]) -> None:
+        """Raises EngineError for a server that was started anew, with other settings than the cell's first trial met."""
+        changed = [f"{name} was {as_text(self.planned[name])} and is {as_text(now.get(name))}"
+                   for name in ENVIRONMENT if name in self.planned and self.planned[name] != now.get(name)]
+        if changed:
+            raise EngineError(f"the Ollama at {self._url} was started anew with other settings within the sweep: "
+                              f"{'; '.join(changed)}. The cell ends here, since these are two servers. Start it as it "
+                              "was and go on, or measure this one in a sweep of its own.")
+
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; after a trial with what /api/ps claimed."""
         shown, path = self._show(), self.model_path
@@ -145,10 +159,12 @@ class Engine(EngineBase):
         return facts
 
     def _ask_version(self) -> str:
-        try:
-            return Api(self._url).version()
-        except EngineError as error:
-            raise ConfigError(f"engine.url={self._url}: {error} {NOTHING_STARTED}") from error
+        if self._version is None:
+            try:
+                self._version = Api(self._url).version()
+            except EngineError as error:
+                raise ConfigError(f"engine.url={self._url}: {error} {NOTHING_STARTED}") from error
+        return self._version
 
     def _show(self) -> Shown:
         if self._shown is None:
