@@ -317,6 +317,10 @@ def verdict_of(record: Record, metrics: Mapping[str, Mapping[int, float]], repor
             reasons.append(Reason("prompt_length", {"turn": turn, "n": answer.prompt_tokens, "wanted": wanted}))
         if answer.output_tokens != config.max_tokens and config.mode.source == "recorded":
             notes.append(Reason("other_length", {"turn": turn, "n": answer.output_tokens, "of": config.max_tokens}))
+    if record.others:
+        reasons.append(Reason("others_asked", {"what": record.others}))
+    elif record.others is None:
+        notes.append(Reason("others_unknown"))
     if (log := record.log_check) is not None and log.missing:
         notes.append(Reason("log_not_recognised", {"version": log.version, "n": len(log.missing), "of": log.expected,
                                                    "lines": ", ".join(log.missing)}))

@@ -9,6 +9,9 @@ import contextlib
 import ipaddress
 import re
 import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -40,24 +43,60 @@ def is_here(host: str) -> bool:
     return False
 
 
-def listening(port: int, root: Path = Path("/")) -> set[str]:
-    """The sockets that listen on a TCP port, IPv4 and IPv6, as /proc/PID/fd names them (proc(5))."""
-    found = set()
+@dataclass(frozen=True)
+class Listening:
+    """A socket that listens."""
+
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    socket: str
+    """As /proc/PID/fd names it (proc(5))."""
+    uid: int
+    """Of the user who opened it."""
+
+
+def listening(port: int, host: str = "", root: Path = Path("/")) -> list[Listening]:
+    """The sockets that listen on a TCP port, IPv4 and IPv6; of a `host` those that a connection to it reaches."""
+    found = []
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):  # no IPv6 here
             for words in map(str.split, (root / "proc/net" / name).read_text("utf-8").splitlines()[1:]):
-                if words[3] == _LISTEN and int(words[1].rsplit(":", 1)[1], 16) == port:
-                    found.add(f"socket:[{words[9]}]")
-    return found
+                address, _, number = words[1].rpartition(":")
+                if words[3] == _LISTEN and int(number, 16) == port:
+                    found.append(Listening(_address(address), f"socket:[{words[9]}]", int(words[7])))
+    return _reached(found, host) if host else found
 
 
-def listener(port: int, root: Path = Path("/")) -> int | None:
+def listener(port: int, host: str = "", root: Path = Path("/")) -> int | None:
     """The process that holds a listening socket of the port, the oldest of several; None: none, or not ours to see.
 
     Not psutil.net_connections, which names the youngest of several that share a socket: a worker, not its server."""
-    sockets = listening(port, root)
+    sockets = {each.socket for each in listening(port, host, root)}
     folders = sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)) if sockets else []
     return next((int(folder.name) for folder in folders if not sockets.isdisjoint(_open_files(folder))), None)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address of /proc/net/tcp: 32-bit words in this machine's byte order."""
+    words = [int(text[at:at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def _reached(found: Sequence[Listening], host: str) -> list[Listening]:
+    """As connect(2) has it: the host's addresses one after the other, of each its own socket before a wildcard's."""
+    try:
+        names = [str(info[4][0]).split("%")[0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError):
+        return []
+    for name in names:
+        address = ipaddress.ip_address(name)
+        every = ["0.0.0.0", "::"] if address.version == 4 else ["::"]
+        if address.is_unspecified:  # a client's word for this machine
+            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+        for wanted in (address, *map(ipaddress.ip_address, every)):
+            if there := [each for each in found if each.address == wanted]:
+                return there
+    return []
 
 
 def passes_on(pid: int) -> str:

@@ -70,6 +70,8 @@ class Record:
     """By turn: seconds in which no token came although the others came fast."""
     settled: dict[int, tuple[bool, float]] = field(default_factory=dict)
     """By turn: stable or not, and the seconds it took."""
+    others: str | None = ""
+    """What other clients asked of the server meanwhile; None: it could not be known."""
     elsewhere: bool = False
     """The server runs where none of our meters reaches."""
     unload_ns: int | None = None
@@ -260,6 +262,7 @@ class Trial:
         with self.spend("release"):
             self.record.unload_ns = time.monotonic_ns()
             self.running.unload()
+            self.record.others = self.running.others()
             self.record.marks.append(Mark("unloaded", time.monotonic_ns()))
             self.wait_until(time.monotonic_ns() + int(self.config.meter.window_s * 1e9))
         self.window("released", 0)

@@ -140,6 +140,11 @@ class Server(ABC):
         """Were the lines of its log that are relied on recognised, after a load? None: nothing is read of a log."""
         return None
 
+    def others(self) -> str | None:
+        """What other clients asked of it since the trial began, who and how much; "" nothing, as of a server of ours,
+        whose port nobody knows; None: it cannot be known."""
+        return ""
+
     @abstractmethod
     def alive(self) -> str | None:
         """None while the server runs, else how it ended: "exit status 3", "killed by signal 9"."""

@@ -230,7 +230,7 @@ def _listener(url: str) -> int:
                           "only be read where the server runs.")
     if not ports.listening(port):
         raise ConfigError(f"watch {url}: nothing listens on port {port} here. Expected a running server.")
-    pid = ports.listener(port)
+    pid = ports.listener(port, parts.hostname or "")
     if pid is None:
         raise ConfigError(f"watch {url}: the process that listens on port {port} belongs to another user. Expected one "
                           "whose open files this user may see; give its process id, or run as that user or root.")

@@ -5,29 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import Engine, InferOs, Model
+from pipeline.config import Engine, Model
 from pipeline.engine import load_engine
 from pipeline.engine.base import Request
 from pipeline.engine.ollama import model_store, start
-from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api
-from pipeline.engine.ollama.plan import resolved_settings
 from pipeline.errors import ConfigError, EngineError
 from pipeline.model.files import read_model
-from pipeline.outcome import infer_os_label
-from pipeline.testing import config_of
-from tests.contract.test_ollama import Double, double, engine_config, ignore, phantom
+from tests.contract.test_ollama import Double, double, ignore, phantom
+from tests.contract.test_ollama_attached import attached, users_server
 from tests.doubles.ollama.ggufs import write_phantom
 from tests.ggufs import write_split
 
@@ -57,13 +52,6 @@ def answering(status: int, kind: str, body: bytes) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
-
-
-def attached(double: Double, url: str, **changes: Any) -> Any:
-    config = double.config(model=Model(name="tide", kind="ollama", tag="tide:1b"))
-    config.engine = engine_config(name="ollama_attached", url=url, **changes)
-    config.infer_os = InferOs(as_started=True)
-    return config
 
 
 # An address
@@ -249,17 +237,6 @@ def test_a_manifest_without_its_weights_and_one_without_a_gguf(double: Double) -
 # A server that is already there
 
 
-def users_server(double: Double, port: int = 0, **environment: str) -> tuple[str, int]:
-    """A double as a user would run it, and its process id."""
-    name, users = model_store.Name.parse("tide:1b"), double.folder / "users"
-    if not (users / name.path).exists():
-        model_store.adopt(double.model, read_model(double.model), "0" * 64, name, users)
-    child = start.start_serve(double.binary, double.folder / "home", users, double.folder / "users.log",
-                                     f"127.0.0.1:{port}", environment)
-    double.others.append(child)
-    return start.answering(child, 20.0).url, child.pid
-
-
 def test_another_ollama_is_noticed_and_left_alone(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     url, _ = users_server(double)
     Api(url).send({"model": "tide:1b", "keep_alive": -1}, 20.0)
@@ -269,121 +246,6 @@ def test_another_ollama_is_noticed_and_left_alone(double: Double, monkeypatch: p
     assert "hold 224 MiB" in notes  # 64 of weights, 128 of KV at the default context, 32 to compute
     double.start().generate(Request("tide", 4, 1), ignore)
     assert [entry.names[0] for entry in Api(url).running()] == ["tide:1b"]
-
-
-def test_an_attached_server_is_read_driven_and_left_as_it_was(double: Double) -> None:
-    url, pid = users_server(double, OLLAMA_KV_CACHE_TYPE="q8_0", OLLAMA_FLASH_ATTENTION="1")
-    engine = load_engine(attached(double, url))
-    plan = engine.plan()
-    assert (plan.settings["kv_cache_type"], plan.settings["flash_attention"]) == ("q8_0", True)
-    assert (plan.settings["num_parallel"], plan.settings["cache_ram_mib"]) == (1, 8192), "in force, though not set"
-    assert re.search(r"is taken as it was started: .*num_parallel=1 \(not set\), kv_cache_type=q8_0, "
-                     r"flash_attention=true", " ".join(plan.notes))
-    Api(url).send({"model": "tide:1b", "keep_alive": -1}, 20.0)
-    server = engine.start(double.folder / "attached.log")
-    assert (server.pid, server.loaded) == (pid, False)
-    assert Api(url).running() == []
-    assert server.generate(Request("tide", 4, 1), ignore).output_tokens == 4
-    states = {proof.knob: proof.state for proof in server.proofs()}
-    assert {states[name] for name in ("kv_cache_type", "num_parallel", "cache_ram_mib")} == {"confirmed"}
-    assert "contradicted" not in states.values()
-    server.stop()
-    assert Api(url).version() == "0.33.0"
-    assert Api(url).running() == []
-    assert "llama-server started" in (double.folder / "attached.log").read_text()
-    facts = engine.provenance()
-    assert facts["engine_version"] == "ollama 0.33.0"
-    assert facts["model_digest"] == f"sha256:{'0' * 64}"
-
-
-def test_an_address_in_the_shell_that_is_not_the_servers_is_named(
-        double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    url, _ = users_server(double)
-    for host, named in (("0.0.0.0:11500", True), (url.removeprefix("http://"), False)):
-        monkeypatch.setenv("OLLAMA_HOST", host)
-        notes = " ".join(load_engine(attached(double, url)).plan().notes)
-        assert (f"OLLAMA_HOST={host} of this shell is not read: the server is the one of engine.url={url}" in notes
-                ) is named
-
-
-def test_a_word_for_infer_os_is_a_demand_and_refused_with_the_exact_environment(double: Double) -> None:
-    url, _ = users_server(double, OLLAMA_KV_CACHE_TYPE="q8_0")
-    config = attached(double, url)
-    config.infer_os = InferOs(quantization=True)
-    with pytest.raises(ConfigError, match=r"infer_os\.memory_optimization=false.*start only.*OLLAMA_KV_CACHE_TYPE=q8_0 "
-                                          r"OLLAMA_FLASH_ATTENTION=1.*ollama serve.*slackwater compare"):
-        load_engine(config).plan()
-    config.infer_os = InferOs()
-    with pytest.raises(ConfigError, match=r"infer_os\.quantization=false.*kv_cache_type is q8_0, not f16"):
-        load_engine(config).plan()
-
-
-def test_a_server_started_with_the_printed_line_is_measured_as_that_arm_and_no_other(double: Double) -> None:
-    config = attached(double, "http://127.0.0.1:1")
-    line = {variable: str(ollama_settings.variable(name, value))
-            for name, value in resolved_settings(double.config({"quantization": True}), "0.33.0").settings.items()
-            if (variable := ollama_settings.ENVIRONMENT.get(name))}
-    config.engine.url, _ = users_server(double, **line)
-    config.infer_os = InferOs(quantization=True)
-    plan = load_engine(config).plan()
-    with pytest.raises(ConfigError, match=r"infer_os\.quantization=false needs settings"):
-        load_engine(replace(config, infer_os=InferOs())).plan()
-    as_it_is = load_engine(replace(config, infer_os=InferOs(as_started=True))).plan()
-    assert as_it_is.settings == plan.settings, "one server: an A/A, which a sweep refuses"
-
-
-def test_an_attached_server_is_taken_as_started_unless_infer_os_is_named() -> None:
-    words = ("engine=ollama_attached", "mode=oneshot", "model=gpt-oss-20b")
-    assert infer_os_label(config_of(*words).infer_os) == "as_started"
-    assert infer_os_label(config_of(*words, "infer_os=off").infer_os) == "off"
-    assert infer_os_label(config_of(*words, "infer_os.quantization=true").infer_os) == "quantization"
-    assert infer_os_label(config_of("engine=ollama").infer_os) == "off"
-    with pytest.raises(ConfigError, match=r"infer_os=as_started .* is for engine=ollama_attached"):
-        resolved_settings(config_of("engine=ollama", "infer_os=as_started"), "0.33.0")
-
-
-def test_a_server_started_anew_with_other_settings_ends_the_cell_by_name(double: Double) -> None:
-    url, _ = users_server(double)
-    engine = load_engine(attached(double, url))
-    engine.planned = engine.plan().settings
-    double.others.pop().end(3.0)
-    port = url.rpartition(":")[2]
-    users_server(double, port=int(port), OLLAMA_KV_CACHE_TYPE="q8_0")
-    with pytest.raises(EngineError, match=r"started anew with other settings.*kv_cache_type was f16 and is q8_0\. The "
-                                          r"cell ends here"):
-        engine.start(double.folder / "attached.log")
-    double.others.pop().end(3.0)
-    gone = load_engine(attached(double, url))
-    with pytest.raises(EngineError, match=r"no answer from") as caught:
-        gone.start(double.folder / "attached.log")
-    assert not isinstance(caught.value, ConfigError), "a trial fails of it, not the sweep"
-
-
-def test_an_attached_server_gets_no_files_and_must_have_the_model(double: Double) -> None:
-    url, _ = users_server(double)
-    config = attached(double, url)
-    config.model.tag = "other:1b"
-    with pytest.raises(ConfigError, match=r"has no model other:1b. `ollama pull other:1b`"):
-        load_engine(config).plan()
-    config.model = Model(name="phantom", kind="file", path=str(double.model))
-    with pytest.raises(ConfigError, match=r"is a file, and a server that slackwater did not start.*engine=ollama"):
-        load_engine(config)
-
-
-def test_a_server_elsewhere_has_no_process_and_says_so(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    url, _ = users_server(double)
-    config = attached(double, url, allow_remote=True)
-    engine = load_engine(config)
-    monkeypatch.setattr(engine, "_local", False)  # as if the address were another machine's
-    assert "no process meters for another machine" in " ".join(engine.plan().notes)
-    server = engine.start(double.folder / "remote.log")
-    assert server.pid == 0
-    events: list[str] = []
-    assert server.generate(Request("tide", 4, 1), lambda kind, _: events.append(kind)).output_tokens == 4
-    assert events[:4] == ["request_sent", "load_start", "load_end", "first_token"]
-    assert {proof.state for proof in server.proofs() if proof.knob != "keep_alive"} == {"not observable"}
-    server.unload()
-    server.stop()
 
 
 def test_a_keep_alive_of_the_wrong_type_is_told_in_the_servers_words(double: Double) -> None:

@@ -13,7 +13,7 @@ from pipeline.engine.base import Request
 from pipeline.engine.ollama.plan import resolved_settings
 from pipeline.errors import ConfigError
 from tests.contract.test_ollama import Double, double, ignore, phantom
-from tests.contract.test_ollama_bad_input import attached, users_server
+from tests.contract.test_ollama_attached import attached, users_server
 
 __all__ = ["double", "phantom"]  # fixtures
 

@@ -85,3 +85,16 @@ def test_buffers_before_030_the_last_round_counts() -> None:
 def test_cached_tokens_of_the_last_request() -> None:
     assert llamacpp_log.cached_tokens(text("as-published")) == 0
     assert llamacpp_log.cached_tokens("") is None
+
+
+def test_what_others_asked_is_told_from_our_own() -> None:
+    gin = '[GIN] 2026/11/26 - 13:59:46 | 200 |  9.007729269s | {client:>15} | POST     "{path}"\n'
+    task = "slot launch_slot_: id  0 | task {n} | processing task, is_child = 0\n"
+    ours = gin.format(client="127.0.0.1", path="/api/generate") * 3 + task.format(n=0)
+    assert log.others(ours + gin.format(client="127.0.0.1", path="/api/show"), calls=3, answers=1) == ""
+    theirs = gin.format(client="192.168.1.7", path="/v1/chat/completions") + gin.format(
+        client="192.168.1.7", path="/api/generate") + task.format(n=5) + task.format(n=9)
+    assert log.others(ours + theirs, calls=3, answers=1) == (
+        "POST /v1/chat/completions from 192.168.1.7: 1; POST /api/generate from 192.168.1.7: 1; "
+        "2 more tasks in its engine than ours")
+    assert log.others(ours + task.format(n=5), calls=4, answers=1) == "1 more tasks in its engine than ours"

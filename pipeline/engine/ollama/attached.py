@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api, NoSuchModelError, Shown
 from pipeline.engine.ollama.environment import in_force
 from pipeline.engine.ollama.plan import model_name, resolved_settings
-from pipeline.engine.ollama.processes import Host, gone, log_file, only_server
+from pipeline.engine.ollama.processes import Host, called, gone, log_file, not_the_one, servers
 from pipeline.engine.ollama.server import OllamaServer
 from pipeline.engine.ollama.settings import ENVIRONMENT
 from pipeline.engine.ollama.start import DESKTOP, NEWEST_CHECKED, older, require_supported
@@ -31,6 +32,8 @@ from pipeline.language import N_, _, sentence
 from pipeline.model.files import title
 
 _DEFAULT_PORT = 11434
+_LEAVING_S = 2.0
+_POLL_S = 0.01
 
 
 def _other_host(url: str) -> list[str]:
@@ -50,7 +53,7 @@ class Engine(EngineBase):
                               "no files. Use engine=ollama, which links it without a copy, or a model that the server "
                               f"has. {NOTHING_STARTED}")
         self._name = str(model_name(config))
-        self._url, self._local, self._port = _address(config)
+        self._url, self._local, self._host, self._port = _address(config)
         if config.engine.pid is not None and (not self._local or gone(config.engine.pid)):
             raise ConfigError(f"engine.pid={config.engine.pid}: there is no such process on "
                               f"{'this machine' if self._local else 'the machine of engine.url'} that could be read. "
@@ -112,13 +115,20 @@ class Engine(EngineBase):
         except ConfigError as error:  # it was right when the sweep began
             raise EngineError(str(error).removesuffix(f" {NOTHING_STARTED}")) from error
         self._refuse_other_start(plan.settings)
+        if self._local and not pid:
+            seen = "; ".join(map(called, servers())) or "no `ollama serve` can be seen"
+            raise EngineError(f"not measured: which process of this machine answers at {self._url} cannot be told from "
+                              f"here, so none of its memory would be read. There is: {seen}. Name the right one, "
+                              "engine.pid=PID, or run slackwater as its user or root.")
         api = Api(self._url)
         others = [quoted(entry.names[0]) for entry in api.running() if entry.names[0] != self._name]
         if others and pid:
             raise EngineError(f"the server at {self._url} holds other models ({', '.join(others)}), which would be "
                               f"measured too. Unload them first: ollama stop {others[0]}.")
         source = log_file(pid) if pid else None
-        host = Host(pid, source, lambda: "its process is gone" if pid and gone(pid) else None)
+        host = Host(pid, source, lambda: "its process is gone" if pid and gone(pid) else None, self._url)
+        if not api.running() and not _empties(host):
+            raise EngineError(not_the_one(host, "it says that it holds no model, and this process holds one"))
         begin = host.log_bytes()
 
         def end() -> None:
@@ -136,7 +146,7 @@ class Engine(EngineBase):
         return server
 
     def _refuse_other_start(self, now: Mapping[str, Scalar]) -> None:
-        """Raises EngineError for a server that was started anew, with other settings than the cell's first trial met."""
+        """Raises EngineError for a server that was started anew, with other settings than the cell has."""
         changed = [f"{name} was {as_text(self.planned[name])} and is {as_text(now.get(name))}"
                    for name in ENVIRONMENT if name in self.planned and self.planned[name] != now.get(name)]
         if changed:
@@ -182,12 +192,16 @@ class Engine(EngineBase):
             return 0
         if (pid := self.config.engine.pid) is not None:
             return pid
-        found = ports.listener(self._port)
+        found = ports.listener(self._port, self._host)
         if found is not None and (forwarder := ports.passes_on(found)):
             raise ConfigError(f"engine.url={self._url}: {forwarder}. Name the process of the server itself, "
                               "engine.pid=PID; of one on another machine its own address, with "
                               f"engine.allow_remote=true. {NOTHING_STARTED}")
-        return found or only_server() or 0
+        if found is not None:
+            return found
+        users = {each.uid for each in ports.listening(self._port, self._host)}
+        candidates = servers(users)  # another user's, whose open files are not ours to see; or in a container
+        return candidates[0] if len(candidates) == 1 else 0
 
     def _environment(self) -> Mapping[str, str] | None:
         pid = self._pid()
@@ -236,7 +250,7 @@ class Engine(EngineBase):
                            f"engine=ollama, which starts a server for each cell. {NOTHING_STARTED}")
 
 
-def _address(config: Config) -> tuple[str, bool, int]:
+def _address(config: Config) -> tuple[str, bool, str, int]:
     url = config.engine.url or ""
     try:
         parts = urlsplit(url if "//" in url else f"http://{url}")
@@ -252,7 +266,17 @@ def _address(config: Config) -> tuple[str, bool, int]:
                           f"from here. engine.allow_remote=true permits it. {NOTHING_STARTED}")
     port = port or (443 if parts.scheme == "https" else _DEFAULT_PORT)
     shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}:{port}", local, port
+    return f"{parts.scheme}://{shown}:{port}", local, host, port
+
+
+def _empties(host: Host) -> bool:
+    """Has it no process with a model, or will have none in a moment (one that is being unloaded)?"""
+    deadline = time.monotonic() + _LEAVING_S
+    while host.child(thorough=True) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _let_go(server: OllamaServer) -> None:

@@ -8,6 +8,7 @@ llm/llama_server.go and, before 0.30, llm/server.go and ml/device.go in Ollama's
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ _OLD_BUFFER = re.compile(r'msg="(model weights|kv cache|compute graph)" device=(
                          r'size="?(\d{1,15}(?:\.\d{1,9})?) (B|[KMGT]i?B)"?')
 _COMPUTE = re.compile(r'msg="inference compute" id=(\S+) library=(\S+)')
 _WRONG = re.compile(r"\b(error|failed|unsupported|require[sd]?|unable|cannot|out of memory|panic)\b", re.IGNORECASE)
+_ASKED = re.compile(r'^\[GIN\] [^|\n]*\|\s*\d+ \|[^|\n]*\|\s*(\S+) \|\s*POST\s+"'
+                    r'(/api/(?:generate|chat|embed|embeddings)|/v1/[\w/]+)"', re.MULTILINE)
+_TASK = re.compile(r"^slot launch_slot_: id +\d+ \| task \d+ \| processing task", re.MULTILINE)
 _NOISE = re.compile(r"^(\[GIN\]|time=\S+ level=(INFO|DEBUG) )")
 _PORT_TAKEN = "address already in use"
 # The lines that are relied on, by what they say: of a start, of a load since 0.30, of a load before.
@@ -86,6 +90,24 @@ def cut_prompt(text: str) -> Cut | None:
     """The last prompt that the server says it shortened."""
     found = _CUT_PROMPT.findall(text)
     return Cut(prompt=int(found[-1][1]), limit=int(found[-1][0])) if found else None
+
+
+def others(text: str, calls: int, answers: int) -> str:
+    """What clients besides us asked of the models, who and how much; "" nothing. Ours in this piece of the log: `calls`
+    of /api/generate, of which `answers` had a prompt.
+
+    A request has a line when it has ended, and its task in the engine one when it begins."""
+    asked = Counter(_ASKED.findall(text))
+    for one in sorted(asked, key=lambda one: (one[1] == "/api/generate", _is_near(one[0]), asked[one]), reverse=True):
+        ours = min(calls, asked[one]) if one[1] == "/api/generate" else 0
+        calls, asked[one] = calls - ours, asked[one] - ours
+    ended = [f"POST {path} from {client}: {count}" for (client, path), count in asked.items() if count > 0]
+    more = len(_TASK.findall(text)) - answers
+    return "; ".join([*ended, *([f"{more} more tasks in its engine than ours"] if more > 0 else [])])
+
+
+def _is_near(client: str) -> bool:
+    return client.startswith("127.") or client == "::1"
 
 
 def load_request(text: str) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Host:
     log_path: Path | None
     ended: Callable[[], str | None]
     """None while it runs, else how it ended."""
+    url: str = ""
+    """Where it was found by the address at which it answers; "": it was not looked for."""
 
     def log_bytes(self) -> int:
         """Length of its log; 0 without one."""
@@ -50,11 +52,26 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def only_server() -> int | None:
-    """The one `ollama serve` of this machine, whoever runs it; None: there is none, or there are several."""
+def servers(users: Collection[int] = ()) -> list[int]:
+    """Every `ollama serve` of this machine, or of these users of it (their ids)."""
     found = [pid for pid in psutil.pids() if (line := process.command_line(pid))[1:2] == ["serve"]
              and Path(line[0]).name == "ollama"]
-    return found[0] if len(found) == 1 else None
+    return [pid for pid in found if not users or _user(pid) in users]
+
+
+def called(pid: int) -> str:
+    """A process for a user to recognise: "process 4711 (ollama, of the user ollama)"."""
+    with contextlib.suppress(psutil.Error):
+        seen = psutil.Process(pid)
+        return f"process {pid} ({seen.name()}, of the user {seen.username()})"
+    return f"process {pid}"
+
+
+def not_the_one(host: Host, why: str) -> str:
+    """What to say of a process that was found by its address, and is not the server that answers there."""
+    return (f"{called(host.pid)} listens at {host.url} and is not the server that answers: {why}. It passes "
+            "connections on, or another program has this port at another address. Name the server's own process, "
+            "engine.pid=PID.")
 
 
 def log_file(pid: int) -> Path | None:
@@ -69,6 +86,12 @@ def _processes_below(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children()
     return []
+
+
+def _user(pid: int) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).uids().effective
+    return None
 
 
 def _started(pid: int) -> float:

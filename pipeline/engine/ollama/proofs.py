@@ -150,7 +150,8 @@ def _on_command_line(name: str, seen: Evidence) -> str | None:
         return {None: "true", "none": "false", "dio": "false"}.get(seen.argument("--load-mode"), "true")
     if name == "kv_cache_type":
         passed = _both(seen.argument("--cache-type-k"), seen.argument("--cache-type-v"))
-        nobody_asked = bool(seen.serve_environment) and ENVIRONMENT[name] not in seen.serve_environment
+        variable = seen.serve_environment.get(ENVIRONMENT[name], "").strip(" \"'")
+        nobody_asked = bool(seen.serve_environment) and not variable
         return passed or (None if nobody_asked else "not passed")
     if name == "flash_attention":
         word = seen.argument("--flash-attn")

@@ -19,7 +19,7 @@ from pipeline.engine.http import BrokenError
 from pipeline.engine.ollama import log
 from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api, Last, NoSuchModelError, Piece, Running
-from pipeline.engine.ollama.processes import Host, gone
+from pipeline.engine.ollama.processes import Host, gone, not_the_one
 from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 from pipeline.engine.ollama.start import older
 from pipeline.engine.waiting import NEVER, OuterLimit, Wait
@@ -46,6 +46,7 @@ class OllamaServer(Server):
         self._loaded = False
         self._child: int | None = None
         self._load_at = 0
+        self._since, self._calls, self._answers = host.log_bytes(), 0, 0
         self.claim: int | None = None
         """Bytes that /api/ps says the loaded model takes: static, from log lines."""
 
@@ -78,6 +79,7 @@ class OllamaServer(Server):
         """See Server. Ollama cannot be made to ignore an end of text: an answer may be shorter than asked."""
         answer, since = _Answer(request.max_tokens, on_event, request.on_text), self.host.log_bytes()
         # Before 0.30 a refusal does not count the tokens; the log counts them where the server cuts.
+        self._answers += 1
         body = ollama_settings.generate_body(self._model, self._settings, request, truncate=self._old)
         on_event("request_sent", time.monotonic_ns())
         watch = self._talk(body, on_event, answer.take)
@@ -101,6 +103,7 @@ class OllamaServer(Server):
         """See Server: asked for, then waited for until /api/ps and the process table agree that it is gone."""
         limit_s = self._config.stop_limit_s
         child = self.host.child(thorough=True)
+        self._calls += 1
         self.api.send(ollama_settings.unload_body(self._model), limit_s)
         wait = Wait("unload", limit_s, "engine.stop_limit_s", self.pid, self._outer,
                     lambda: -process.resident_bytes(child) if child else 0, self.host.log_path)
@@ -115,6 +118,12 @@ class OllamaServer(Server):
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _POLL_S)  # to be asked all the time keeps a server busy, which is not progress
         self._loaded, self._child = False, None
+
+    def others(self) -> str | None:
+        """See Server: its log's lines of requests and tasks, less our own."""
+        if self.host.log_path is None:
+            return None
+        return log.others(self.host.log_since(self._since), self._calls, self._answers)
 
     def proofs(self) -> Sequence[Proof]:
         """See Server: environment, "server config" line, the child's command line, its log and maps."""
@@ -145,6 +154,7 @@ class OllamaServer(Server):
         `take` says whether a line brought something."""
         self._load_at = self._load_at if self._loaded else self.host.log_bytes()
         since = self.host.log_bytes()
+        self._calls += 1
         watch = _Watch(self.host, self._config.no_progress_s, self._outer, self._load_at, on_event,
                        loading=not self._loaded)
 
@@ -187,6 +197,8 @@ class OllamaServer(Server):
 
     def _same_child(self, before: int | None) -> None:
         child = self.host.child(thorough=True)
+        if self.host.pid and child is None and self.host.url:
+            raise EngineError(not_the_one(self.host, "no process below it holds the model after a load"))
         if self.host.pid and child is None:
             raise self._error("has no process with a model in it after it answered")
         if before is not None and child != before:

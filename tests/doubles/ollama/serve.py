@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         sys.stdout.write(f'[GIN] {time.strftime("%Y/%m/%d - %H:%M:%S")} | {args[1] if len(args) > 1 else "":>3} | '
-                         f'{self.command:<8} "{self.path}"\n')
+                         f'{"1.5ms":>13} | {self.client_address[0]:>15} | {self.command:<8} "{self.path}"\n')
         sys.stdout.flush()
 
     def send_header(self, keyword: str, value: str) -> None:
