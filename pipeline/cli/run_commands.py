@@ -171,7 +171,7 @@ def _sweep(sweep: SweepRun, arguments: list[str], flags: Flags) -> int:
         return interrupt.exit_code()
     if lost := sweep.lost():
         print(f"slackwater: {lost}", file=sys.stderr)
-    return 1 if sweep.failed or lost else 0
+    return 1 if sweep.failed or sweep.stopped or lost else 0
 
 
 def _conversation(config: Config, flags: Flags) -> Conversation:

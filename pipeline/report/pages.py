@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.errors import StoreError
 from pipeline.language import N_, _, worded
 from pipeline.record.find import Sweeps
 from pipeline.record.folder import EVERYTHING, SweepFolder, place_of
@@ -82,7 +83,7 @@ def finish(sweeps: Sweeps, record: SweepRecord, push: Callable[[SweepRecord], st
     report.html, and printed.
 
     `record`: how it ended, which is written with its answer. `push` then sends it to MLflow, and returns a note if it
-    could not. Raises StoreError if the disk does not take it."""
+    could not; a disk that does not take it is a note."""
     sweep_id, found = record.sweep_id, sweeps.sweep(record.sweep_id)
     folder, record = sweeps.folder(sweep_id), record.at(found.folder, found.trials, found.run_id)
     trials, superseded = sweeps.attempts(sweep_id)
@@ -92,12 +93,15 @@ def finish(sweeps: Sweeps, record: SweepRecord, push: Callable[[SweepRecord], st
     whole["sweep"]["skipped"] = _listed(skipped)
     recorder = Console(width=80, record=True, file=io.StringIO(), color_system=None)
     render_sweep(recorder, sweep, analysis, _next(sweeps), skipped)
-    folder.write_text("summary.json", to_json(whole, indent=2))
-    folder.write_text("summary.txt", recorder.export_text())
     made, why_not = _report(folder, sweeps, sweep, trials, analysis, record)
     record = replace(record, answer=answer(analysis))
-    folder.write(record)
-    note = push(record)
+    try:
+        folder.write_text("summary.json", to_json(whole, indent=2))
+        folder.write_text("summary.txt", recorder.export_text())
+        folder.write(record)
+        note = push(record)
+    except StoreError as error:
+        note = str(error)
     if as_json:
         print_json(whole)
         return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.language import _, worded
 from pipeline.outcome import WARM_UP_BLOCK
 from pipeline.progress import Notice, SweepFinished
@@ -43,12 +43,19 @@ def run_and_close(run: SweepRun, plan: SweepPlan, launch: Launch) -> None:
         if stop.wrong_input:
             raise ConfigError(*stop.args) from None
         run.stopped = worded(stop.args[0])
+    except StoreError as error:  # the disk takes no more records: what was measured before is kept, and shown
+        if not run.trials:
+            raise
+        run.stopped = str(error)
     except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # by a user, or nobody reads what is printed any more
         status = "interrupted"
         raise
     finally:
-        run.keep(replace(run.sweep, status=status, owner={}, ended_ms=time.time_ns() // 1_000_000,
-                          planned_trials=begun - len(plan.warm_ups)))
+        try:
+            run.keep(replace(run.sweep, status=status, owner={}, ended_ms=time.time_ns() // 1_000_000,
+                             planned_trials=begun - len(plan.warm_ups)))
+        except StoreError as error:
+            run.stopped = run.stopped or str(error)
         verdicts = [trial.verdict for trial in run.trials.values()]
         run.listener.on_event(SweepFinished(
             run.sweep.sweep_id, verdicts.count("valid"), verdicts.count("suspect"), verdicts.count("failed"),

@@ -29,6 +29,7 @@ from pipeline.cli import main
 from pipeline.errors import ConfigError, MeterError, StoreError
 from pipeline.outcome import ERROR_KIND, WARM_UP_BLOCK, flatten
 from pipeline.record.find import Sweeps
+from pipeline.record.folder import SweepFolder
 from pipeline.record.owner import owner_tags
 from pipeline.record.reason import of_error
 from pipeline.record.sweep import SweepRecord
@@ -156,6 +157,29 @@ def test_whatever_happens_in_a_trial_is_its_result_and_the_sweep_goes_on(
         assert words in one.reasons[0]
     assert "RuntimeError: nobody foresaw" in (trials[3].folder / "traceback.txt").read_text()
     assert not (trials[2].folder / "traceback.txt").exists()
+
+
+def test_a_disk_that_takes_no_more_records_ends_the_sweep_and_what_was_measured_is_shown(
+        program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = SweepFolder._replace
+
+    def put(folder: SweepFolder, record: TrialRecord, staged: Path | None = None) -> TrialRecord:
+        if record.order < 3:
+            return put_on_disk(folder, record, staged)
+        monkeypatch.setattr(SweepFolder, "_replace", full)  # from now on nothing can be written
+        raise StoreError("trials/3 cannot be written: No space left on device.")
+
+    def full(*_arguments: object) -> None:
+        raise StoreError("sweep.json cannot be written: No space left on device.")
+
+    put_on_disk = SweepFolder.put
+    monkeypatch.setattr(SweepFolder, "put", put)
+    code, said = program.run("mode=oneshot", "repetitions=5")
+    assert code == 1
+    assert "oneshot" in said.partition("What was measured")[2]
+    assert said.splitlines()[-1] == "slackwater: trials/3 cannot be written: No space left on device."
+    monkeypatch.setattr(SweepFolder, "_replace", takes)
+    assert [one.verdict for one in program.trials()] == ["valid", "valid"]
 
 
 def test_trials_that_fail_for_one_reason_end_the_sweep_which_says_it_once(program: Program) -> None:
