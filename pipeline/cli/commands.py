@@ -91,14 +91,16 @@ def resume(lang: str | None, /, sweep: str, store: str | None, **flags: bool) ->
 @slackwater.command(
     help=N_("measure it again, as it was logged"),
     more=N_("A SWEEP (last without it), one cell of it (SWEEP:CELL), one trial (RUN, its\n"
-            "MLflow id), or an exported FILE."),
+            "MLflow id), or an exported FILE. OVERRIDES win over what was logged. What\n"
+            "others recorded is shown first, and measured only if you say so."),
     params=[Words("what", "[SWEEP|RUN|FILE]", default="last", shell_complete=offer(files, sweep_names)),
-            DRY_RUN, JSON, STORE, QUIET, VERBOSE])
+            Words("overrides", "[OVERRIDES…]", nargs=-1, shell_complete=offer(settings)),
+            DRY_RUN, Flag("--yes", help=N_("do not ask, although others recorded it")), JSON, STORE, QUIET, VERBOSE])
 @click.pass_obj
-def rerun(lang: str | None, /, what: str, store: str | None, **flags: bool) -> int:
+def rerun(lang: str | None, /, what: str, overrides: tuple[str, ...], store: str | None, **flags: bool) -> int:
     from pipeline.cli import run_commands
 
-    return run_commands.rerun(run_commands.Flags(lang, **flags), what, store)
+    return run_commands.rerun(run_commands.Flags(lang, **flags), what, overrides, store)
 
 
 @slackwater.command(

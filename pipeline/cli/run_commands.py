@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import interrupt
 from pipeline.errors import ConfigError, SlackwaterError, StoreError
-from pipeline.language import _
+from pipeline.language import _, harmless, worded
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -34,6 +34,7 @@ class Flags(NamedTuple):
     dry_run: bool = False
     fresh: bool = False
     accept_change: bool = False
+    yes: bool = False
 
 
 def resume(flags: Flags, sweep: str, uri: str | None) -> int:
@@ -44,6 +45,9 @@ def resume(flags: Flags, sweep: str, uri: str | None) -> int:
     sweeps = opened.sweeps(uri)
     record = sweeps.sweep(sweep)
     this = f"{record.sweep_id}{sweeps.option}"
+    if record.is_foreign:
+        raise ConfigError(_("{sweep} was measured by others, and what they typed is not run here. `slackwater rerun "
+                            "{named}` measures it again, with their values.").format(sweep=record.sweep_id, named=this))
     if "arguments" not in record.tags:
         raise ConfigError(_("{sweep} does not say how it was started: it was made by another version of slackwater, or "
                             "imported. Start a new one with slackwater run.").format(sweep=record.sweep_id))
@@ -78,11 +82,17 @@ def resume(flags: Flags, sweep: str, uri: str | None) -> int:
         return measure(flags, arguments, again, record.sweep_id)
 
 
-def rerun(flags: Flags, name: str, uri: str | None) -> int:
-    """`slackwater rerun [SWEEP|RUN|FILE]`."""
+def rerun(flags: Flags, name: str, overrides: Sequence[str], uri: str | None) -> int:
+    """`slackwater rerun [SWEEP|RUN|FILE] [OVERRIDES…]`."""
+    if "=" in name and not Path(name.partition(":")[0]).is_file():
+        name, overrides = "last", [name, *overrides]
+    for word in overrides:
+        if "=" not in word or word.lstrip("+~").partition("=")[0] in ("experiment", "tracking.uri"):
+            raise ConfigError(_("{word} is not allowed behind rerun: expected key=value, such as model.path=FILE.gguf; "
+                                "another store is --store URI.").format(word=word))
     if Path(name.partition(":")[0]).is_file():
         name = str(Path(name).absolute())
-    return measure(flags, [] if uri is None else [f"tracking.uri={json.dumps(uri)}"], name)
+    return measure(flags, [*overrides, *([] if uri is None else [f"tracking.uri={json.dumps(uri)}"])], name)
 
 
 def measure(flags: Flags, arguments: list[str], again: str | None = None, resume: str = "") -> int:
@@ -98,8 +108,12 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
     sweep = SweepRun()
     current = CURRENT.set(sweep)
     try:
-        provenance.started_as(["run", *arguments] if again is None else ["rerun", again])
+        provenance.started_as(["run", *arguments] if again is None else [
+            "rerun", again, *(word for word in arguments if not word.startswith("tracking.uri="))])
         before = None if again is None else _measured(again, arguments)
+        if before is not None and before.is_foreign and not resume and not _agreed(before, flags):
+            print(_("Nothing was started."))
+            return 0
         stored = [] if before is None or again is None else [_AGAIN, again if Path(again).is_absolute() else before.of]
         asked = Asked([*stored, *arguments], register(arguments), before, resume,
                       flags.fresh or (before is not None and not resume), flags.accept_change, flags.dry_run,
@@ -215,11 +229,32 @@ def _draw(sweep: SweepRun) -> None:
 
 def _measured(name: str, arguments: Sequence[str]) -> Again:
     """The cells that were measured before; says what differs since."""
+    from pipeline.sweep.model_words import with_files
+    from pipeline.sweep.overrides import override_of
     from pipeline.sweep.rerun import prepare
     from pipeline.track import opened
 
     uri = next((text.partition("=")[2] for text in arguments if text.startswith("tracking.uri=")), None)
-    again = prepare(opened.subject(name, json.loads(uri) if uri else None))
+    given = [override_of(word) for word in with_files(list(arguments)) if not word.startswith("tracking.")]
+    again = prepare(opened.subject(name, json.loads(uri) if uri else None), given)
     for note in again.notes:
-        print(_("differs now: {note}").format(note=note), file=sys.stderr)
+        print(harmless(_("differs now: {note}").format(note=worded(note))), file=sys.stderr)
     return again
+
+
+def _agreed(again: Again, flags: Flags) -> bool:
+    """Does the user want what others recorded to be measured here? Says what that is. Raises ConfigError: nobody to
+    ask."""
+    print(harmless(_("{sweep} was recorded by others. Its values are measured, none of its words is run:").format(
+        sweep=again.of)), file=sys.stderr)
+    for line in again.shown:
+        print(harmless(f"  {line}"), file=sys.stderr)
+    if flags.yes or flags.dry_run:
+        return True
+    if flags.as_json or not sys.stdin.isatty() or not sys.stdout.isatty():
+        raise ConfigError(_("rerun asks before it measures what others recorded, and nobody is at a terminal here: add "
+                            "--yes. Nothing was started."))
+    try:
+        return input(_("Measure this here?") + " [y/N] ").strip().lower() in ("y", "yes", _("yes"))
+    except EOFError:
+        return False

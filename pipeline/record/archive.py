@@ -204,13 +204,21 @@ def take(path: Path, sweeps: Path) -> tuple[SweepFolder, int]:
         raise ConfigError(f"{sweeps.parent} has another sweep {sweep.sweep_id}, of host {hosts[0]}; the file's is of "
                           f"host {hosts[1]}. Import it into a store of its own: --store "
                           "sqlite:////absolute/path/mlflow.db. `slackwater compare` reads the file as it is.")
+    if there.origin != "imported" and _new(source, target):
+        raise ConfigError(f"{sweep.sweep_id} was measured here, and {path} has trials of it that are not: they would "
+                          "count as this store's own. Import it into a store of its own: --store "
+                          "sqlite:////absolute/path/mlflow.db. Nothing was taken from it.")
     return target, _copy(source, target, sweep if there.origin == "imported" else None)
+
+
+def _new(source: SweepFolder, target: SweepFolder) -> list[TrialRecord]:
+    known = {(trial.order, trial.started_ms) for trial in target.attempts()}
+    return [trial for trial in source.attempts() if (trial.order, trial.started_ms) not in known]
 
 
 def _copy(source: SweepFolder, target: SweepFolder, sweep: SweepRecord | None) -> int:
     """The trials that the target lacks, and (unless it is measured by its own owner) what stands beside them."""
-    known = {(trial.order, trial.started_ms) for trial in target.attempts()}
-    trials = [trial for trial in source.attempts() if (trial.order, trial.started_ms) not in known]
+    trials = _new(source, target)
     for trial in trials:
         staged = target.stage(trial.order, trial.cell, trial.repetition)
         for name in ARTIFACTS:

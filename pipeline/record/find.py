@@ -165,7 +165,8 @@ def in_file(name: str) -> Subject | None:
     for part, cell in [(name, ""), *((name[:at], name[at + 1:]) for at, sign in enumerate(name) if sign == ":")]:
         if Path(part).is_file():
             folder = archive.opened(Path(part))
-            return of_sweep(name, folder.sweep(), folder.trials(), folder.plan(), cell, part)
+            sweep = replace(folder.sweep(), origin="imported")
+            return of_sweep(name, sweep, folder.trials(), folder.plan(), cell, part)
     if "/" in name.partition("=")[0]:
         raise ConfigError(f"There is no file {name}. Expected a sweep, SWEEP:CELL, a run id, or a file that "
                           "`slackwater export` wrote.")

@@ -52,6 +52,11 @@ class SweepRecord:
     folder: Any = None
     """The folder of the sweep: a Path, or a zipfile.Path inside an export."""
 
+    @property
+    def is_foreign(self) -> bool:
+        """Did it come from elsewhere? Then it is data: nothing of it is ever run as it stands."""
+        return self.origin in ("imported", "pulled")
+
     def to_json(self) -> str:
         """sweep.json; `from_json` is its inverse."""
         return to_json({"schema_version": SCHEMA_VERSION,

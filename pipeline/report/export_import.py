@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.language import N_, _, worded
+from pipeline.language import N_, _, harmless, worded
 from pipeline.record import archive
 from pipeline.report import wording
 from pipeline.report.document import SCHEMA_VERSION
@@ -49,10 +49,11 @@ def import_(path: Path, uri: str | None, as_json: bool) -> int:
         return 0
     said = _("{sweep}: {trials}, in {store}.") if new >= trials else _(
         "{sweep}: {trials}, {n} of them were there already, in {store}.")
-    print(said.format(sweep=sweep.sweep_id, trials=_trials(trials), n=trials - new, store=sweeps.shown))
+    print(harmless(said.format(sweep=sweep.sweep_id, trials=_trials(trials), n=trials - new, store=sweeps.shown)))
+    print(_("Its values are shown and compared. Nothing of it is ever run: resume refuses it, rerun asks first."))
     for note in notes:
-        print(_("note: {note}").format(note=_("{why} `slackwater sync{store}` sends it to MLflow.").format(
-            why=worded(note), store=sweeps.option)))
+        print(harmless(_("note: {note}").format(note=_("{why} `slackwater sync{store}` sends it to MLflow.").format(
+            why=worded(note), store=sweeps.option))))
     print(f"slackwater show {sweep.sweep_id}{sweeps.option}")
     return 0
 

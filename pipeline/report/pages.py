@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import StoreError
-from pipeline.language import N_, _, worded
+from pipeline.language import N_, _, harmless, worded
 from pipeline.record.find import Sweeps
 from pipeline.record.folder import EVERYTHING, SweepFolder, place_of
 from pipeline.record.reason import as_reason, with_code
@@ -259,7 +259,7 @@ def sync(uri: str | None) -> int:
     synced = push.sync(uri)
     print(wording.n_of(synced.sent, N_("{n} result sent."), N_("{n} results sent.")))
     for note in synced.notes:
-        print(_("note: {note}").format(note=worded(note)))
+        print(harmless(_("note: {note}").format(note=worded(note))))
     return 1 if synced.notes else 0
 
 
@@ -273,3 +273,4 @@ def pull(name: str | None, uri: str | None) -> None:
         print(_("{sweep}: {trials}, in {folder}").format(
             sweep=sweep.sweep_id, folder=sweep.folder,
             trials=wording.n_of(sum(sweep.trials.values()), N_("{n} trial"), N_("{n} trials"))))
+    print(_("Its values are shown and compared. Nothing of it is ever run: resume refuses it, rerun asks first."))

@@ -16,13 +16,15 @@ from pipeline.engine.all_knobs import in_common_words, with_common_names
 from pipeline.errors import ConfigError
 from pipeline.language import N_, Sentence, sentence
 from pipeline.sweep.messages import is_setting, must_be_given, unknown_setting
-from pipeline.sweep.overrides import overrides_of
+from pipeline.sweep.overrides import literal, overrides_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
 PLACE = "place."
+RECORDED = "recorded="
+"""In front of the values that others have recorded, by setting, as JSON: data, which Hydra is never given to read."""
 
 
 class ComposedOnce:
@@ -51,6 +53,20 @@ class ComposedOnce:
         if name.startswith("_"):  # asked by pickle of one that has no loader yet
             raise AttributeError(name)
         return getattr(self._loader, name)
+
+
+def filled(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with the recorded values among the overrides, as they are: no reference in them is followed.
+
+    Raises what OmegaConf does for a value that the schema does not take."""
+    for override in overrides:
+        if override.startswith(RECORDED):
+            with read_write(config), open_dict(config):
+                for key, value in json.loads(override.removeprefix(RECORDED)).items():
+                    if isinstance(value, Mapping):
+                        OmegaConf.update(config, key, {}, merge=False)
+                    OmegaConf.update(config, key, literal(value), merge=True)
+    return config
 
 
 def typed(composed: DictConfig) -> Config:

@@ -26,8 +26,6 @@ from pipeline.track.names import shown_param
 ENVIRONMENT = ("host", "kernel", "architecture", "cpu", "cores_usable", "memory_total", "package.slackwater")
 NOT_THE_PLAN = ("tracking.",)
 _BY_WHAT_IS_SET = "set-"
-_OURS = ("", "taken over")
-"""Origins of sweeps that can go on: not of those that somebody else's store has sent."""
 
 
 def plan_of(cell: Cell) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def _same(was: Any, now: Any) -> bool:
 def unfinished(sweeps: Sweeps, cells: Sequence[Cell], order: Sequence[Sequence[int]]) -> SweepRecord | None:
     """The newest sweep of this plan, if it was interrupted; a finished one is no reason to go on. Raises StoreError."""
     identity = plan_hash(cells, order)
-    newest = {record.tags.get("plan_hash", ""): record for record in sweeps.all() if record.origin in _OURS}
+    newest = {record.tags.get("plan_hash", ""): record for record in sweeps.all() if not record.is_foreign}
     if identity in newest:
         return newest[identity] if newest[identity].status == "interrupted" else None
     for known, record in reversed(newest.items()):

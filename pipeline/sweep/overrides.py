@@ -131,7 +131,16 @@ def grammar(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(grammar, value)) + "]"
     # a backslash means itself, except before what OmegaConf reads as a reference, and for Hydra a quote or the end
-    return quoted(re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", str(value)))
+    return quoted(literal(str(value)))
+
+
+def literal(value: Any) -> Any:
+    """A value that OmegaConf reads as it is: of its texts none refers to anything."""
+    if isinstance(value, Mapping):
+        return {key: literal(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
 def quoted(text: str) -> str:

@@ -136,7 +136,7 @@ class Fetched(Sweeps):
 
     @property
     def _runs(self) -> takeover.Runs:
-        return takeover.Runs(self.location, self.client, "taken over" if self.is_local else "pulled")
+        return takeover.Runs(self.location, self.client, "taken over" if _is_own(self.location) else "pulled")
 
     def _know(self, sweep: SweepRecord, run_id: str, experiment_id: str) -> None:
         folder = self.folder(sweep.sweep_id)
@@ -179,6 +179,14 @@ def _beside(folder: SweepFolder, files: Path, sweep: SweepRecord) -> tuple[dict[
 def state_of(sweep: SweepRecord) -> str:
     """What of a sweep changes, by which a store's summary of it is known to be the latest."""
     return f"{sweep.status} {sweep.ended_ms} {sha256(sweep.answer.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def _is_own(location: Location) -> bool:
+    """Is it a database of this user's? What stands in another's is data of others."""
+    try:
+        return location.database is not None and location.database.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def is_looked_through(location: Location) -> bool:

@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import provenance
 from pipeline.config import Config
 from pipeline.engine import load_engine
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, SlackwaterError
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.record.find import Subject
 from pipeline.record.trial import METHOD
-from pipeline.sweep.composed import typed
+from pipeline.sweep.composed import RECORDED, filled, typed
+from pipeline.sweep.design import load_design
 from pipeline.sweep.hydra_app import compose
+from pipeline.sweep.messages import explain
 from pipeline.sweep.overrides import grammar
 from pipeline.sweep.rerun import Again, prepare
+from pipeline.text import to_json
 from tests.unit.made_records import sweep, trial
 
 
@@ -145,6 +149,75 @@ def test_what_cannot_be_made_again_is_one_error() -> None:
 def test_params_alone_are_enough_where_no_file_was_kept() -> None:
     config = composed("mode=oneshot", "infer_os=on", "max_tokens=9", "engine.knobs.n_batch=64")
     assert same(again(prepare(logged({"oneshot-on": config}, whole=False)))["oneshot-on"], config)
+
+
+def foreign(configs: Mapping[str, Config], **params: Any) -> Subject:
+    """The same as a file of others has it."""
+    subject = logged(configs)
+    trials = [replace(one, params={**one.params, **params}) for one in subject.trials]
+    return replace(subject, sweep=replace(subject.sweep, origin="imported"), trials=trials, whole_sweep=trials)
+
+
+def filled_again(found: Again) -> dict[str, Config]:
+    return {name: typed(filled(compose([word for word in words if not word.startswith(RECORDED)]), words))
+            for name, words in found.cells}
+
+
+POISON = {"engine.binary": "/tmp/evil", "engine.url": "http://evil:1", "engine.allow_remote": True, "engine.pull": True,
+          "infer_os.environment": {"LD_PRELOAD": "/tmp/evil.so"}, "model.package": "evil", "model.version": "6",
+          "model.member": "evil.gguf", "tracking.uri": "http://evil", "tracking.experiment": "evil"}
+
+
+def test_what_others_recorded_is_values_and_no_program_address_package_or_path_of_theirs_is_taken() -> None:
+    configs = {"oneshot-off": composed("mode=oneshot", "infer_os=off", *NASTY[:5], NASTY[6], *NASTY[7:11]),
+               "interactive-on": composed("mode=interactive", "infer_os=on", "mode.turns=3", "max_tokens=7")}
+    found = prepare(foreign(configs, **POISON))
+    made = filled_again(found)
+    assert found.is_foreign and found.shown[0].startswith("oneshot-off: model=smollm2-135m, engine.name=llamacpp, ")
+    for name, config in configs.items():
+        assert same(made[name], config)
+    assert not [word for _name, words in found.cells for word in words if "evil" in word]
+    assert [note for note in found.notes if note.startswith("not taken from what others recorded: engine.allow_remote, "
+                                                            "engine.binary, engine.pull, engine.url, infer_os.env")]
+
+
+WORDS = ["${oc.env:HOME}", "\\${oc.env:HOME}", "${model.name}", "x\n+hydra.callbacks.x._target_=os.system", "pkg://evil",
+         "'\"", "_target_", "a,b", "???x", *(each for each in (" x ", "$5", "a\\", "{a: [b]}"))]
+
+
+def test_no_word_that_others_recorded_is_resolved_or_parsed() -> None:
+    config = composed("mode=oneshot")
+    for word in WORDS:
+        knobs = {"_target_": "os.system", "xa": word, "xb": [word, {"c": word}]}
+        values = {"prompt.text": word, "question": word, "engine.knobs": knobs}
+        made = typed(filled(compose(["mode=oneshot"]), [RECORDED + to_json(values)]))
+        assert (made.prompt.text, made.question) == (word, word)
+        assert {key: made.engine.knobs[key] for key in knobs} == knobs
+    made = filled_again(prepare(foreign({"oneshot-off": config}, **{"prompt.text": WORDS[0], "question": WORDS[3]})))
+    assert (made["oneshot-off"].prompt.text, made["oneshot-off"].question) == (WORDS[0], WORDS[3])
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("hydra.callbacks.x._target_", "os.system", "recorded with hydra.callbacks.x._target_, which this version"),
+    ("engine", {"binary": "x"}, "recorded with engine, which"), ("place", {"cell": "x"}, "recorded with place, which"),
+    ("num_ctx", "${oc.env:HOME}", "num_ctx"), ("seed", "x", "seed"), ("model.kind", "file", "model.path=FILE.gguf"),
+    ("prompt.file", "/etc/passwd", "prompt.file=FILE"), ("num_ctx", -1, "num_ctx=-1 is not allowed"),
+    ("prompt.text", "???", "prompt.text"), ("design.name", "../x", "design.name"),
+])
+def test_what_others_recorded_wrongly_or_cannot_be_taken_is_one_error(key: str, value: Any, said: str) -> None:
+    subject = foreign({"oneshot-off": composed("mode=oneshot")}, **{key: value})
+    with pytest.raises((SlackwaterError, OmegaConfBaseException)) as raised:
+        load_design(filled_again(prepare(subject))["oneshot-off"].design.name)
+    assert said in str(explain(raised.value))
+
+
+def test_what_a_user_gives_behind_rerun_wins_over_what_was_recorded() -> None:
+    config = {"oneshot-off": composed("mode=oneshot", "infer_os=off", "seed=9")}
+    for subject in (logged(config), foreign(config, **{"model.kind": "file", "model.path": "/theirs.gguf"})):
+        given = ["model.path=/mine.gguf", "num_ctx=512"]
+        [(_name, words)] = prepare(subject, given).cells
+        made = typed(filled(compose([*(each for each in words if not each.startswith(RECORDED)), *given]), words))
+        assert (made.model.path, made.num_ctx, made.seed) == ("/mine.gguf", 512, 9)
 
 
 TEXTS = ["", "off", "null", "1e3", "a'b", 'a"b', "a\\", "a\\\\", 'a\\"b', "${env}", "日本 語", " x ", "a\nb", "$5",
