@@ -46,7 +46,7 @@ from pipeline.phases import (
 from pipeline.record.reason import INTERRUPTED, Reason, as_reason, of_error
 from pipeline.record.trial import METHOD, TrialRecord, Verdict
 from pipeline.stats.measures import HEADLINE, phase_of
-from pipeline.text import printable, to_json
+from pipeline.text import masked, printable, to_json
 from pipeline.trial import Record, kept
 
 LOST_SLOTS_PCT = 1.0
@@ -400,7 +400,7 @@ def _write_artifacts(record: Record, sampled: Sampled, config: Config, plan: Pla
                      provided: Mapping[str, str]) -> None:
     shown = OmegaConf.structured(config)
     if config.tracking.uri is not None:
-        shown.tracking.uri = provenance.without_password(config.tracking.uri)
+        shown.tracking.uri = masked(config.tracking.uri)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(shown), encoding="utf-8")
     (folder / "provenance.json").write_text(to_json({
         "command": provenance.command(),

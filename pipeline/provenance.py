@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pipeline import machine
 from pipeline.plugins import packages
+from pipeline.text import masked
 
 PACKAGES = ("slackwater", "hydra-core", "omegaconf", "mlflow", "xllamacpp", "psutil", "numpy", "pyarrow")
 
@@ -59,14 +59,9 @@ _here: list[str] = []
 """The command in this process."""
 
 
-def without_password(uri: str) -> str:
-    """The address with *** for the password in it, if there is one; also where Hydra has put \\ before each colon."""
-    return re.sub(r"(?<=//)([^/@:]*):[^/]*@", r"\1:***@", uri)
-
-
 def started_as(words: Sequence[str]) -> None:
     """Keep the command's words: Hydra gets others, and a launcher's workers have none of their own."""
-    text = "slackwater " + shlex.join(map(without_password, words))
+    text = "slackwater " + shlex.join(map(masked, words))
     # escaped: an argument may hold what the locale's encoding cannot give back
     kept = json.dumps(text)
     os.environ[_COMMAND] = kept if len(kept) <= _LONGEST else json.dumps(text[:1000] + " …")

@@ -28,6 +28,10 @@ _LONE = re.compile("[\ud800-\udfff]")
 """Lone surrogates: what Python makes of bytes that are not in the encoding, in arguments and file names (PEP 383)."""
 
 
+_CONTROL = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys and JSON does not escape by itself."""
+
+
 def to_json(value: Any, indent: int | None = None, sort_keys: bool = False, compact: bool = False) -> str:
     """One JSON document that UTF-8 can hold; what JSON does not know is written as text.
 
@@ -43,7 +47,7 @@ def print_json(value: Any) -> None:
     """The document on stdout for a program: in UTF-8, or in ASCII where stdout is in another encoding."""
     import json
 
-    text = to_json(value, indent=2)
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", to_json(value, indent=2))
     is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
     print(text if is_utf8 else json.dumps(json.loads(text), indent=2))
 
@@ -51,6 +55,16 @@ def print_json(value: Any) -> None:
 def printable(text: str) -> str:
     """The text as UTF-8 can hold it: � for every byte of a file name that is none. As long as it was."""
     return _LONE.sub("\ufffd", text)
+
+
+_PASSWORD = re.compile(r"(?<=//)([^/@:\s\"']*):[^/\s\"']*@")
+_SECRET = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|access_token|api_key)=)[^&\s\"']+")
+
+
+def masked(text: str) -> str:
+    """Without the passwords of the addresses in it, also where Hydra has put \\ before each colon: what is kept may be
+    passed on, and what is printed be seen."""
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def as_typed(text: str, key: str) -> str:

@@ -94,7 +94,7 @@ def resume(lang: str | None, /, sweep: str, store: str | None, **flags: bool) ->
             "MLflow id), or an exported FILE. OVERRIDES win over what was logged. What\n"
             "others recorded is shown first, and measured only if you say so."),
     params=[Words("what", "[SWEEP|RUN|FILE]", default="last", shell_complete=offer(files, sweep_names)),
-            Words("overrides", "[OVERRIDES…]", nargs=-1, shell_complete=offer(settings)),
+            Words("overrides", "", nargs=-1, shell_complete=offer(settings)),
             DRY_RUN, Flag("--yes", help=N_("do not ask, although others recorded it")), JSON, STORE, QUIET, VERBOSE])
 @click.pass_obj
 def rerun(lang: str | None, /, what: str, overrides: tuple[str, ...], store: str | None, **flags: bool) -> int:

@@ -53,7 +53,7 @@ class Verb(click.Command):
         self.context_settings = {"allow_extra_args": True, "ignore_unknown_options": passes_on}
         self.more, self.passes_on = more, passes_on
         self.usage = " ".join(["slackwater", str(self.name), *(str(one.metavar) for one in self.params
-                                                               if isinstance(one, Words))])
+                                                               if isinstance(one, Words) and one.metavar)])
         self.flags = [one for one in self.params if isinstance(one, Flag)]
         self.params = [*self.params, _asking(*HELP)]
 

@@ -11,7 +11,7 @@ from pipeline import interrupt, language
 from pipeline.cli.commands import slackwater
 from pipeline.errors import ConfigError, SlackwaterError
 from pipeline.language import _
-from pipeline.text import open_terminal
+from pipeline.text import masked, open_terminal
 
 
 def run(words: list[str]) -> int:
@@ -46,7 +46,7 @@ def run(words: list[str]) -> int:
 def _complain(error: SlackwaterError) -> int:
     _flush()
     said = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    print(f"slackwater: {language.harmless(language.worded(said))}", file=sys.stderr)
+    print(f"slackwater: {masked(language.harmless(language.worded(said)))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -27,8 +27,8 @@ from pipeline.record import schema
 from pipeline.record.folder import NOTES, SWEEP, TEXTS, TRIALS, SweepFolder, place_of
 from pipeline.record.schema import NAME
 from pipeline.record.sweep import SweepRecord
-from pipeline.record.trial import ARTIFACTS, RESULT, TrialRecord, masked
-from pipeline.text import to_json
+from pipeline.record.trial import ARTIFACTS, RESULT, TrialRecord
+from pipeline.text import masked, to_json
 
 FORMAT = "slackwater sweep"
 SCHEMA_VERSION = 2

@@ -30,8 +30,8 @@ from pipeline.errors import StoreError
 from pipeline.record import schema
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
-from pipeline.record.trial import FINAL, RESULT, TrialRecord, masked, safe, trial_name
-from pipeline.text import printable, to_json
+from pipeline.record.trial import FINAL, RESULT, TrialRecord, safe, trial_name
+from pipeline.text import masked, printable, to_json
 
 SWEEPS = "sweeps"
 SWEEP, PLAN, NOTES, TRIALS, PUSHED = "sweep.json", "plan.json", "notes.json", "trials", "pushed"

@@ -151,11 +151,6 @@ class TrialRecord:
         return replace(self, folder=folder, run_id=run_id)
 
 
-def masked(text: str) -> str:
-    """Without the passwords of the addresses in it: what is kept may be passed on."""
-    return _PASSWORD.sub(r"\1:***@", text)
-
-
 def _packed(turns: Mapping[int, float]) -> Any:
     """As schema.turns reads it. Whole numbers without a point."""
     values = [int(value) if value == int(value) else value for value in turns.values()]
@@ -174,7 +169,6 @@ def safe(text: str) -> str:
     return re.sub(r"[^\w.\-+]", "_", text, flags=re.ASCII)[:80].lstrip(".") or "_"
 
 
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s\"']*):[^/@\s\"']*@")
 _KEPT = [name for name in TrialRecord.__dataclass_fields__ if name not in ("run_id", "folder")]
 
 

@@ -39,7 +39,8 @@ class ComposedOnce:
         overrides = [override for override in sweep_overrides if not override.startswith(PLACE)]
         cell = tuple(overrides)
         if cell not in self._cells:
-            self._cells[cell] = self._loader.load_sweep_config(master_config, overrides)
+            words = [override for override in overrides if not override.startswith(RECORDED)]
+            self._cells[cell] = filled(self._loader.load_sweep_config(master_config, words), overrides)
         config = self._cells[cell].copy()
         for override in sweep_overrides:
             if override.startswith(PLACE):

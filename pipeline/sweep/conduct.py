@@ -38,7 +38,7 @@ from pipeline.sweep.plan import SweepPlan, plan_sweep
 from pipeline.sweep.run import CURRENT, SweepRun
 from pipeline.sweep.stop_rule import check_stop
 from pipeline.sweep.telling import tell_concerns, tell_plan
-from pipeline.text import to_json
+from pipeline.text import masked, to_json
 from pipeline.track.location import Location, locate
 from pipeline.track.opened import sweeps_of
 from pipeline.track.pull import Fetched
@@ -135,7 +135,7 @@ def _begin(run: SweepRun, plan: SweepPlan, sweeps: Sweeps, concerns: Sequence[st
         started_ms=before.started_ms if before is not None else time.time_ns() // 1_000_000, tags={
             **provenance.facts(), "plan_hash": identity.plan_hash(plan.cells, plan.order),
             "environment": json.dumps(here), "cwd": str(Path.cwd()),
-            "arguments": to_json([provenance.without_password(word) for word in asked.arguments]),
+            "arguments": to_json([masked(word) for word in asked.arguments]),
             "question_metrics": json.dumps(list(first.question_metrics)),
             "tracking_uri": sweeps.shown, "tracking_experiment": tracking.experiment,
             "accepted_changes": "\n".join(accepted), "concerns": "\n".join(concerns),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from pipeline import language, provenance
+from pipeline import language
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.language import Sentence, _, worded
@@ -22,6 +22,7 @@ from pipeline.sweep.composed import combinations, compose_cells, typed
 from pipeline.sweep.conversation import check_repetitions, is_typed
 from pipeline.sweep.design import load_design
 from pipeline.sweep.model_words import told_apart
+from pipeline.text import masked
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -72,7 +73,7 @@ class SweepPlan:
         """plan.json. `arguments` are Hydra's words."""
         first = self.first
         return {
-            "cells": [{"cell": cell.name, "overrides": list(map(provenance.without_password, cell.overrides)),
+            "cells": [{"cell": cell.name, "overrides": list(map(masked, cell.overrides)),
                        "settings": dict(cell.plan.settings),
                        "knobs": {name: list(says) for name, says in cell.plan.knobs.items()}}
                       for cell in self.cells],
@@ -81,7 +82,7 @@ class SweepPlan:
             "design": first.design.name, "shuffle_seed": self.seed, "repetitions": first.repetitions,
             "order": [self.cells[index].name for block in self.order for index in block],
             "warm_ups": [self.cells[index].name for index in self.warm_ups],
-            "cwd": str(Path.cwd()), "arguments": [provenance.without_password(word) for word in arguments],
+            "cwd": str(Path.cwd()), "arguments": [masked(word) for word in arguments],
         }
 
 

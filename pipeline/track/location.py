@@ -18,7 +18,7 @@ from pipeline import language
 from pipeline.config import PACKAGE, Tracking
 from pipeline.errors import StoreError
 from pipeline.language import _
-from pipeline.provenance import without_password
+from pipeline.text import masked
 
 USUAL = "usual"
 """tracking.uri without anybody's choice: $MLFLOW_TRACKING_URI if it is set and can be used, else the local store."""
@@ -115,7 +115,7 @@ def locate(tracking: Tracking) -> Location:
 
 def _at(uri: str) -> Location:
     uri = uri.rstrip("/") if _HTTP.match(uri) else uri
-    shown = without_password(uri)
+    shown = masked(uri)
     if sqlite := _SQLITE.match(uri):
         # sqlite:///relative, sqlite:////absolute; SQLAlchemy 2.1 decodes %xx in it and takes ?… as a query
         path = unquote((sqlite[1] or "")[1:].partition("?")[0])

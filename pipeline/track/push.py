@@ -20,12 +20,12 @@ from pipeline.config import Tracking
 from pipeline.errors import MeterError, StoreError
 from pipeline.language import _
 from pipeline.meter.timeline import downsample, read_parquet
-from pipeline.provenance import without_password
 from pipeline.record.find import Sweeps
 from pipeline.record.folder import EVERYTHING, SWEEP, TEXTS, SweepFolder, place_of
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
+from pipeline.text import masked
 from pipeline.track import names, view
 from pipeline.track.check import check
 from pipeline.track.client import hurry, make_client, one_at_a_time, store_errors
@@ -377,7 +377,7 @@ def _params(trial: TrialRecord) -> dict[str, Any]:
     """The config, and the server settings that the cell resolved to."""
     values = {**trial.params, **{f"settings.{name}": value for name, value in trial.settings.items()}}
     if isinstance(values.get("tracking.uri"), str):
-        values["tracking.uri"] = without_password(values["tracking.uri"])
+        values["tracking.uri"] = masked(values["tracking.uri"])
     return values
 
 

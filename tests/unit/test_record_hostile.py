@@ -10,7 +10,7 @@ import random
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import run_commands
 from pipeline.errors import ConfigError
 from pipeline.record import archive, schema
 from pipeline.record.folder import SWEEPS
@@ -25,7 +26,8 @@ from pipeline.record.reason import Reason
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
 from pipeline.report import pages
-from tests.unit.made_records import HEADLINE, cell, export, sweep, trial
+from pipeline.sweep.rerun import Again
+from tests.unit.made_records import HEADLINE, cell, export, record, sweep, trial
 
 MEASURED = replace(trial("oneshot-off", 1, 200.0), reasons=(Reason("swapped", {"mib": 3.0}),), verdict="suspect",
                    tags={"swept_knobs": '{"knob.threads": ["1", "2"]}'})
@@ -199,3 +201,35 @@ def test_a_page_of_others_is_not_taken_but_made_here(tmp_path: Path) -> None:
 def test_what_is_named_here_can_be_read_here() -> None:
     for said in ("潮 off", "../up", "a\nb\x1b[2J", "", "x" * 200):
         assert schema.name(schema.as_name(said), "id") and schema.label(f"c-{schema.as_label(said)}", "cell")
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> str:
+    """A store with an imported sweep; its URI."""
+    of = replace(sweep(), status="interrupted", question="\x1b[2Jwhy",
+                 tags={"arguments": '["+hydra.callbacks.x._target_=os.system"]', "cwd": str(tmp_path)})
+    archive.take(export(tmp_path / "file", cell("oneshot-off", [1.0]), of), tmp_path / SWEEPS)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_what_others_typed_is_never_resumed(imported: str) -> None:
+    with pytest.raises(ConfigError, match="was measured by others, and what they typed is not run here"):
+        run_commands.resume(run_commands.Flags(None), "tide-1", imported)
+
+
+@pytest.mark.parametrize("yes", [False, True])
+def test_rerun_of_what_others_recorded_shows_it_and_needs_a_yes(
+        capsys: pytest.CaptureFixture[str], yes: bool) -> None:
+    again = Again("tide-1", "", [], [], True, ["a\x1b[2J: seed=1"])
+    flags = run_commands.Flags(None, yes=yes)
+    with nullcontext() if yes else pytest.raises(ConfigError, match="nobody is at a terminal here: add --yes"):
+        assert run_commands._agreed(again, flags)
+    said = capsys.readouterr().err
+    assert "recorded by others" in said and "seed=1" in said and "\x1b" not in said
+
+
+def test_trials_of_others_do_not_come_among_our_own(tmp_path: Path) -> None:
+    path = export(tmp_path / "file", cell("oneshot-off", [1.0, 2.0]))
+    record(tmp_path / "mine", cell("oneshot-off", [1.0]))
+    with pytest.raises(ConfigError, match=r"was measured here, and .* has trials of it that are not"):
+        archive.take(path, tmp_path / "mine" / SWEEPS)

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, SlackwaterError
 from pipeline.outcome import flatten, infer_os_label
 from pipeline.record.find import Subject
 from pipeline.record.trial import METHOD
-from pipeline.sweep.composed import RECORDED, filled, typed
+from pipeline.sweep.composed import RECORDED, ComposedOnce, filled, typed
 from pipeline.sweep.design import load_design
 from pipeline.sweep.hydra_app import compose
 from pipeline.sweep.messages import explain
@@ -193,8 +193,26 @@ def test_no_word_that_others_recorded_is_resolved_or_parsed() -> None:
         made = typed(filled(compose(["mode=oneshot"]), [RECORDED + to_json(values)]))
         assert (made.prompt.text, made.question) == (word, word)
         assert {key: made.engine.knobs[key] for key in knobs} == knobs
-    made = filled_again(prepare(foreign({"oneshot-off": config}, **{"prompt.text": WORDS[0], "question": WORDS[3]})))
-    assert (made["oneshot-off"].prompt.text, made["oneshot-off"].question) == (WORDS[0], WORDS[3])
+    taken = filled_again(prepare(foreign({"oneshot-off": config}, **{"prompt.text": WORDS[0], "question": WORDS[3]})))
+    assert (taken["oneshot-off"].prompt.text, taken["oneshot-off"].question) == (WORDS[0], WORDS[3])
+
+
+class OnlyWords:
+    """Hydra's loader, which has to be given words alone."""
+
+    def load_sweep_config(self, _master: Any, overrides: Sequence[str]) -> Any:
+        assert not [word for word in overrides if "{" in word]
+        config = compose(overrides)
+        config._set_flag("struct", False)
+        config.hydra = {"overrides": {"task": []}}
+        return config
+
+
+def test_hydra_is_not_given_what_others_recorded() -> None:
+    values = {"prompt.text": "${oc.env:HOME}", "seed": 5}
+    words = [RECORDED + to_json(values), "mode=oneshot", "place.order=3"]
+    made = typed(ComposedOnce(OnlyWords()).load_sweep_config(None, words))  # type: ignore[arg-type]
+    assert (made.prompt.text, made.seed, made.place.order) == ("${oc.env:HOME}", 5, 3)
 
 
 @pytest.mark.parametrize(("key", "value", "said"), [

@@ -83,3 +83,23 @@ def test_a_prompt_is_what_was_typed_whatever_the_locale_made_of_it() -> None:
     assert text.as_typed("潮".encode().decode("ascii", "surrogateescape"), "prompt.text") == "潮"
     with pytest.raises(ConfigError, match=r"prompt\.text=n�e is not allowed: .* neither UTF-8 nor .*LC_ALL"):
         text.as_typed("n\udce9e", "prompt.text")
+
+
+@pytest.mark.parametrize(("said", "shown"), [
+    ("tracking.uri=http://me:secret@host:5000/x", "tracking.uri=http://me:***@host:5000/x"),
+    (r"tracking.uri=http\://me\:secret@host\:5000", r"tracking.uri=http\://me\:***@host\:5000"),
+    ("postgresql://me:se@cret@host/db", "postgresql://me:***@host/db"),
+    ("mysql://host/db?user=me&password=secret", "mysql://host/db?user=me&password=***"),
+    ("http://host:5000 of me@host", "http://host:5000 of me@host"),
+    ('{"a": "http://host:5000", "b": "me@host"}', '{"a": "http://host:5000", "b": "me@host"}')])
+def test_a_password_in_an_address_is_masked_and_nothing_else(said: str, shown: str) -> None:
+    assert text.masked(said) == shown
+
+
+def test_a_document_on_a_terminal_holds_no_control_character_and_the_same_values(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"question": "a\x1b[2J\x9b2J\u202eb潮"}
+    text.print_json(value)
+    said = capsys.readouterr().out
+    assert json.loads(said) == value and "潮" in said
+    assert not set(said) & {"\x1b", "\x9b", "\u202e"}
