@@ -39,6 +39,13 @@ def flags_on(preset: str) -> frozenset[str]:
 
 
 @functools.cache
+def named_environments() -> Mapping[frozenset[tuple[str, str]], str]:
+    """Environment of a file of conf/infer_os → its name."""
+    found = {name: _plain(_composed("infer_os", name)).get("environment") for name in options("infer_os")}
+    return {frozenset(environment.items()): name for name, environment in found.items() if environment is not None}
+
+
+@functools.cache
 def _unset(names: tuple[str, ...]) -> Mapping[str, Any]:
     values = dict(_top())
     for group, name in zip(GROUPS, names, strict=True):

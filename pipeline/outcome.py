@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 
 from pipeline import provenance
 from pipeline.config import Config, InferOs, Stop
-from pipeline.defaults import flags_on, leaves
+from pipeline.defaults import flags_on, leaves, named_environments
 from pipeline.engine.base import EngineBase, Plan
 from pipeline.engine.knobs import as_text
 from pipeline.machine import HARDWARE
@@ -86,13 +87,23 @@ MACHINE = ("host", "boot_id", "kernel", *HARDWARE, "memory_total")
 
 
 def infer_os_label(flags: InferOs) -> str:
-    """The arm in a word: off, on (conf/infer_os/on.yaml), flags that are on, a published environment, as_started."""
+    """The arm in a word: off, on (conf/infer_os/on.yaml), flags that are on, an environment instead, as_started."""
     if flags.environment is not None:
-        return "as_published" if flags.environment else "server_defaults"
+        return environment_label(flags.environment)
     on = flags.switched_on
     if not on:
         return "as_started" if flags.nothing_asked else "off"
     return "on" if set(on) == flags_on("on") else "+".join(on)
+
+
+def environment_label(environment: Mapping[str, str]) -> str:
+    """The name of an environment: a file's of conf/infer_os, else its variables, which a long one has a digest of."""
+    if (name := named_environments().get(frozenset(environment.items()))) is not None:
+        return name
+    said = ",".join(f"{key}={value}" for key, value in environment.items())
+    if re.fullmatch(r"[\w.=,:-]{1,60}", said):
+        return said
+    return f"environment-{hashlib.sha256(to_json(sorted(environment.items())).encode()).hexdigest()[:8]}"
 
 
 def flatten(config: Config) -> dict[str, Any]:

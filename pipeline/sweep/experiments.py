@@ -13,7 +13,7 @@ from pipeline.language import _
 from pipeline.sweep.config_files import read_yaml
 from pipeline.sweep.messages import is_open, is_setting, unknown_setting
 from pipeline.sweep.model_words import with_files_in
-from pipeline.sweep.one_path import WAY_ROUND, require_one_path
+from pipeline.sweep.one_path import REPLACED, WAY_ROUND, require_one_path
 from pipeline.sweep.overrides import overrides_of, sweeps, unquoted
 
 DEMANDED = "???"
@@ -63,7 +63,7 @@ def _as_hydra_takes_it(content: dict[str, Any]) -> dict[str, Any]:
             continue  # a heading with nothing below it
         if value == DEMANDED and key in GROUPS:
             defaults.append({f"override /{key}": value})
-        elif key in GROUPS or sweeps(key, value):
+        elif key in GROUPS or key in REPLACED or sweeps(key, value):
             swept += overrides_of(key, value)
         else:
             _put(body, key, value)
@@ -94,7 +94,7 @@ def _mapping(value: Any, key: str) -> Mapping[str, Any]:
 def _leaves(prefix: str, tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Every setting of the body with its whole key, also where a person writes `mode.turns: 2`."""
     for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and f"{prefix}{name}" not in REPLACED:
             yield from _leaves(f"{prefix}{name}.", value)
         else:
             yield f"{prefix}{name}", value

@@ -13,13 +13,18 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import ConfigError
 from pipeline.sweep.config_files import read_yaml
+
+REPLACED = ("infer_os.environment",)
+"""Mappings that are given whole: a value is all there is, and never added to what a file says."""
 
 SWEEPER = "hydra_plugins.slackwater.sweeper.SlackwaterSweeper"
 
@@ -94,6 +99,19 @@ class Loader(ConfigLoaderImpl):
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = Repository(config_search_path)
+
+    def load_configuration(self, config_name: str | None, overrides: list[str], run_mode: RunMode,
+                           from_shell: bool = True, validate_sweep_overrides: bool = True) -> DictConfig:
+        """As Hydra's, which would merge a mapping with what stands there, and fails where nothing does."""
+        whole = [text for text in overrides if text.lstrip("+").partition("=")[0] in REPLACED]
+        config = super().load_configuration(config_name, [text for text in overrides if text not in whole], run_mode,
+                                            from_shell, validate_sweep_overrides)
+        for override in OverridesParser.create().parse_overrides(whole):
+            with read_write(config.hydra), open_dict(config):
+                config.hydra.overrides.task.append(override.input_line)
+                if not override.is_sweep_override():
+                    OmegaConf.update(config, override.get_key_element().lstrip("+"), override.value(), merge=False)
+        return config
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self._demanded = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 
 from pipeline.config import CONF_DIR
+from pipeline.defaults import named_environments
 from pipeline.errors import ConfigError
+from pipeline.outcome import environment_label
 from pipeline.sweep.cells import cell_names
 from pipeline.sweep.composed import ComposedOnce, combinations, compose_cells
 from pipeline.sweep.experiments import load_experiment, register
@@ -44,7 +47,7 @@ def hydra(*words: str) -> tuple[ComposedOnce, object, dict[str, str], list[str]]
     name = register(list(words))
     app = Hydra("slackwater", loader := Loader(create_config_search_path(str(CONF_DIR))))
     overrides = [override_of(word) for word in words]
-    params = load_experiment(name).get("hydra", {}).get("sweeper", {}).get("params", {})
+    params = load_experiment(name).get("hydra", {}).get("sweeper", {}).get("params", {}) if name else {}
     return ComposedOnce(loader), app.compose_config("config", overrides, RunMode.MULTIRUN), params, overrides
 
 
@@ -106,3 +109,28 @@ def test_what_cannot_be_combined_is_refused_by_name(words: tuple[str, ...], said
 def test_a_design_that_switches_the_flags_does_not_pass_over_one_that_is_given(given: str) -> None:
     with pytest.raises(ConfigError, match="cannot be combined with design=factorial"):
         plan_sweep(*hydra("experiment=infer_os_factorial", given), None, None)  # type: ignore[arg-type]
+
+
+def test_an_environment_is_the_whole_of_it_and_has_a_name_of_its_own(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/mine.yaml").write_text(
+        "mode: oneshot\ninfer_os: as_published\ninfer_os.environment: {OLLAMA_NUM_PARALLEL: 4}\n")
+    monkeypatch.chdir(tmp_path)
+    for words in (["experiment=mine"], [
+            "mode=oneshot", "infer_os=as_published", "infer_os.environment={OLLAMA_NUM_PARALLEL:4}"]):
+        loader, master, params, overrides = hydra(*words)
+        found, _ = combinations(loader, params, overrides)  # type: ignore[arg-type]
+        kept, configs, _ = compose_cells(loader, master, found)  # type: ignore[arg-type]
+        assert configs[0].infer_os.environment == {"OLLAMA_NUM_PARALLEL": "4"}, "nothing of the published six"
+        assert cell_names(configs, kept) == ["oneshot-OLLAMA_NUM_PARALLEL=4"]
+    assert cells("mode=oneshot", "infer_os.environment={},{OLLAMA_DEBUG:2}") == (
+        ["oneshot-server_defaults", "oneshot-OLLAMA_DEBUG=2"], [])
+
+
+def test_environments_are_called_by_a_files_name_or_by_what_they_say() -> None:
+    published = dict(next(each for each, name in named_environments().items() if name == "as_published"))
+    assert environment_label(published) == "as_published" and environment_label({}) == "server_defaults"
+    assert environment_label({"A": "1", "B": "x"}) == "A=1,B=x"
+    odd, other = environment_label({"A": "x y" * 40}), environment_label({"A": "x y" * 41})
+    assert odd != other and re.fullmatch(r"environment-[0-9a-f]{8}", odd)
