@@ -161,6 +161,17 @@ def test_another_clients_requests_in_a_trial_are_named_and_counted(double: Doubl
     server.stop()
 
 
+def test_another_client_that_makes_the_server_load_anew_is_named_as_the_reason(double: Double) -> None:
+    url, _ = users_server(double)
+    server = load_engine(attached(double, url)).start(double.folder / "attached.log")
+    server.generate(Request("tide", 4, 1), ignore)
+    meddle(url, "/api/generate", {"model": "tide:1b", "prompt": "mine", "options": {"num_ctx": 512, "num_predict": 2}})
+    with pytest.raises(EngineError, match=r"replaced its engine process.*Another client used it meanwhile: POST "
+                                          r"/api/generate from 127\.0\.0\.1: 1"):
+        server.generate(Request("turn", 4, 1), ignore)
+    server.stop()
+
+
 def test_of_two_servers_on_one_port_the_one_that_answers_is_read(double: Double) -> None:
     url, first = users_server(double)
     port = int(url.rpartition(":")[2])

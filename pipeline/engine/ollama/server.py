@@ -197,14 +197,16 @@ class OllamaServer(Server):
 
     def _same_child(self, before: int | None) -> None:
         child = self.host.child(thorough=True)
-        if self.host.pid and child is None and self.host.url:
-            raise EngineError(not_the_one(self.host, "no process below it holds the model after a load"))
+        asked = self.others() if self.host.pid and (child is None or child != before) else ""
+        whose = f" Another client used it meanwhile: {asked}." if asked else ""
         if self.host.pid and child is None:
-            raise self._error("has no process with a model in it after it answered")
+            if self.host.url and before is None and not asked:
+                raise EngineError(not_the_one(self.host, "no process below it holds the model after a load"))
+            raise self._error(f"has no process with a model in it after it answered.{whose}".removesuffix("."))
         if before is not None and child != before:
             raise EngineError(f"Ollama replaced its engine process within the trial (pid {before}, now {child}): "
                               "it loaded the model again, and what was measured before and after does not belong "
-                              "together.")
+                              f"together.{whose}")
         if not self._loaded:
             self._loaded, self._child = True, child
             entry = self._listed()
