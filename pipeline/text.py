@@ -32,6 +32,11 @@ _CONTROL = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What a terminal obeys and JSON does not escape by itself."""
 
 
+def engine_and_version(engine: str, version: str) -> str:
+    """"llamacpp 2026.10", "ollama 0.33.0": a version that begins with the engine's name says it already."""
+    return version if engine and version.startswith(f"{engine} ") else f"{engine} {version}".strip()
+
+
 def to_json(value: Any, indent: int | None = None, sort_keys: bool = False, compact: bool = False) -> str:
     """One JSON document that UTF-8 can hold; what JSON does not know is written as text.
 

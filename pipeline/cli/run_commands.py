@@ -99,10 +99,10 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
     """Compose and run what Hydra's words say, or (`again`) what was measured before; `resume` goes on with that."""
     from pipeline import provenance
     from pipeline.cli.system_errors import refused
-    from pipeline.sweep.experiments import register
+    from pipeline.sweep.experiments import load_experiment, register
     from pipeline.sweep.hydra_app import INSPECT, run_hydra
     from pipeline.sweep.messages import explain
-    from pipeline.sweep.model_words import with_files
+    from pipeline.sweep.model_words import engine_of, with_files
     from pipeline.sweep.run import CURRENT, Asked, SweepRun
 
     sweep = SweepRun()
@@ -120,7 +120,8 @@ def measure(flags: Flags, arguments: list[str], again: str | None = None, resume
                       flags.verbose, lambda config: _conversation(config, flags))
         sweep.asked = asked if before is None else replace(asked, experiment=before.experiment)
         # the language is not part of the sweep: Hydra gets it, the record does not
-        words = [*([f"lang={flags.lang}"] if flags.lang else []), *with_files(arguments)]
+        engine = engine_of(load_experiment(asked.experiment)) if asked.experiment else ""
+        words = [*([f"lang={flags.lang}"] if flags.lang else []), *with_files(arguments, engine)]
         if any(word.partition("=")[0] in INSPECT for word in words):
             run_hydra(words, Path.cwd())
             return 0

@@ -21,6 +21,7 @@ from pipeline.stats.comparison import Comparison, without_family
 from pipeline.stats.factorial import Factorial
 from pipeline.stats.measures import HEADLINE
 from pipeline.stats.summary import CellSummary, EffectRow, GapRow
+from pipeline.text import engine_and_version
 
 EFFECTS = (HEADLINE, "during_generation/tree_rss_peak_mib", "released/tree_rss_mib", "released/half_life_s",
            "stabilized/system_used_pct", "decode/tokens_per_s", "during_generation/time_to_first_token_s",
@@ -101,7 +102,7 @@ def subject(sweep: Sweep, analysis: Analysis) -> str:
     differs = {key for cell in analysis.cells for key in cell.where}
     return _DOT.join(part for part in (
         "" if "model.name" in differs else sweep.model,
-        f"{sweep.engine} {sweep.engine_version}".strip(),
+        engine_and_version(sweep.engine, sweep.engine_version),
         f"num_ctx {sweep.num_ctx}" if sweep.num_ctx and "num_ctx" not in differs else "",
         _(", ").join(trials), wording.n_of(analysis.blocks, N_("{n} block"), N_("{n} blocks"))) if part)
 

@@ -15,7 +15,7 @@ from pipeline.metrics import PARTS, PHASES
 from pipeline.prompts import text_source
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import TrialRecord
-from pipeline.text import printable
+from pipeline.text import engine_and_version, printable
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -42,7 +42,7 @@ def describe_trial(result: TrialRecord) -> str:
              *(f"- {_plain(reason.text)}" for reason in result.reasons), "",
              f"Repetition {result.repetition} of {_code(result.cell)} in sweep {_code(result.sweep_id)}: "
              f"{_plain(result.mode)}, {flags}. Trial {result.order}, block {result.block}."]
-    if server := " ".join(filter(None, (result.tags.get("engine"), result.tags.get("engine_version")))):
+    if server := engine_and_version(result.tags.get("engine", ""), result.tags.get("engine_version", "")):
         digest = result.tags.get("model_digest", "")
         weights = _plain(result.tags.get("model", "")) + (f" ({_code(digest[:19])})" if digest else "")
         lines += ["", f"{weights} in {_plain(server)}." if weights else f"{_plain(server)}."]

@@ -29,7 +29,9 @@ from pipeline.engine import load_engine, process
 from pipeline.engine.base import EventKind, Generation, Request
 from pipeline.engine.ollama import model_store
 from pipeline.engine.ollama.server import OllamaServer
+from pipeline.engine.ollama.start import answered_version, stated_version
 from pipeline.errors import ConfigError, EngineError, PromptTooLongError
+from pipeline.text import engine_and_version
 from tests.doubles.ollama.ggufs import write_phantom
 
 DOUBLE = Path(__file__).parents[1] / "doubles/ollama/ollama"
@@ -428,6 +430,36 @@ def test_children_of_a_killed_serve_are_ended_with_it(double: Double) -> None:
 
 
 # Getting a model
+
+
+def test_a_model_is_found_claimed_and_unloaded_in_every_spelling_that_ollama_takes(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = tmp_path / "manifests/registry.ollama.ai/library/My-Model/Tag"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text('{"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:00"}]}')
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/sha256-00").write_bytes(b"GGUF")
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    for spelling in ("my-model:tag", "MY-MODEL:TAG", "library/My-model:tag"):
+        found = model_store.find(model_store.Name.parse(spelling))
+        assert found is not None and str(found.name) == "My-Model:Tag"
+        assert model_store.Name.parse(spelling).is_called("My-Model:Tag")
+    assert model_store.near(model_store.Name.parse("my-modell:tag")).startswith("Did you mean My-Model:Tag? ")
+    assert not model_store.Name.parse("my-model").is_called("My-Model:Tag")
+
+
+def test_a_build_that_says_no_version_is_called_built_from_source(tmp_path: Path) -> None:
+    binary = tmp_path / "ollama"
+    for inside, version in (("(devel)", "(built from source; it says no version)"),
+                            ("v0.33.0-rc2", "0.33.0-rc2 (built from source)")):
+        binary.write_text("#!/bin/sh\necho client version is 0.0.0\nexit\n"
+                          f"mod\tgithub.com/ollama/ollama\t{inside}\t\n")
+        binary.chmod(0o755)
+        os.utime(binary, (1, len(inside)))
+        assert stated_version(binary) == version
+    assert answered_version("0.33.0") == "0.33.0"
+    assert engine_and_version("ollama", f"ollama {version}") == "ollama 0.33.0-rc2 (built from source)"
+    assert engine_and_version("llamacpp", "2026.10") == "llamacpp 2026.10"
 
 
 def test_a_missing_model_is_an_error_with_the_pull_command_and_engine_pull_gets_it(double: Double) -> None:

@@ -21,6 +21,7 @@ from pipeline.config import CONF_DIR, EXPERIMENTS_DIR, GROUPS
 from pipeline.sweep.composed import typed
 from pipeline.sweep.experiments import chosen, load_experiment, register
 from pipeline.sweep.hydra_app import expose_plugins, register_schema
+from pipeline.sweep.model_words import with_files
 from pipeline.sweep.overrides import override_of
 from tests.conftest import ROOT
 
@@ -113,7 +114,7 @@ def test_every_run_composes(command: str) -> None:
     params = load_experiment(name).get("hydra", {}).get("sweeper", {}).get("params", {}) if name else {}
     register(arguments)
     swept = OverridesParser.create().parse_overrides(
-        [*(f"{key}={text}" for key, text in params.items()), *map(override_of, arguments)])
+        [*(f"{key}={text}" for key, text in params.items()), *map(override_of, with_files(arguments))])
     choices = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [str(one.input_line).partition("=")[2]]
                for one in swept]
     cells = {tuple(f"{one.get_key_element()}={values[at]}" for one, values in zip(swept, choices, strict=True))

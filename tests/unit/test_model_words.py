@@ -42,7 +42,7 @@ def models(*words: str) -> list[Model]:
 
 
 def chosen(choice: str) -> Model:
-    if not choice.startswith("file-"):
+    if not choice.startswith(("file-", "ollama-")):
         return Model(name=choice, kind="pypi")
     found = OmegaConf.to_object(ConfigStore.instance().load(f"model/{choice}.yaml").node)
     assert isinstance(found, Model)
@@ -62,6 +62,22 @@ def test_files_and_names_stand_in_one_list(brackets: str, folder: Path) -> None:
     found = models("model=" + brackets.format("smollm2-135m,a,b=c.gguf,./m.gguf,\"x y/モデル (1).gguf\""))
     assert [title(each) for each in found] == ["smollm2-135m", "a,b=c", "m", "モデル (1)"]
     assert [each.kind for each in found] == ["pypi", "file", "file", "file"]
+
+
+@pytest.mark.parametrize(("word", "tags"), [
+    ("model=my-model:tag", ["my-model:tag"]), ("model=my-model", ["my-model:latest"]),
+    ("model=[Me/Tide:1b,smollm2-135m]", ["Me/Tide:1b", None]), ("model=hf.co/me/tide:Q4_K_M", ["hf.co/me/tide:Q4_K_M"]),
+])
+def test_a_name_of_ollamas_is_that_model_on_ollama(folder: Path, word: str, tags: list[str | None]) -> None:
+    assert [each.tag for each in models(word, "engine=ollama")] == tags
+    (found,) = [entry["override /model"] for entry in with_files_in({"defaults": [
+        {"override /engine": "ollama_attached"}, {"override /model": word.partition("=")[2]}]})["defaults"][1:]]
+    assert [chosen(each).tag for each in found.split(",")] == tags
+
+
+def test_a_name_of_ollamas_without_ollama_says_which_engine_has_it(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model=tide:1b is a name of Ollama's: choose engine=ollama"):
+        with_files(["model=tide:1b"])
 
 
 @pytest.mark.parametrize("word", ["model=smollm2-135m", "model=qwen3-4b,smollm2-135m", "model=unheard-of",

@@ -29,6 +29,7 @@ from pipeline.engine.ollama.start import (
     program_files,
     require_supported,
     start_serve,
+    stated_version,
     version_of,
 )
 from pipeline.errors import ConfigError, EngineError
@@ -44,7 +45,9 @@ class Engine(EngineBase):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._name = model_name(config)
+        asked = model_name(config)
+        stored = model_store.find(asked) if config.model.kind == "ollama" else None
+        self._name = stored.name if stored else asked
         self._server: OllamaServer | None = None
 
     @property
@@ -65,7 +68,7 @@ class Engine(EngineBase):
     def here(cls) -> tuple[bool, str]:
         """See EngineBase."""
         try:
-            return True, f"ollama {version_of(find_binary(EngineConfig(name='ollama')))}"
+            return True, f"ollama {stated_version(find_binary(EngineConfig(name='ollama')))}"
         except ConfigError:
             return False, N_("not found (llamacpp needs nothing)")
 
@@ -138,7 +141,7 @@ class Engine(EngineBase):
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; after a trial with what /api/ps claimed."""
         binary = find_binary(self.config.engine)
-        facts = {"engine_version": f"ollama {version_of(binary)}", "engine_binary": str(binary)}
+        facts = {"engine_version": f"ollama {stated_version(binary)}", "engine_binary": str(binary)}
         if self._server is not None and self._server.claim is not None:
             facts["engine_claim_bytes"] = str(self._server.claim)
         path = self.model_path
@@ -152,9 +155,8 @@ class Engine(EngineBase):
         if path is not None:
             return read_model(path)
         if model.kind == "ollama" and not self.config.engine.pull:
-            have = ", ".join(model_store.known())
             raise ConfigError(f"model {self._name} is not on this machine. Get it with `ollama pull {self._name}`, or "
-                              f"let slackwater: engine.pull=true. Models here: {have or 'none'}. {NOTHING_STARTED}")
+                              f"let slackwater: engine.pull=true. {model_store.near(self._name)} {NOTHING_STARTED}")
         if model.kind == "file" and (located := weights.located(model)):
             return read_model(located)  # says what is wrong with the path
         notes.append(f"model={model.name} is fetched first; its file could not be checked yet")

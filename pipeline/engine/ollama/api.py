@@ -106,6 +106,14 @@ class Api:
         except UnexpectedError as error:
             raise self._not_ollama(f"in its /api/ps {error}") from error
 
+    def models(self) -> Sequence[str]:
+        """The names that it has (/api/tags), as `ollama list` shows them."""
+        answer = self._object("GET", "/api/tags", None, CONNECT_S)
+        try:
+            return [quoted(text(entry, "name")) for entry in several(answer, "models")]
+        except UnexpectedError as error:
+            raise self._not_ollama(f"in its /api/tags {error}") from error
+
     def show(self, model: str) -> Shown:
         """What the server knows of a model (/api/show). Raises NoSuchModelError."""
         answer = self._object("POST", "/api/show", {"model": model}, CONNECT_S)

@@ -22,11 +22,12 @@ from pipeline.engine.knobs import NOTHING_STARTED, Resolved, as_text
 from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api, NoSuchModelError, Shown
 from pipeline.engine.ollama.environment import in_force
+from pipeline.engine.ollama.model_store import near_names
 from pipeline.engine.ollama.plan import model_name, resolved_settings
 from pipeline.engine.ollama.processes import Host, called, gone, log_file, not_the_one, servers
 from pipeline.engine.ollama.server import OllamaServer
 from pipeline.engine.ollama.settings import ENVIRONMENT
-from pipeline.engine.ollama.start import DESKTOP, NEWEST_CHECKED, older, require_supported
+from pipeline.engine.ollama.start import DESKTOP, NEWEST_CHECKED, answered_version, older, require_supported
 from pipeline.errors import ConfigError, EngineError
 from pipeline.language import N_, _, sentence
 from pipeline.model.files import title
@@ -121,7 +122,8 @@ class Engine(EngineBase):
                               f"here, so none of its memory would be read. There is: {seen}. Name the right one, "
                               "engine.pid=PID, or run slackwater as its user or root.")
         api = Api(self._url)
-        others = [quoted(entry.names[0]) for entry in api.running() if entry.names[0] != self._name]
+        ours = model_name(self.config)
+        others = [quoted(entry.names[0]) for entry in api.running() if not ours.is_called(entry.names[0])]
         if others and pid:
             raise EngineError(f"the server at {self._url} holds other models ({', '.join(others)}), which would be "
                               f"measured too. Unload them first: ollama stop {others[0]}.")
@@ -157,8 +159,8 @@ class Engine(EngineBase):
     def provenance(self) -> Mapping[str, str]:
         """See EngineBase; after a trial with what /api/ps claimed."""
         shown, path = self._show(), self.model_path
-        facts = {"engine_version": f"ollama {self._ask_version()}", "engine_url": self._url, "model_name": self._name,
-                 "model_quantisation": shown.quantisation,
+        facts = {"engine_version": f"ollama {answered_version(self._ask_version())}", "engine_url": self._url,
+                 "model_name": self._name, "model_quantisation": shown.quantisation,
                  "model_architecture": shown.architecture}
         blob = re.search(r"^FROM \S*sha256-([0-9a-f]{64})", shown.modelfile, re.MULTILINE)
         facts["model_digest"] = f"sha256:{blob[1]}" if blob else "not known"
@@ -181,7 +183,8 @@ class Engine(EngineBase):
             try:
                 self._shown = Api(self._url).show(self._name)
             except NoSuchModelError as error:
-                raise ConfigError(f"{error} {NOTHING_STARTED}") from error
+                near = near_names(self._name, Api(self._url).models())
+                raise ConfigError(f"{error} {near} {NOTHING_STARTED}") from error
             except EngineError as error:
                 raise ConfigError(f"engine.url={self._url}: {error} {NOTHING_STARTED}") from error
         return self._shown

@@ -6,11 +6,12 @@ folder. Layout: manifest/ and types/model/name.go in Ollama's repository.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ class Name:
                               f"gpt-oss:20b. {NOTHING_STARTED}")
         host, namespace, model = [*_DEFAULTS[: 3 - len(parts)], *parts]
         return cls(host, namespace, model, tag)
+
+    def is_called(self, text: object) -> bool:
+        """Is this what a server calls the same model? It takes names in any case (getExistingName,
+        server/routes.go)."""
+        try:
+            return str(Name.parse(str(text))).lower() == str(self).lower()
+        except ConfigError:
+            return False
 
     @property
     def path(self) -> Path:
@@ -118,9 +127,12 @@ def stores() -> list[Path]:
 
 
 def find(name: Name) -> Stored | None:
-    """The model in the first folder that has it. Raises ConfigError where permissions forbid to look."""
+    """The model in the first folder that has it, in whatever case its name is written.
+
+    Raises ConfigError where permissions forbid to look."""
     for folder in stores():
-        path = folder / name.path
+        spelt = next((each for each in _names(folder) if name.is_called(each)), name)
+        path = folder / spelt.path
         try:
             text = path.read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -130,7 +142,7 @@ def find(name: Name) -> Stored | None:
                               "permission (it often belongs to the group ollama), or point OLLAMA_MODELS to another "
                               f"folder. {NOTHING_STARTED}") from error
         try:
-            stored = Stored(name, folder, json.loads(text))
+            stored = Stored(spelt, folder, json.loads(text))
             found = stored.weights
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"the manifest {path} is not understood ({error!r}). `ollama pull {name}` writes it "
@@ -148,6 +160,19 @@ def find(name: Name) -> Stored | None:
 def known() -> list[str]:
     """Names of all models that can be found, for an error that lists them."""
     return sorted({str(name) for folder in stores() for name in _names(folder)})
+
+
+def near(name: Name) -> str:
+    """What to say of a name that no folder has: those that are like it, else all that are here."""
+    return near_names(str(name), known())
+
+
+def near_names(name: str, have: Sequence[str]) -> str:
+    """"Did you mean gemma3:1b? Models here: …"."""
+    close = difflib.get_close_matches(name.lower(), [each.lower() for each in have], n=3, cutoff=0.5)
+    close += [each.lower() for each in have if each.lower().split(":")[0] == name.lower().split(":")[0]]
+    alike = [each for each in have if each.lower() in close]
+    return (f"Did you mean {' or '.join(alike)}? " if alike else "") + f"Models here: {', '.join(have) or 'none'}."
 
 
 def link(stored: Stored, folder: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.engine.http import BrokenError
 from pipeline.engine.ollama import log
 from pipeline.engine.ollama import settings as ollama_settings
 from pipeline.engine.ollama.api import Api, Last, NoSuchModelError, Piece, Running
+from pipeline.engine.ollama.model_store import Name
 from pipeline.engine.ollama.processes import Host, gone, not_the_one
 from pipeline.engine.ollama.proofs import NOTHING_SEEN, Evidence, proofs
 from pipeline.engine.ollama.start import older
@@ -233,7 +234,8 @@ class OllamaServer(Server):
         )
 
     def _listed(self) -> Running | None:
-        return next((entry for entry in self.api.running() if self._model in entry.names), None)
+        ours = Name.parse(self._model)
+        return next((entry for entry in self.api.running() if any(map(ours.is_called, entry.names))), None)
 
     def _died(self, doing: str, error: EngineError) -> EngineError:
         """A connection that broke may be the first sign of a server that is ending."""

@@ -6,6 +6,7 @@ What a cell asks of it is plan.py; what is asked of a running server is server.p
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ SUPPORTED = "0.24, and 0.30 or newer"
 NEWEST_CHECKED = (0, 33)
 """Of this and what came before the log and the processes are known."""
 
+_UNTOLD = "0.0.0"
 _POLL_S = 0.005
 _ANSWER_S = 2.0
 """A server that looks for GPUs takes a connection and is silent: it is asked again."""
@@ -62,6 +64,19 @@ def program_files(binary: Path) -> list[Path]:
 def version_of(binary: Path) -> str:
     """What `ollama --version` says of the program. Raises ConfigError for a program that is not Ollama."""
     return _version(binary, binary.stat().st_mtime_ns)
+
+
+def stated_version(binary: Path) -> str:
+    """The version, as pages show it. A home-made build says 0.0.0 unless told (version/version.go); what Go has put
+    into it may know the commit's tag (`go version -m`)."""
+    return answered_version(version_of(binary), _built_from(binary, binary.stat().st_mtime_ns))
+
+
+def answered_version(version: str, built_from: str | None = None) -> str:
+    """The version that a server answers, as pages show it."""
+    if version != _UNTOLD:
+        return version
+    return f"{built_from} (built from source)" if built_from else "(built from source; it says no version)"
 
 
 def older(version: str) -> bool:
@@ -151,6 +166,14 @@ def answering(child: process.Child, limit_s: float, outer: OuterLimit = NEVER) -
 def _numbers(version: str) -> tuple[int, int]:
     match = re.match(r"(\d{1,9})\.(\d{1,9})", version)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _built_from(binary: Path, _mtime_ns: int) -> str | None:
+    """The version of its main module in Go's build information (runtime/debug, BuildInfo)."""
+    with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = re.search(rb"\nmod\tgithub\.com/ollama/ollama\tv(\d[0-9A-Za-z.+-]*)[\t\n]", content)
+        return found[1].decode() if found else None
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from pipeline.report import wording
 from pipeline.report.document import Analysis, Sweep
 from pipeline.report.html.contents import Material
 from pipeline.report.html.elements import Fact, Table
+from pipeline.text import engine_and_version
 
 MOST_LEFT_OUT = 200
 STATES = {"confirmed": N_("confirmed"), "contradicted": N_("contradicted"), "not observable": N_("not observable")}
@@ -148,7 +149,7 @@ def machine(sweep: Sweep, material: Material) -> list[Fact]:
                            if key in names or key.startswith("package.")}}
     facts = [Fact(_("model"), _model(sweep.model, papers)), Fact(_("model digest"), papers.get("model_digest", "")),
              Fact(_("model size"), _bytes(papers.get("model_bytes", ""))),
-             Fact(_("engine"), f"{sweep.engine} {sweep.engine_version}".strip()),
+             Fact(_("engine"), engine_and_version(sweep.engine, sweep.engine_version)),
              *(Fact(names[key], _memory(papers.get(key, ""))) for key in names),
              Fact(_("packages"), ", ".join(
                  f"{key.removeprefix('package.')} {text}" for key, text in sorted(papers.items())
