@@ -30,7 +30,7 @@ from pipeline.errors import StoreError
 from pipeline.record import schema
 from pipeline.record.owner import is_dead
 from pipeline.record.sweep import SweepRecord
-from pipeline.record.trial import FINAL, RESULT, TrialRecord, safe, trial_name
+from pipeline.record.trial import ARTIFACTS, FINAL, RESULT, TrialRecord, safe, trial_name
 from pipeline.text import masked, printable, to_json
 
 SWEEPS = "sweeps"
@@ -196,7 +196,8 @@ class SweepFolder:
             if folder is None or folder.parent != final.parent:
                 folder = self.stage(record.order, record.cell, record.repetition)
                 if staged is not None:
-                    shutil.copytree(staged, folder, ignore=shutil.ignore_patterns(RESULT), dirs_exist_ok=True)
+                    shutil.copytree(staged, folder, dirs_exist_ok=True,
+                                    ignore=lambda _folder, found: set(found) - set(ARTIFACTS))
             _write(folder / RESULT, record.to_json())
             for file in (path for path in folder.iterdir() if path.is_file()):
                 file.chmod(0o444)

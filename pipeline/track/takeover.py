@@ -56,13 +56,15 @@ class Runs:
                 continue
             planned = tags.get("planned_trials", "")
             owner = {key: text for key, text in tags.items() if key in ("host", "boot_id", "pid", "pid_start")}
-            yield SweepRecord(
+            found = SweepRecord(
                 tags["sweep_id"], tags.get("experiment", ""), tags.get("question", ""), tags["command"],
                 int(planned) if planned.isdigit() else None, run.info.start_time,
                 _STATUS.get(run.info.status, "interrupted"), run.info.end_time, metrics=run.data.metrics,
                 tags={**_own(tags), "tracking_uri": self.location.shown,
                       "tracking_experiment": experiments[run.info.experiment_id]},
-                owner=owner if run.info.status == "RUNNING" else {}, origin=self.origin, fetched=False), run
+                owner=owner if run.info.status == "RUNNING" else {}, origin=self.origin, fetched=False)
+            with contextlib.suppress(ValueError):  # a run that is no sweep's, whatever its tags say
+                yield SweepRecord.from_json(found.to_json()), run
 
     def trials(self, sweep_id: str, experiment_id: str) -> list[Run]:
         """The runs of a sweep's trials that are over, in the order they began."""
@@ -115,7 +117,7 @@ class Runs:
         def number(name: str) -> int:
             return int(tags[name]) if tags.get(name, "").isdigit() else 0
 
-        return TrialRecord(
+        made = TrialRecord(
             tags["sweep_id"], tags["cell"], number("repetition"), number("block"), number("order"),
             tags.get("mode", ""), tags.get("infer_os", ""), verdict, run.info.start_time,
             run.info.end_time or run.info.start_time, reasons,
@@ -123,6 +125,7 @@ class Runs:
             {name: value for name, value in values.items() if not name.startswith(_SETTINGS)},
             {name.removeprefix(_SETTINGS): value for name, value in values.items() if name.startswith(_SETTINGS)},
             turns, _own(tags), number("method") or 1)
+        return TrialRecord.from_json(made.to_json())
 
     def _search(self, experiments: list[str], terms: str) -> list[Run]:
         found: list[Run] = []
