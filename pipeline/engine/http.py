@@ -142,6 +142,7 @@ class Client:
             while block := response.raw.read1(_BLOCK):
                 put((block, time.monotonic_ns()))
                 room.acquire()
+        self._session.get_adapter(url).close()  # urllib3 would keep the connection, whatever we asked for
 
     def _hang_up(self, reading: Future[Any], room: threading.Semaphore | None = None) -> None:
         """End the connection under a thread that still waits for bytes; again, if it only now opened one."""
