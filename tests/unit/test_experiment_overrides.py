@@ -32,7 +32,7 @@ HARMLESS = [
     "engine.knobs.n_batch=256", "knob.threads=1", "model=qwen3-4b", "model.name=mine", "prompt=creative",
     "prompt.language=ja", "prompt.fill=0.5", "clear=none", "clear.evict_model=true", "settle=fixed",
     "settle.limit_s=30", "meter=minimal", "meter.rate_hz=50", "design=fixed", "design.warmup=1", "stop.limit=9",
-    "tracking.experiment=mine", "repetitions=1", "max_tokens=16", "seed=7", "trial_limit_s=900", "lang=ja",
+    "tracking.experiment=mine", "repetitions=1", "max_tokens=16", "seed=7", "engine.trial_limit_s=900", "lang=ja",
 ]
 
 
