@@ -50,7 +50,7 @@ SHOW_S = 0.1
 
 @dataclass
 class Record:
-    """Everything one trial has measured so far; whole or not, it becomes a TrialResult."""
+    """Everything one trial has measured so far; whole or not, it becomes a TrialRecord."""
 
     marks: list[Mark] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
