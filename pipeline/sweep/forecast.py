@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from pipeline import defaults
+from pipeline import defaults, machine
 from pipeline.config import Config
 from pipeline.engine.waiting import NEVER, OuterLimit
 from pipeline.language import _
@@ -112,7 +111,7 @@ def forecast(cells: Sequence[Cell], ahead: Sequence[int], sweeps: Sweeps) -> For
     """Of the trials still to be run: `ahead` are their cells, by index."""
     digests = {cell.name: cell_digest(cell.config, cell.plan.settings) for cell in cells}
     seconds, peaks = defaultdict(list), defaultdict(list)
-    for one in sweeps.earlier(set(digests.values()), platform.node()):
+    for one in sweeps.earlier(set(digests.values()), machine.facts()["host"]):
         seconds[one.digest].append(one.seconds)
         if one.peak_mib is not None:
             peaks[one.digest].append(one.peak_mib)
