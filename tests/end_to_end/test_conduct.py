@@ -182,6 +182,7 @@ def test_a_disk_that_takes_no_more_records_ends_the_sweep_and_what_was_measured_
     assert [one.verdict for one in program.trials()] == ["valid", "valid"]
 
 
+@pytest.mark.thorough
 def test_trials_that_fail_for_one_reason_end_the_sweep_which_says_it_once(program: Program) -> None:
     program.reads = lambda config: ("failed", 200.0)
     code, said = program.run("mode=oneshot", "repetitions=8")
@@ -196,6 +197,7 @@ def test_trials_that_fail_for_one_reason_end_the_sweep_which_says_it_once(progra
     assert len(program.trials()) == 6
 
 
+@pytest.mark.thorough
 def test_trials_are_counted_as_alike_up_to_a_whole_block_and_one_that_differs_begins_anew(program: Program) -> None:
     program.reads = lambda config: ("failed" if config.place.order not in (3,) else "valid", 200.0)
     program.run("mode=oneshot,interactive", "infer_os=off,on", "repetitions=3")
@@ -234,6 +236,7 @@ def test_a_failed_trial_is_run_again_as_often_as_asked_and_counts_once(program: 
     assert "3 trials, all valid" in said
 
 
+@pytest.mark.thorough
 def test_precision_stops_by_width_alone_and_reports_the_interval_it_looked_at(program: Program) -> None:
     rng = np.random.default_rng(5)
     program.reads = lambda config: ("valid", (180.0 if config.place.cell == "oneshot-on" else 200.0)
@@ -260,6 +263,7 @@ def test_precision_stops_by_width_alone_and_reports_the_interval_it_looked_at(pr
     assert len(program.trials()) == 10
 
 
+@pytest.mark.thorough
 def test_warm_ups_come_first_are_not_counted_and_are_run_again_after_an_interruption(program: Program) -> None:
     def interrupted(config: Any) -> tuple[str, float]:
         if len(program.seen) == 3:
@@ -306,6 +310,7 @@ def test_a_finished_sweep_and_a_fresh_one_begin_anew_an_unfinished_one_goes_on(p
     assert program.trials()[0].run_id != begun
 
 
+@pytest.mark.thorough
 def test_a_changed_environment_is_accepted_only_when_told_and_then_recorded(
         program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(config: Any) -> tuple[str, float]:
@@ -351,6 +356,7 @@ def test_a_sweep_whose_process_was_killed_is_closed_and_goes_on(program: Program
     assert [(one.order, one.verdict) for one in program.trials()] == [(1, "valid"), (2, "valid"), (3, "valid")]
 
 
+@pytest.mark.thorough
 def test_a_sweep_whose_store_moved_goes_on_where_it_is_now(program: Program) -> None:
     def interrupted(config: Any) -> tuple[str, float]:
         if config.place.order == 2:
@@ -434,6 +440,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> None:
                         lambda run, plan, launch: run_and_close(run, plan, partial(elsewhere, launch)))
 
 
+@pytest.mark.thorough
 def test_trials_in_processes_of_a_launcher_leave_the_same_records(
         program: Program, request: pytest.FixtureRequest) -> None:
     program.tokens = lambda config: 9.0 if config.place.order == 3 else 8.0
