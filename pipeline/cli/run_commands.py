@@ -44,6 +44,7 @@ def resume(flags: Flags, sweep: str, uri: str | None) -> int:
 
     sweeps = opened.sweeps(uri)
     record = sweeps.sweep(sweep)
+    record.refuse_running()
     this = f"{record.sweep_id}{sweeps.option}"
     if record.is_foreign:
         raise ConfigError(_("{sweep} was measured by others, and what they typed is not run here. `slackwater rerun "

@@ -81,9 +81,11 @@ class Sweeps:
 
     def earlier(self, digests: Collection[str], host: str) -> Sequence[Earlier]:
         """What the latest trials of these cells that this host has measured took, failed ones left out."""
-        found = [one for entry in self._index.entries() if entry.sweep.tags.get("host") == host
-                 and not entry.is_deleted for one in entry.earlier if one.digest in set(digests)]
-        return found[-LATEST * max(1, len(digests)):]
+        wanted = set(digests)
+        found = [one for entry in sorted(self._index.entries(), key=lambda entry: entry.sweep.started_ms)
+                 if entry.sweep.tags.get("host") == host and not entry.is_deleted
+                 for one in entry.earlier if one.digest in wanted]
+        return found[-LATEST * max(1, len(wanted)):]
 
     def sweep(self, name: str = "last") -> SweepRecord:
         """By id, unambiguous prefix or `last`; one that was deleted by its whole id alone.
@@ -141,7 +143,7 @@ class Sweeps:
                                   f"`slackwater runs{self.option}` lists the sweeps.")
             (folder, trial), sweep = found, self.sweep(found[0].sweep_id)
         else:
-            sweep_name, _, cell = name.partition(":")
+            sweep_name, _colon, cell = name.partition(":")
             sweep = self.sweep(sweep_name)
             folder = self.folder(sweep.sweep_id)
         trials = self._with_runs(folder, folder.trials())

@@ -20,6 +20,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -62,10 +63,7 @@ class SweepFolder:
 
     def sweep(self) -> SweepRecord:
         """The sweep with what its trials came to. Raises StoreError for a folder that cannot be understood."""
-        counts: dict[str, int] = {}
-        for trial in self.trials():
-            counts[trial.verdict] = counts.get(trial.verdict, 0) + 1
-        return self.bare().at(self.path, counts)
+        return self.bare().at(self.path, tally(self.trials()))
 
     def bare(self) -> SweepRecord:
         """sweep.json alone; of one whose owner has died it says interrupted. Raises StoreError."""
@@ -232,6 +230,11 @@ class SweepFolder:
             _write(beside, text, mode)
             beside.replace(path)
             _sync(path.parent)
+
+
+def tally(trials: Sequence[TrialRecord]) -> dict[str, int]:
+    """Verdict → number of trials."""
+    return dict(Counter(trial.verdict for trial in trials))
 
 
 def counting(attempts: Sequence[TrialRecord], deleted: frozenset[str] = frozenset(),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.record.folder import EVERYTHING, TRIALS, SweepFolder, Tell
+from pipeline.record.folder import EVERYTHING, TRIALS, SweepFolder, Tell, tally
 from pipeline.record.sweep import SweepRecord
 from pipeline.record.trial import FINAL, TrialRecord
 from pipeline.text import to_json
@@ -155,11 +155,8 @@ def _write(table: sqlite3.Connection, statement: str, rows: Iterable[Sequence[An
 
 
 def _document(folder: SweepFolder, trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    for trial in trials:
-        counts[trial.verdict] = counts.get(trial.verdict, 0) + 1
     sweep = folder.bare()
-    return {"sweep": sweep.to_json(), "running": sweep.status == "running", "trials": counts,
+    return {"sweep": sweep.to_json(), "running": sweep.status == "running", "trials": tally(trials),
             "deleted": EVERYTHING in folder.deleted(), "earlier": list(_took(trials))}
 
 

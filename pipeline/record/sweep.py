@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from pipeline.errors import ConfigError
+from pipeline.language import _
 from pipeline.record import schema
 from pipeline.text import to_json
 
@@ -56,6 +58,13 @@ class SweepRecord:
     def is_foreign(self) -> bool:
         """Did it come from elsewhere? Then it is data: nothing of it is ever run as it stands."""
         return self.origin in ("imported", "pulled")
+
+    def refuse_running(self) -> None:
+        """Raises ConfigError for a sweep that another process is measuring now."""
+        if self.status == "running":
+            owner = self.owner or self.tags
+            raise ConfigError(_("{sweep} is running (process {pid} on {host}): wait for it, or end that process."
+                                ).format(sweep=self.sweep_id, pid=owner.get("pid", "?"), host=owner.get("host", "?")))
 
     def to_json(self) -> str:
         """sweep.json; `from_json` is its inverse."""

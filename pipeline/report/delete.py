@@ -27,6 +27,8 @@ def delete(name: str, undo: bool, yes: bool, as_json: bool, uri: str | None) -> 
     sweep = sweeps.sweep(sweep_name)
     folder = sweeps.folder(sweep.sweep_id)
     names = _trials(folder, sweep, order) if order else [EVERYTHING]
+    if not order:
+        sweep.refuse_running()
     marked = folder.deleted()
     what = f"{sweep.sweep_id}:{order}" if order else sweep.sweep_id
     if undo and not marked & set(names):

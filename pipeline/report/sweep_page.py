@@ -191,11 +191,11 @@ def _left_out(console: Console, analysis: Analysis, skipped: Sequence[tuple[str,
         alike.setdefault((one.verdict, tuple(one.reasons)), []).append((one.order, labels[cell.cell]))
     for (verdict, reasons), several in list(alike.items())[:_MOST_LEFT_OUT]:
         said = _("Left out: trial {n} ({cell}), ") if len(several) == 1 else _("Left out: trials {n} ({cell}), ")
+        why = "" if reasons == (verdict,) else f": {'; '.join(map(worded, reasons)) or _('no reason recorded')}"
         paragraph(console, Text.assemble(
             said.format(n=_listed([order for order, _cell in several]), cell=", ".join(dict.fromkeys(
                 label for _order, label in several))),
-            (wording.verdict_name(verdict), _VERDICTS.get(verdict, "")),
-            f": {'; '.join(map(worded, reasons)) or _('no reason recorded')}"))
+            (wording.verdict_name(verdict), _VERDICTS.get(verdict, "")), why))
     if len(alike) > _MOST_LEFT_OUT:
         more = sum(map(len, list(alike.values())[_MOST_LEFT_OUT:]))
         row(console, Text("          " + _("… and {n} more").format(n=more)))

@@ -119,7 +119,7 @@ def _begin(run: SweepRun, plan: SweepPlan, sweeps: Sweeps, concerns: Sequence[st
         before = identity.unfinished(sweeps, plan.cells, plan.order)
     accepted: Sequence[str] = ()
     if before is not None:
-        identity.refuse_running(before)
+        before.refuse_running()
         kept = sweeps.folder(before.sweep_id).plan()
         plan = replace(plan, cells=named_as_before(plan.cells, [str(cell["cell"]) for cell in kept.get("cells", ())]))
         trials = sweeps.trials(before.sweep_id)

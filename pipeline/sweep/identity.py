@@ -13,7 +13,6 @@ from typing import Any
 from pipeline import defaults, provenance
 from pipeline.engine import load_engine
 from pipeline.errors import ConfigError
-from pipeline.language import _
 from pipeline.model.files import as_path
 from pipeline.outcome import flatten
 from pipeline.prompts import file_digest
@@ -126,14 +125,6 @@ def unfinished(sweeps: Sweeps, cells: Sequence[Cell], order: Sequence[Sequence[i
             if trials and not changes(trials, sweeps.folder(record.sweep_id).plan(), cells, order):
                 return record
     return None
-
-
-def refuse_running(sweep: SweepRecord) -> None:
-    """Raises ConfigError for a sweep that another process is measuring now."""
-    if sweep.status == "running":
-        owner = sweep.owner or sweep.tags
-        raise ConfigError(_("{sweep} is running (process {pid} on {host}): wait for it, or end that process.").format(
-            sweep=sweep.sweep_id, pid=owner.get("pid", "?"), host=owner.get("host", "?")))
 
 
 def require_same(record: SweepRecord, trials: Sequence[TrialRecord], kept: Mapping[str, Any], cells: Sequence[Cell],

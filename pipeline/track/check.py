@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, innermost
 from pipeline.record.folder import SWEEPS
 from pipeline.track.location import Location
 
@@ -130,9 +130,9 @@ def _check_server(location: Location) -> None:
         # any answer will do: whether it is MLflow, and lets us in, its own client finds out at once
         answer = requests.get(f"{location.uri}/health", timeout=CONNECT_LIMIT_S)
     except requests.RequestException as error:
-        reason = str(error) or type(error).__name__
-        raise StoreError(f"No MLflow server answers at {location.shown} within {CONNECT_LIMIT_S} s: {reason}. Start "
-                         "it, correct tracking.uri, or use the local store (tracking=local).") from error
+        raise StoreError(f"No MLflow server answers at {location.shown} within {CONNECT_LIMIT_S} s: "
+                         f"{innermost(error)}. Start it, correct tracking.uri, or use the local store "
+                         "(tracking=local).") from error
     if answer.status_code >= 500:
         raise StoreError(f"The server at {location.shown} answers with HTTP {answer.status_code}. Expected a healthy "
                          "MLflow server; look at its log, or use the local store (tracking=local).")

@@ -425,9 +425,11 @@ def _experiment(location: Location, client: MlflowClient, name: str) -> str:
             client.rename_experiment(found.experiment_id, f"{name}, until it left {found.artifact_location}")
             found = None
         if found is None:
+            from mlflow.exceptions import MlflowException
+
             try:
                 return str(client.create_experiment(name, place, ours))
-            except Exception:
+            except MlflowException:
                 found = client.get_experiment_by_name(name)  # made by another process in this moment
                 if found is None:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline.cli import main, run_commands
 from pipeline.record.folder import SweepFolder
+from pipeline.record.owner import owner_tags
 from tests.unit.made_records import BEGAN_MS, cell, record, sweep, trial
 
 
@@ -44,6 +46,14 @@ def test_a_deleted_trial_is_in_no_comparison_and_show_says_so_until_it_comes_bac
     assert main(["delete", "tide-2:1", "--undo"]) == 0
     capsys.readouterr()
     assert [one["order"] for one in said(capsys, "show")["trials"]] == [1, 2]
+
+
+def test_a_sweep_that_runs_is_not_deleted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = SweepFolder(home / "sweeps" / "tide-2")
+    folder.write(replace(folder.bare(), status="running", owner=owner_tags()))
+    assert main(["delete", "tide-2", "--yes"]) == 2
+    assert f"tide-2 is running (process {os.getpid()} on " in capsys.readouterr().err
+    assert folder.deleted() == frozenset()
 
 
 def test_a_deleted_sweep_leaves_runs_and_last_and_is_found_by_its_id(

@@ -200,3 +200,14 @@ def test_the_record_of_an_interactive_trial_is_small_and_says_all_that_was_measu
 def test_a_metric_of_any_turns_is_the_same_read_again(turns: dict[int, float]) -> None:
     one = trial(turns={"during_generation/tree_rss_peak_mib": turns})
     assert TrialRecord.from_json(one.to_json()).turns == one.turns
+
+
+def test_a_forecast_is_made_from_the_latest_sweeps_whatever_they_are_called(tmp_path: Path) -> None:
+    for number, name in enumerate(("b", "c", "a")):
+        began = replace(SWEEP, sweep_id=name, started_ms=SWEEP.started_ms + number)
+        folder = SweepFolder(tmp_path / "sweeps" / name)
+        folder.begin(began, {})
+        for order in range(1, 1 + index.LATEST):
+            folder.put(trial(order, sweep_id=name, ended_ms=SWEEP.started_ms + order + 1000 * number))
+    took = Sweeps(tmp_path, "here").earlier({"digest of oneshot-on"}, "here")
+    assert [one.seconds for one in took] == [2.0] * index.LATEST
