@@ -202,8 +202,9 @@ def test_a_metric_of_any_turns_is_the_same_read_again(turns: dict[int, float]) -
     assert TrialRecord.from_json(one.to_json()).turns == one.turns
 
 
-def test_a_forecast_is_made_from_the_latest_sweeps_whatever_they_are_called(tmp_path: Path) -> None:
-    for number, name in enumerate(("b", "c", "a")):
+@pytest.mark.parametrize("names", ["abc", "bca", "cab"])
+def test_a_forecast_is_made_from_the_latest_sweeps_whatever_they_are_called(tmp_path: Path, names: str) -> None:
+    for number, name in enumerate(names):
         began = replace(SWEEP, sweep_id=name, started_ms=SWEEP.started_ms + number)
         folder = SweepFolder(tmp_path / "sweeps" / name)
         folder.begin(began, {})
